@@ -1,0 +1,78 @@
+"""LayerTable: the traced program as plain data, before any compiler has seen it.
+
+Every array of the program is a `Value`, every equation an `Operation`. Nested calls (jit, custom derivatives, remat) are
+inlined; a loop is one operation whose body's operations carry ``repeat``. Data only, without JAX.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+from jaxmem.roles import Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Value:
+    """One array of the traced program.
+
+    Attributes:
+        shape, dtype, itemsize_bits: as traced.
+        operation: index of the operation that makes it; None for an argument or a captured constant.
+        argument: index of the program argument it is; None otherwise.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    itemsize_bits: int
+    operation: int | None = None
+    argument: int | None = None
+
+    @property
+    def elements(self) -> int:
+        """Number of elements, 1 for a scalar."""
+        return prod(self.shape)
+
+    @property
+    def logical_bytes(self) -> int:
+        """Bytes without padding."""
+        return (self.elements * self.itemsize_bits + 7) // 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One equation of the traced program.
+
+    Attributes:
+        primitive: JAX's name, e.g. ``conv_general_dilated``.
+        scope: the name stack as JAX hands it to XLA, e.g. ``jvp(conv1_1)``; ``scope + "/" + primitive`` ends the operation's
+            ``op_name`` in the compiled module.
+        layer: the layer path it belongs to; empty where none was found.
+        phase: forward, backward or update.
+        operands, results: indices of values; a literal operand is left out.
+        repeat: how often it runs in one step (the trip count of the loops around it); None where that is not known.
+        source: ``file:line`` of the user's code, empty where unknown.
+    """
+
+    primitive: str
+    scope: str
+    layer: str
+    phase: Phase
+    operands: tuple[int, ...]
+    results: tuple[int, ...]
+    repeat: int | None = 1
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerTable:
+    """The traced program.
+
+    Attributes:
+        values, operations: in the order of the trace.
+        arguments: value index of every flat argument, in the order of the lowering's arguments.
+        outputs: value index of every flat result; None where the result is a literal.
+    """
+
+    values: tuple[Value, ...]
+    operations: tuple[Operation, ...]
+    arguments: tuple[int, ...]
+    outputs: tuple[int | None, ...]
