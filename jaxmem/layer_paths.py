@@ -1,0 +1,91 @@
+"""Layer paths: which layer a name stack speaks of. The one reading of scopes that tracing and attribution share."""
+
+import re
+from collections.abc import Iterable
+
+_TRANSFORMATION = re.compile(r"^(?:jvp|transpose|vmap|linearize|pmap)\((.*)\)$")
+_NOT_A_LAYER = re.compile(
+    r"^(?:jit|pjit|shard_map|custom_jvp_call|custom_vjp_call|closed_call|core_call)\(.*\)$"
+    r"|^(?:|while|body|cond|branch_\d+_fun|scan|checkpoint|remat\d*|rematted_computation|closed_call|core_call"
+    r"|custom_jvp_call|custom_vjp_call|custom_lin|shard_map)$"
+)
+
+
+def scope_components(scope: str) -> tuple[str, ...]:
+    """The parts of a name stack that a model's author wrote: transformations unwrapped, JAX's own words left out.
+
+    ``transpose(jvp(VGG))/conv1_1/jit(relu)`` gives ``("VGG", "conv1_1")``.
+    """
+    components = []
+    for component in _split_scope(scope):
+        while match := _TRANSFORMATION.match(component):
+            component = match[1]
+        # A scope opened before the transformation arrives inside its brackets, with its own slashes.
+        parts = _split_scope(component) if "/" in component else (component,)
+        components.extend(part for part in parts if not _NOT_A_LAYER.match(part))
+    return tuple(components)
+
+
+def _split_scope(scope: str) -> tuple[str, ...]:
+    """Split at the slashes that are outside brackets."""
+    parts, depth, start = [], 0, 0
+    for position, character in enumerate(scope):
+        if character == "(":
+            depth += 1
+        elif character == ")":
+            depth -= 1
+        elif character == "/" and depth == 0:
+            parts.append(scope[start:position])
+            start = position + 1
+    parts.append(scope[start:])
+    return tuple(parts)
+
+
+class ScopeLayers:
+    """Which layer a scope names.
+
+    A scope names a layer when it ends in a path of the parameter tree, or in a prefix of one (a block). Where the program's
+    scopes follow the parameter tree at all, a scope of its own (``pool1``) names a layer without parameters.
+    """
+
+    def __init__(self, parameter_layers: Iterable[str]) -> None:
+        self._known = {tuple(layer.split("/")) for layer in parameter_layers}
+        self._prefixes = {path[:length] for path in self._known for length in range(1, len(path) + 1)}
+        self._cache: dict[str, str] = {}
+        self._roots: tuple[tuple[str, ...], ...] = ((),)
+        self._follows_tree = False
+
+    def learn(self, scopes: Iterable[str]) -> None:
+        """See all scopes once: find what stands before the parameter tree (a class name, say) and whether they follow it."""
+        roots: dict[tuple[str, ...], int] = {}
+        for scope in set(scopes):
+            components = scope_components(scope)
+            for start in range(len(components)):
+                if components[start:] in self._known or any(
+                    components[start:end] in self._known for end in range(start + 1, len(components) + 1)
+                ):
+                    roots[components[:start]] = roots.get(components[:start], 0) + 1
+                    break
+        self._follows_tree = bool(roots)
+        self._roots = tuple(sorted(roots, key=lambda root: (-len(root), root))) or ((),)
+
+    def layer(self, scope: str) -> str:
+        """The layer path a scope names, empty if none."""
+        if scope not in self._cache:
+            self._cache[scope] = self._find(scope)
+        return self._cache[scope]
+
+    def _find(self, scope: str) -> str:
+        if not self._follows_tree:
+            return ""
+        components = scope_components(scope)
+        for root in self._roots:
+            if components[: len(root)] != root:
+                continue
+            path = components[len(root) :]
+            for length in range(len(path), 0, -1):
+                if path[:length] in self._known:
+                    return "/".join(path[:length])
+            if path and path not in self._prefixes:
+                return "/".join(path)
+        return ""
