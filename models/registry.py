@@ -1,0 +1,152 @@
+"""The catalogue: every network of the zoo, and every option a program can be built with, as literal tables.
+
+Reading them imports neither JAX nor Flax. Counts are of numbers, not bytes; the tests compare each with the traced network.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+
+class UnknownNameError(ValueError):
+    """A name that stands in none of the tables; the message names the nearest ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One network of the zoo.
+
+    Attributes:
+        name: what it is called on the command line.
+        family: the architecture; networks of one family share a file.
+        constructor: ``module:function`` inside this package.
+        arguments: keyword arguments of the constructor that make this variant.
+        parameter_count: trained numbers, with 1000 classes.
+        batch_stat_count: numbers of running batch statistics, none of them trained.
+        image_size: height and width of the paper's input.
+        smallest_image_size: below it, the network has no pixel left.
+        reference: the paper.
+    """
+
+    name: str
+    family: str
+    constructor: str
+    arguments: tuple[tuple[str, str | int | float | bool], ...]
+    parameter_count: int
+    batch_stat_count: int
+    image_size: int
+    smallest_image_size: int
+    reference: str
+
+
+_VGG = "Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, arXiv:1409.1556"
+
+
+def _vgg(name: str, configuration: str, batch_norm: bool, parameter_count: int, batch_stat_count: int) -> Model:
+    return Model(
+        name=name,
+        family="vgg",
+        constructor="vgg:VGG",
+        arguments=(("configuration", configuration), ("batch_norm", batch_norm)),
+        parameter_count=parameter_count,
+        batch_stat_count=batch_stat_count,
+        image_size=224,
+        smallest_image_size=32,
+        reference=f"{_VGG}, configuration {configuration}" + (", with batch normalization" if batch_norm else ""),
+    )
+
+
+MODELS: tuple[Model, ...] = (
+    _vgg("vgg11", "A", False, 132_863_336, 0),
+    _vgg("vgg13", "B", False, 133_047_848, 0),
+    _vgg("vgg16", "D", False, 138_357_544, 0),
+    _vgg("vgg19", "E", False, 143_667_240, 0),
+    _vgg("vgg11_bn", "A", True, 132_868_840, 5_504),
+    _vgg("vgg13_bn", "B", True, 133_053_736, 5_888),
+    _vgg("vgg16_bn", "D", True, 138_365_992, 8_448),
+    _vgg("vgg19_bn", "E", True, 143_678_248, 11_008),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimizer:
+    """An optimizer of optax: its name, the constructor in ``optax``, and the constructor's arguments."""
+
+    name: str
+    constructor: str
+    arguments: tuple[tuple[str, float | str], ...]
+
+
+def _optimizer(name: str, constructor: str | None = None, **arguments: float | str) -> Optimizer:
+    return Optimizer(name=name, constructor=constructor or name, arguments=tuple(arguments.items()))
+
+
+OPTIMIZERS: tuple[Optimizer, ...] = (
+    _optimizer("adam", learning_rate=1e-3),
+    _optimizer("adamw", learning_rate=1e-3, weight_decay=1e-4),
+    _optimizer("sgd", learning_rate=1e-2),
+    _optimizer("momentum", "sgd", learning_rate=1e-2, momentum=0.9),
+    _optimizer("rmsprop", learning_rate=1e-3),
+    _optimizer("adagrad", learning_rate=1e-2),
+    _optimizer("lamb", learning_rate=1e-3),
+    _optimizer("nadam", learning_rate=1e-3),
+    _optimizer("amsgrad", learning_rate=1e-3),
+    _optimizer("lion", learning_rate=1e-4),
+    _optimizer("adafactor", learning_rate=1e-3),
+    _optimizer("adam_bf16", "adam", learning_rate=1e-3, mu_dtype="bfloat16"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """The number formats of a program: of its parameters, of its activations, and of the images it is fed."""
+
+    name: str
+    parameters: str
+    activations: str
+    images: str
+
+
+PRECISIONS: tuple[Precision, ...] = (
+    Precision(name="float32", parameters="float32", activations="float32", images="float32"),
+    Precision(name="bfloat16", parameters="bfloat16", activations="bfloat16", images="bfloat16"),
+    Precision(name="mixed", parameters="float32", activations="bfloat16", images="float32"),
+)
+
+MODES: tuple[str, ...] = ("train", "infer")
+
+REMAT_POLICIES: tuple[str, ...] = ("blocks",)
+"""What the backward pass may compute again. ``blocks``: nothing inside a block of convolutions is kept, only its input."""
+
+
+_Row = TypeVar("_Row", Model, Optimizer, Precision)
+
+
+def _find(rows: Iterable[_Row], kind: str, name: str) -> _Row:
+    by_name = {row.name: row for row in rows}
+    if name in by_name:
+        return by_name[name]
+    raise UnknownNameError(f"There is no {kind} called {name!r}. {nearest(name, by_name)}")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A sentence with the names most like ``name``, or with all of them where none is alike."""
+    names = tuple(names)
+    alike = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    return f"The nearest: {', '.join(alike)}." if alike else f"There are: {', '.join(names)}."
+
+
+def find(name: str) -> Model:
+    """The network of that name. Raises UnknownNameError with the nearest names."""
+    return _find(MODELS, "model", name)
+
+
+def find_optimizer(name: str) -> Optimizer:
+    """The optimizer of that name. Raises UnknownNameError with the nearest names."""
+    return _find(OPTIMIZERS, "optimizer", name)
+
+
+def find_precision(name: str) -> Precision:
+    """The number formats of that name. Raises UnknownNameError with the nearest names."""
+    return _find(PRECISIONS, "dtype", name)
