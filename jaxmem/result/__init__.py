@@ -1,0 +1,65 @@
+"""The answer as data: one `Report` per program, mode, device and batch size.
+
+The dataclasses here are the JSON of ``--format json``: the same names, the same nesting. `jaxmem.result.json_text`
+turns them into text and back, `jaxmem.report` into pages for people. Data only, without JAX.
+
+Whatever must add up is checked when a value is made, so a report that exists is a report that closes.
+"""
+
+from jaxmem.result.buffers import BufferRow, BufferTable
+from jaxmem.result.estimate import ESTIMATE_SCHEMA, EstimateLayer, EstimateReport, EstimateReports, EstimateRow
+from jaxmem.result.facts import (
+    DeviceFacts,
+    Hidden,
+    HiddenFusion,
+    Measured,
+    RoleBytes,
+    Verdict,
+    Versions,
+    XlaNumbers,
+)
+from jaxmem.result.json_text import from_json, load, save, to_json
+from jaxmem.result.ledger import (
+    Compared,
+    Estimate,
+    Evidence,
+    EvidenceValue,
+    LayerRow,
+    LedgerItem,
+    LedgerRow,
+    error_percent,
+)
+from jaxmem.result.report import REPORT_SCHEMA, Report, Reports
+
+__all__ = [
+    "ESTIMATE_SCHEMA",
+    "REPORT_SCHEMA",
+    "BufferRow",
+    "BufferTable",
+    "Compared",
+    "DeviceFacts",
+    "Estimate",
+    "EstimateLayer",
+    "EstimateReport",
+    "EstimateReports",
+    "EstimateRow",
+    "Evidence",
+    "EvidenceValue",
+    "Hidden",
+    "HiddenFusion",
+    "LayerRow",
+    "LedgerItem",
+    "LedgerRow",
+    "Measured",
+    "Report",
+    "Reports",
+    "RoleBytes",
+    "Verdict",
+    "Versions",
+    "XlaNumbers",
+    "error_percent",
+    "from_json",
+    "load",
+    "save",
+    "to_json",
+]

@@ -1,0 +1,128 @@
+"""The report: how much memory one program needs on one device, and where every byte goes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jaxmem.errors import InvariantError
+from jaxmem.lowering import ProgramFacts
+from jaxmem.result.buffers import BufferRow, BufferTable
+from jaxmem.result.facts import DeviceFacts, Hidden, Measured, RoleBytes, Verdict, Versions, XlaNumbers
+from jaxmem.result.ledger import Estimate, LayerRow, LedgerRow
+from jaxmem.unknown import Unknown
+
+REPORT_SCHEMA = "jaxmem.report/1"
+NO_BUFFERS = BufferTable()
+
+
+def _sum_known(sizes: Iterable[int | Unknown]) -> int | Unknown:
+    """The sum; the first unknown one where any is unknown."""
+    total = 0
+    for size in sizes:
+        if isinstance(size, Unknown):
+            return size
+        total += size
+    return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Report:
+    """How much memory one program needs on one device, and where every byte goes. Sizes are for one device.
+
+    Attributes:
+        xla: the compiler's own numbers, as JAX reports them.
+        live_peak_bytes: the most that is live at any moment, in main memory, from the replayed heap trace.
+        reserved_bytes: what the runtime must allocate.
+        hidden: memory that the compiler cannot see.
+        required_bytes: the headline: reserved plus hidden where that is known.
+        required_is_lower_bound: hidden is not known, so the need is at least ``required_bytes``.
+        roles: the same bytes by what they are for.
+        ledger: the same bytes against the formula, row by row.
+        unexplained_bytes: the sum over the rows of what difference and items disagree by, each in absolute value;
+            unknown where a row has no formula.
+        estimates: formulas beside the compiler; jaxmem's own first.
+        layers: per layer path.
+        peak_buffers: what is live at the peak, largest first.
+        buffers: every buffer.
+        verdict: does it fit?
+        measured: a real run, where one was asked for.
+        notes: what a reader must know besides, one sentence each.
+
+    Raises:
+        InvariantError: the parts do not add up.
+    """
+
+    program: ProgramFacts
+    device: DeviceFacts
+    versions: Versions
+    xla: XlaNumbers
+    live_peak_bytes: int
+    reserved_bytes: int
+    hidden: Hidden
+    required_bytes: int
+    required_is_lower_bound: bool
+    roles: RoleBytes
+    ledger: tuple[LedgerRow, ...]
+    unexplained_bytes: int | Unknown
+    estimates: tuple[Estimate, ...] = ()
+    layers: tuple[LayerRow, ...] = ()
+    peak_buffers: tuple[BufferRow, ...] = ()
+    buffers: BufferTable = NO_BUFFERS
+    verdict: Verdict
+    measured: Measured | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = self.reserved_bytes + (self.hidden.bytes or 0)
+        if known != self.required_bytes:
+            raise InvariantError(f"required is {self.required_bytes} B, but reserved and hidden are {known} B.")
+        if self.required_is_lower_bound != (self.hidden.bytes is None):
+            raise InvariantError("required must be a lower bound exactly where the hidden memory is not known.")
+        for name, total in (
+            ("roles", sum(self.roles.values())),
+            ("compiled column of the ledger", sum(row.compiled_bytes for row in self.ledger)),
+        ):
+            if total != self.required_bytes:
+                raise InvariantError(
+                    f"the {name} adds up to {total} B, but required is {self.required_bytes} B "
+                    f"({total - self.required_bytes:+} B)."
+                )
+        unexplained = _sum_known(row.unexplained_bytes for row in self.ledger)
+        if isinstance(unexplained, Unknown) != isinstance(self.unexplained_bytes, Unknown) or (
+            isinstance(unexplained, int) and unexplained != self.unexplained_bytes
+        ):
+            raise InvariantError(
+                f"unexplained is given as {self.unexplained_bytes}, but the rows of the ledger make it {unexplained}."
+            )
+
+    def __repr__(self) -> str:
+        from jaxmem.report import as_text  # the renderer is needed only when somebody looks
+
+        return as_text(self)
+
+    def save(self, path: str | Path, *, force: bool = False) -> None:
+        """Write the report to a file that `jaxmem.load` and ``jaxmem report`` read.
+
+        Args:
+            force: replace an existing file.
+
+        Raises:
+            UsageError: the file exists, or its folder does not.
+            EnvironmentFailure: the disk is full or the folder not writable.
+        """
+        Reports(reports=(self,)).save(path, force=force)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reports:
+    """The reports of one request: one per program, mode, device and batch size."""
+
+    schema: Literal["jaxmem.report/1"] = REPORT_SCHEMA
+    reports: tuple[Report, ...]
+
+    def save(self, path: str | Path, *, force: bool = False) -> None:
+        """Write the reports to one file; see `Report.save`."""
+        from jaxmem.result.json_text import save
+
+        save(self, path, force=force)
