@@ -1,0 +1,309 @@
+"""HloModuleProto to `Module`, checked: every id points somewhere, operands come before users, nothing calls itself."""
+
+from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+from hashlib import blake2b
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from jaxmem.errors import InputError
+from jaxmem.xla.hlo import (
+    BufferDonor,
+    Computation,
+    Frame,
+    InputOutputAlias,
+    Instruction,
+    Module,
+    OutputOperandAliasing,
+    Shape,
+    StackFrame,
+)
+from jaxmem.xla.schema import MESSAGES, PRIMITIVE_TYPES
+
+_ALIAS_KINDS = {0: "undefined", 1: "may", 2: "must"}
+
+_NOT_WHAT_IT_COMPUTES = (
+    "name", "id", "operand_ids", "control_predecessor_ids", "called_computation_ids", "shape", "metadata", "sharding",
+    "backend_config", "backend_config_payload", "frontend_attributes", "statistics_viz", "original_value",
+)  # fmt: skip
+
+
+def broken(origin: str, what: str) -> InputError:
+    """The error for a dump that does not fit together."""
+    return InputError(
+        f"{origin} is not a usable XLA dump: {what}.\n"
+        "Compile again with an empty dump folder (xla_dump_to, xla_dump_hlo_as_proto) and pass the "
+        "*after_optimizations.hlo.pb file it leaves."
+    )
+
+
+def text(value: bytes) -> str:
+    """Text of a proto field; a byte that is no UTF-8 becomes a replacement character."""
+    return value.decode("utf-8", errors="replace")
+
+
+def decode_module(proto: Any, *, origin: str) -> Module:
+    """Read a parsed `HloModule` message.
+
+    Raises:
+        InputError: it does not fit together.
+    """
+    reader = _ModuleReader(origin)
+    return reader.module(proto)
+
+
+class _ModuleReader:
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.instructions: dict[int, Instruction] = {}
+        self.computations: dict[int, Computation] = {}
+        # Most instructions share a few shapes: each is decoded once.
+        self.shapes: dict[bytes, Shape] = {}
+
+    def module(self, proto: Any) -> Module:
+        name = text(proto.name)
+        for serialized in proto.computations:
+            self.read_computation(self.parse("Computation", serialized))
+        if proto.entry_computation_id not in self.computations:
+            found = f"{len(self.computations)} computations" if self.computations else "no computations"
+            raise self.broken(f"module {name!r} has {found}, and none is the entry {proto.entry_computation_id}")
+        self.check_calls()
+        self.check_entry_parameters(proto.entry_computation_id)
+        frames = self.stack_frames(proto.stack_frame_index)
+        for instruction in self.instructions.values():
+            if not 0 <= instruction.stack_frame_id <= len(frames):
+                raise self.broken(
+                    f"instruction {instruction.name} names stack frame {instruction.stack_frame_id} of {len(frames)}"
+                )
+        return Module(
+            name=name,
+            entry_computation_id=proto.entry_computation_id,
+            computations=self.computations,
+            instructions=self.instructions,
+            schedule=self.schedule(proto.schedule),
+            input_output_alias=tuple(
+                InputOutputAlias(
+                    output_shape_index=tuple(entry.output_shape_index),
+                    parameter_number=entry.parameter_number,
+                    parameter_shape_index=tuple(entry.parameter_shape_index),
+                    kind=_ALIAS_KINDS.get(entry.kind, "undefined"),
+                )
+                for entry in proto.input_output_alias.entries
+            ),
+            buffer_donors=tuple(
+                BufferDonor(
+                    parameter_number=entry.parameter_number,
+                    parameter_shape_index=tuple(entry.parameter_shape_index),
+                )
+                for entry in proto.buffer_donor.entries
+            ),
+            stack_frames=frames,
+        )
+
+    def broken(self, what: str) -> InputError:
+        return broken(self.origin, what)
+
+    def parse(self, message_name: str, serialized: bytes) -> Any:
+        try:
+            return MESSAGES[message_name].FromString(serialized)
+        except DecodeError as error:
+            raise self.broken(f"a {message_name} of {len(serialized)} bytes cannot be decoded ({error})") from error
+
+    def read_computation(self, proto: Any) -> None:
+        if proto.id in self.computations:
+            raise self.broken(f"two computations have the id {proto.id}")
+        name = text(proto.name)
+        ids = []
+        seen: set[int] = set()
+        for serialized in proto.instructions:
+            instruction = self.instruction(self.parse("Instruction", serialized), serialized, proto.id)
+            if instruction.id in self.instructions:
+                raise self.broken(f"two instructions have the id {instruction.id} ({instruction.name} in {name})")
+            for operand in instruction.operand_ids:
+                if operand not in seen:
+                    raise self.broken(
+                        f"instruction {instruction.name} in {name} uses operand {operand}, which is no earlier "
+                        "instruction of that computation"
+                    )
+            self.check_tuple_access(instruction)
+            self.instructions[instruction.id] = instruction
+            ids.append(instruction.id)
+            seen.add(instruction.id)
+        for instruction_id in ids:
+            for predecessor in self.instructions[instruction_id].control_predecessor_ids:
+                if predecessor not in seen:
+                    raise self.broken(
+                        f"instruction {self.instructions[instruction_id].name} in {name} must run after {predecessor}, "
+                        "which is not in that computation"
+                    )
+        if proto.root_id not in seen:
+            raise self.broken(f"computation {name} has the root {proto.root_id}, which is not one of its instructions")
+        self.computations[proto.id] = Computation(
+            id=proto.id,
+            name=name,
+            instruction_ids=tuple(ids),
+            root_id=proto.root_id,
+            is_fusion=proto.is_fusion_computation,
+            execution_thread=text(proto.execution_thread),
+        )
+
+    def instruction(self, proto: Any, serialized: bytes, computation_id: int) -> Instruction:
+        opcode, metadata, shape = text(proto.opcode), proto.metadata, self.shape(proto.shape)
+        if not opcode:
+            raise self.broken(f"an instruction ({text(proto.name) or 'without a name'}) has no opcode")
+        return Instruction(
+            id=proto.id,
+            name=text(proto.name),
+            opcode=opcode,
+            shape=shape,
+            operand_ids=tuple(proto.operand_ids),
+            control_predecessor_ids=tuple(proto.control_predecessor_ids),
+            called_computation_ids=tuple(proto.called_computation_ids),
+            computation_id=computation_id,
+            parameter_number=proto.parameter_number if opcode == "parameter" else None,
+            tuple_index=proto.tuple_index if opcode == "get-tuple-element" else None,
+            fusion_kind=text(proto.fusion_kind),
+            custom_call_target=text(proto.custom_call_target),
+            op_name=text(metadata.op_name),
+            op_type=text(metadata.op_type),
+            stack_frame_id=metadata.stack_frame_id,
+            source_file=text(metadata.source_file),
+            source_line=metadata.source_line,
+            dimensions=tuple(proto.dimensions),
+            backend_config=proto.backend_config,
+            output_operand_aliasing=tuple(
+                OutputOperandAliasing(
+                    output_index=tuple(alias.output_shape_index),
+                    operand_index=alias.operand_index,
+                    operand_shape_index=tuple(alias.operand_shape_index),
+                )
+                for alias in proto.output_operand_aliasing
+            ),
+            fingerprint=_fingerprint(proto, opcode, shape),
+        )
+
+    def shape(self, serialized: bytes) -> Shape:
+        shape = self.shapes.get(serialized)
+        if shape is None:
+            shape = self.shapes[serialized] = self.decode_shape(self.parse("Shape", serialized))
+        return shape
+
+    def decode_shape(self, proto: Any) -> Shape:
+        if proto.element_type not in PRIMITIVE_TYPES:
+            raise self.broken(
+                f"a shape has the element type {proto.element_type}, none of the {len(PRIMITIVE_TYPES)} known ones"
+            )
+        dimensions = tuple(proto.dimensions)
+        if any(size < 0 for size in dimensions):
+            raise self.broken(f"a shape has the dimensions {dimensions}: an unbounded or negative size")
+        layout = proto.layout
+        return Shape(
+            element_type=PRIMITIVE_TYPES[proto.element_type][0],
+            dimensions=dimensions,
+            tuple_shapes=tuple(self.decode_shape(element) for element in proto.tuple_shapes),
+            minor_to_major=tuple(layout.minor_to_major),
+            tiles=tuple(tuple(tile.dimensions) for tile in layout.tiles),
+            memory_space=layout.memory_space,
+            element_size_in_bits=layout.element_size_in_bits,
+        )
+
+    def check_tuple_access(self, instruction: Instruction) -> None:
+        if instruction.tuple_index is None:
+            return
+        if len(instruction.operand_ids) != 1:
+            raise self.broken(f"{instruction.name} takes a tuple element of {len(instruction.operand_ids)} operands")
+        elements = self.instructions[instruction.operand_ids[0]].shape.tuple_shapes
+        if not 0 <= instruction.tuple_index < len(elements):
+            raise self.broken(
+                f"{instruction.name} takes element {instruction.tuple_index} of a tuple of {len(elements)}"
+            )
+
+    def check_calls(self) -> None:
+        calls: dict[int, set[int]] = {computation_id: set() for computation_id in self.computations}
+        for instruction in self.instructions.values():
+            for called in instruction.called_computation_ids:
+                if called not in self.computations:
+                    raise self.broken(f"instruction {instruction.name} calls computation {called}, which is not there")
+            calls[instruction.computation_id].update(instruction.called_computation_ids)
+        try:
+            TopologicalSorter(calls).prepare()
+        except CycleError as error:
+            cycle = " -> ".join(self.computations[computation_id].name for computation_id in error.args[1])
+            raise self.broken(f"computations call each other in a circle: {cycle}") from error
+
+    def check_entry_parameters(self, entry_id: int) -> None:
+        entry = (self.instructions[i].parameter_number for i in self.computations[entry_id].instruction_ids)
+        numbers = sorted(number for number in entry if number is not None)
+        if numbers != list(range(len(numbers))):
+            raise self.broken(f"the entry computation's parameters are numbered {_few(numbers)}")
+
+    def schedule(self, proto: Any) -> Mapping[int, tuple[int, ...]]:
+        schedule: dict[int, tuple[int, ...]] = {}
+        for entry in proto.sequences:
+            computation = self.computations.get(entry.key)
+            if computation is None:
+                raise self.broken(f"the schedule orders computation {entry.key}, which is not there")
+            order = tuple(entry.value.instruction_ids)
+            if len(order) != len(computation.instruction_ids) or set(order) != set(computation.instruction_ids):
+                raise self.broken(f"the schedule of {computation.name} is not an order of its instructions")
+            schedule[computation.id] = order
+        return schedule
+
+    def stack_frames(self, proto: Any) -> tuple[StackFrame, ...]:
+        files, functions = tuple(map(text, proto.file_names)), tuple(map(text, proto.function_names))
+
+        def at(values: tuple[Any, ...] | Any, position: int, what: str) -> Any:
+            if not 1 <= position <= len(values):
+                raise self.broken(f"the stack frames name {what} {position} of {len(values)}")
+            return values[position - 1]
+
+        frames = []
+        for entry in proto.stack_frames:
+            location = at(proto.file_locations, entry.file_location_id, "location")
+            frame = Frame(
+                file=at(files, location.file_name_id, "file"),
+                function=at(functions, location.function_name_id, "function"),
+                line=location.line,
+                column=location.column,
+            )
+            if not 0 <= entry.parent_frame_id <= len(proto.stack_frames):
+                raise self.broken(f"the stack frames name frame {entry.parent_frame_id} of {len(proto.stack_frames)}")
+            frames.append(StackFrame(frame=frame, parent_id=entry.parent_frame_id))
+        self.check_frames_end(frames)
+        return tuple(frames)
+
+    def check_frames_end(self, frames: list[StackFrame]) -> None:
+        ends = {0}
+        for start in range(1, len(frames) + 1):
+            path: dict[int, None] = {}
+            frame_id = start
+            while frame_id not in ends:
+                if frame_id in path:
+                    raise self.broken(f"stack frame {start} is called, in the end, by itself")
+                path[frame_id] = None
+                frame_id = frames[frame_id - 1].parent_id
+            ends.update(path)
+
+
+def _fingerprint(proto: Any, opcode: str, shape: Shape) -> bytes:
+    # What a custom call computes is written in its configuration alone.
+    configuration = proto.backend_config + proto.backend_config_payload if opcode == "custom-call" else b""
+    for name in _NOT_WHAT_IT_COMPUTES:
+        proto.ClearField(name)
+    # The rest is written with its known fields in order and its unknown ones as they came, which XLA writes in order.
+    rest = proto.SerializeToString(deterministic=True)
+    digest = blake2b(digest_size=16)
+    for part in (rest, configuration, repr(_without_layout(shape)).encode()):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.digest()
+
+
+def _without_layout(shape: Shape) -> tuple[Any, ...]:
+    return (shape.element_type, shape.dimensions, tuple(map(_without_layout, shape.tuple_shapes)))
+
+
+def _few(values: Iterable[int]) -> str:
+    listed = list(values)
+    return ", ".join(map(str, listed[:8])) + (", ..." if len(listed) > 8 else "")
