@@ -22,6 +22,17 @@ from jaxmem.xla.hlo import (
     StackFrame,
 )
 from jaxmem.xla.read import find_dump, read_hlo_proto
+from jaxmem.xla.replay import (
+    LiveBuffer,
+    Replay,
+    live_peak_bytes,
+    replay_trace,
+    replays,
+    reported_peak_bytes,
+    static_bytes,
+    trace_allocations,
+    trace_color,
+)
 
 __all__ = [
     "Allocation",
@@ -33,14 +44,23 @@ __all__ = [
     "HeapTrace",
     "InputOutputAlias",
     "Instruction",
+    "LiveBuffer",
     "LogicalBuffer",
     "Module",
     "OutputOperandAliasing",
     "PeakBuffers",
+    "Replay",
     "Shape",
     "ShapeIndex",
     "StackFrame",
     "TraceEvent",
     "find_dump",
+    "live_peak_bytes",
     "read_hlo_proto",
+    "replay_trace",
+    "replays",
+    "reported_peak_bytes",
+    "static_bytes",
+    "trace_allocations",
+    "trace_color",
 ]

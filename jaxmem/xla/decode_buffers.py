@@ -56,7 +56,7 @@ class _BufferReader:
         return broken(self.origin, what)
 
     def position(self, location: Any, what: str) -> tuple[int, ShapeIndex]:
-        instruction_id = location.instruction_id
+        instruction_id: int = location.instruction_id
         if not instruction_id and location.instruction_name:
             # Older compilers name the instruction and give no id.
             if not self.by_name:

@@ -2,6 +2,7 @@
 
 import zlib
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
@@ -76,7 +77,7 @@ def _has_buffer_assignment(path: Path) -> bool:
     return bool(_parse("HloProtoOutline", data, str(path)).buffer_assignment)
 
 
-def _parse(message_name: str, data: bytes, origin: str):  # noqa: ANN202 (a message class made at run time)
+def _parse(message_name: str, data: bytes, origin: str) -> Any:
     if data.startswith(_GZIP_MAGIC):
         data = _decompress(data, origin)
     if not data:
