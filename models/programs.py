@@ -27,7 +27,7 @@ class ProgramSpec:
     """A program of the zoo, ready to be traced: ``function(*arguments)``.
 
     Attributes:
-        function: under ``nnx.jit``, its donation included.
+        function: jitted, its donation included.
         arguments: modules, optimizers and arrays of which only shape and dtype exist.
         donate_argnums: which arguments the caller gives up; already part of ``function``.
         name, mode, batch_size, dtype, image_size, remat: as asked for.
@@ -97,7 +97,8 @@ def build(
     else:
         model.eval()
         arguments, donate_argnums = (model, images), ()
-        function = nnx.jit(infer)
+        # Not nnx.jit: it returns the whole module, so that the compiled function copies every parameter to an output.
+        function = jax.jit(infer)
     return ProgramSpec(
         function=function,
         arguments=arguments,

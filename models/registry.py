@@ -1,6 +1,7 @@
 """The catalogue: every network of the zoo, and every option a program can be built with, as literal tables.
 
-Reading them imports neither JAX nor Flax. Counts are of numbers, not bytes; the tests compare each with the traced network.
+Reading them imports neither JAX nor Flax. Counts are of numbers, not of bytes, and the tests compare each with the
+traced network.
 """
 
 import difflib
@@ -117,7 +118,7 @@ PRECISIONS: tuple[Precision, ...] = (
 MODES: tuple[str, ...] = ("train", "infer")
 
 REMAT_POLICIES: tuple[str, ...] = ("blocks",)
-"""What the backward pass may compute again. ``blocks``: nothing inside a block of convolutions is kept, only its input."""
+"""What the backward pass computes again. ``blocks``: of a block of convolutions only the input is kept."""
 
 
 _Row = TypeVar("_Row", Model, Optimizer, Precision)

@@ -1,7 +1,7 @@
 """VGG: Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition (arXiv:1409.1556).
 
-Table 1 of the paper, its convolutions 3x3 with stride 1 and padding 1, each followed by a ReLU, its pools 2x2 with stride
-2. The head and the variants with batch normalization are torchvision's (vgg.py). Images are NHWC.
+Table 1 of the paper: convolutions 3x3 with stride 1 and padding 1, each followed by a ReLU; pools 2x2 with stride 2.
+The head and the variants with batch normalization are torchvision's (vgg.py). Images are NHWC.
 """
 
 from functools import partial
