@@ -66,7 +66,9 @@ def encode(value: object, *, columns: Collection[type] = ()) -> tuple[Any, dict[
     return _encode(value, "", members, frozenset(columns)), members
 
 
-def decode(kind: type[T], values: object, *, members: Mapping[str, bytes] | None = None, columns: Collection[type] = ()) -> T:
+def decode(
+    kind: type[T], values: object, *, members: Mapping[str, bytes] | None = None, columns: Collection[type] = ()
+) -> T:
     """Turn JSON values back into ``kind``, checking every one.
 
     Args:
@@ -116,10 +118,14 @@ def _encode(value: Any, path: str, members: dict[str, bytes], columns: frozenset
     raise TypeError(f"{path}: the codec does not know {kind.__name__}")
 
 
-def _encode_columns(rows: tuple[Any, ...], path: str, members: dict[str, bytes], columns: frozenset[type]) -> dict[str, list[Any]]:
+def _encode_columns(
+    rows: tuple[Any, ...], path: str, members: dict[str, bytes], columns: frozenset[type]
+) -> dict[str, list[Any]]:
     names = [field.name for field in fields(rows[0]) if field.init]
     return {
-        name: [_encode(getattr(row, name), f"{path}[{index}].{name}", members, columns) for index, row in enumerate(rows)]
+        name: [
+            _encode(getattr(row, name), f"{path}[{index}].{name}", members, columns) for index, row in enumerate(rows)
+        ]
         for name in names
     }
 

@@ -76,7 +76,9 @@ def find_device(name: str) -> Device:
 
 def _physical_memory() -> tuple[int | Unknown, str]:
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "physical memory, as the operating system reports it"
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf(
+            "SC_PAGE_SIZE"
+        ), "physical memory, as the operating system reports it"
     except (AttributeError, ValueError, OSError):
         return Unknown("this operating system does not report its physical memory"), "the operating system"
 

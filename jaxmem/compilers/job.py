@@ -1,0 +1,52 @@
+"""What crosses between jaxmem and its worker: a folder with these files, and lines on the worker's standard output.
+
+    request.json    a `Request`
+    module.mlirbc   the module to compile, MLIR bytecode
+    dump/           where XLA writes
+    answer.json     an `Answer`; not there if the worker did not come to its end
+
+The worker prints the name of each `Step` as it begins. Its standard input stays open and silent: when it closes, whoever
+wanted the answer is gone, and the worker ends and takes the folder with it.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from jaxmem.capture.data import Cost, MemoryStatistics
+
+REQUEST, MODULE, DUMP, ANSWER = "request.json", "module.mlirbc", "dump", "answer.json"
+
+
+class Step(StrEnum):
+    """What a worker is doing, in the order it does it; the value is what it prints."""
+
+    START = "jaxmem-worker: start"
+    COMPILE = "jaxmem-worker: compile"
+    COLLECT = "jaxmem-worker: collect"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the worker is asked for. ``compiler_options`` are handed to XLA as they are."""
+
+    platform: str
+    device_count: int
+    compiler_options: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the worker found.
+
+    Attributes:
+        statistics, cost: of the executable; all unknown after a failure.
+        dump: name of the file in the dump folder that holds the module with its buffer assignment; None if there is none.
+        compile_seconds: inside the compiler alone.
+        failure: the compiler's words where it refused the program.
+    """
+
+    statistics: MemoryStatistics
+    cost: Cost
+    dump: str | None
+    compile_seconds: float
+    failure: str | None

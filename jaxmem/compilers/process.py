@@ -1,0 +1,144 @@
+"""Running the worker process: started, listened to, and gone afterwards whatever happens."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from jaxmem.compilers.job import Step
+from jaxmem.errors import EnvironmentFailure
+
+Progress = Callable[[str, float], None]
+"""Called as a phase begins, with its name for people and the seconds since the work began."""
+
+_LAST_WORDS_BYTES = 16_384
+
+
+@contextmanager
+def job_folder() -> Iterator[Path]:
+    """A temporary folder that is gone afterwards."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="jaxmem-"))
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"No temporary folder for the compiler in {tempfile.gettempdir()}: {error.strerror or error}. "
+            "Free some space, or set TMPDIR to another folder."
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_worker(
+    folder: Path, environment: Mapping[str, str], on_step: Callable[[Step, float], None], timeout: float | None
+) -> None:
+    """Run the worker on a job folder until it has ended well.
+
+    Args:
+        folder: the job (`jaxmem.compilers.job`).
+        environment: variables of the worker.
+        on_step: told of every step as it begins, with the seconds since the start of the process.
+        timeout: seconds after which the worker is killed; None waits as long as it takes.
+
+    Raises:
+        EnvironmentFailure: it could not be started, crashed, was killed, or ran out of time; with its own last words.
+    """
+    words = folder / "stderr"
+    started = time.monotonic()
+    timed_out = threading.Event()
+    with words.open("wb") as stderr:
+        process = _start(folder, environment, stderr.fileno())
+
+    def stop() -> None:
+        timed_out.set()
+        _kill(process)
+
+    timer = threading.Timer(timeout, stop) if timeout is not None else None
+    try:
+        if timer is not None:
+            timer.daemon = True
+            timer.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            with suppress(ValueError):  # libraries may print lines of their own
+                on_step(Step(line.decode(errors="replace").strip()), time.monotonic() - started)
+        status = process.wait()
+    finally:
+        # Ctrl-C and every error come by here as well: no worker outlives the call.
+        if timer is not None:
+            timer.cancel()
+        _kill(process)
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+    if timed_out.is_set():
+        raise EnvironmentFailure(
+            f"The compiler did not finish within {timeout:g} seconds and was stopped. Allow it more time, or try a smaller program."
+        )
+    if status != 0:
+        raise EnvironmentFailure(_failure(status, last_words(words)))
+
+
+def _start(folder: Path, environment: Mapping[str, str], stderr: int) -> subprocess.Popen[bytes]:
+    # -P: the worker's modules come from where this process has them, never from the folder it happens to run in.
+    command = [sys.executable, "-P", "-m", "jaxmem.compilers.worker", str(folder)]
+    try:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            env=dict(environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            start_new_session=True,  # a group of its own: Ctrl-C reaches this process alone, which then stops the worker
+        )
+    except OSError as error:
+        raise EnvironmentFailure(f"The compiling process could not be started: {error.strerror or error}.") from error
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill the worker and what it started (ptxas, for one). Nothing happens once it was waited for."""
+    if process.returncode is not None:
+        return
+    with suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+
+
+def last_words(words: Path) -> str:
+    """The end of what a worker wrote to its standard error, without the frames of a Python traceback."""
+    try:
+        with words.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_WORDS_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if "Traceback (most recent call last):" in lines:
+        start = len(lines) - 1 - lines[::-1].index("Traceback (most recent call last):")
+        lines = [line for line in lines[start + 1 :] if not line.startswith(" ")]
+    return "\n".join(lines[-12:])
+
+
+def _failure(status: int, words: str) -> str:
+    if status < 0:
+        name = signal.Signals(-status).name if -status in {member.value for member in signal.Signals} else str(-status)
+        happened = f"The compiling process was ended by signal {name}."
+        if -status == getattr(signal, "SIGKILL", None):
+            happened += " When nobody did that by hand, the machine ran out of memory: close other programs, or try a smaller batch."
+        else:
+            happened += " That is a crash of the compiler itself; another version of jaxlib may not have it."
+    else:
+        happened = f"The compiling process ended with status {status}."
+    return f"{happened}\nIts last words:\n{words}" if words else f"{happened} It said nothing."
