@@ -52,8 +52,10 @@ def write_whole(path: str | Path, content: bytes | str, *, force: bool = False) 
             os.replace(unfinished, target)
         finally:
             unfinished.unlink(missing_ok=True)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise EnvironmentFailure(
-            f"{path} could not be written: {error.strerror or error}. Nothing was left behind; free some space or choose "
-            "another place."
+            f"{path} could not be written: {error.strerror or error}. Nothing was left behind; free some space "
+            "or choose another place."
         ) from error

@@ -87,7 +87,7 @@ class RoleBytes(Mapping[Role, int]):
 
     sizes: tuple[int, ...]
 
-    def __init__(self, sizes: Mapping[Role, int]) -> None:
+    def __init__(self, sizes: Mapping[Role, int] | Mapping[str, int]) -> None:
         strangers = [str(key) for key in sizes if key not in _ROLE_POSITION]
         if strangers:
             raise ValueError(f"not a role: {', '.join(strangers)}")

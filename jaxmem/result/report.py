@@ -1,6 +1,6 @@
 """The report: how much memory one program needs on one device, and where every byte goes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +10,7 @@ from jaxmem.lowering import ProgramFacts
 from jaxmem.result.buffers import BufferRow, BufferTable
 from jaxmem.result.facts import DeviceFacts, Hidden, Measured, RoleBytes, Verdict, Versions, XlaNumbers
 from jaxmem.result.ledger import Estimate, LayerRow, LedgerRow
+from jaxmem.roles import Role
 from jaxmem.unknown import Unknown
 
 REPORT_SCHEMA = "jaxmem.report/1"
@@ -37,7 +38,7 @@ class Report:
         hidden: memory that the compiler cannot see.
         required_bytes: the headline: reserved plus hidden where that is known.
         required_is_lower_bound: hidden is not known, so the need is at least ``required_bytes``.
-        roles: the same bytes by what they are for.
+        roles: the same bytes by what they are for; kept as `RoleBytes`.
         ledger: the same bytes against the formula, row by row.
         unexplained_bytes: the sum over the rows of what difference and items disagree by, each in absolute value;
             unknown where a row has no formula.
@@ -62,7 +63,7 @@ class Report:
     hidden: Hidden
     required_bytes: int
     required_is_lower_bound: bool
-    roles: RoleBytes
+    roles: Mapping[Role, int]
     ledger: tuple[LedgerRow, ...]
     unexplained_bytes: int | Unknown
     estimates: tuple[Estimate, ...] = ()
@@ -74,6 +75,7 @@ class Report:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "roles", RoleBytes(self.roles))
         known = self.reserved_bytes + (self.hidden.bytes or 0)
         if known != self.required_bytes:
             raise InvariantError(f"required is {self.required_bytes} B, but reserved and hidden are {known} B.")
