@@ -3,12 +3,12 @@
     values, members = encode(capture)                      # JSON values, and the bytes fields apart
     capture == decode(Capture, values, members=members)
 
-The annotations are the schema, and it is strict: an unknown or missing key, a value of the wrong type, a member too many or
-too few is a `Mismatch` that names the place (``statistics.temp_bytes: expected int or Unknown, found 'many'``).
+The annotations are the schema, and it is strict: an unknown or missing key, a value of the wrong type, a member too
+many or too few is a `Mismatch` that names the place (``statistics.temp_bytes: expected int or Unknown, found 'many'``).
 
 | annotation | JSON |
 |---|---|
-| ``bool``, ``int``, ``float``, ``str``, ``None`` | itself; a float is finite, a bool is no int, an int is accepted for a float |
+| ``bool``, ``int``, ``float``, ``str``, ``None`` | itself; a float is finite, a bool is no int, an int may be a float |
 | enum, ``Literal`` | its value |
 | ``tuple[T, ...]``, ``tuple[A, B]`` | array |
 | ``Mapping[str, T]``, ``dict[str, T]`` | object; comes back as a dict |
@@ -17,8 +17,8 @@ too few is a `Mismatch` that names the place (``statistics.temp_bytes: expected 
 | dataclass | object with exactly its init fields |
 | ``bytes`` | ``{"member": name}``; the bytes travel beside the JSON |
 
-A long tuple of one dataclass can be written by columns (``columns``: the classes it applies to), ``{"shape": [...], "dtype": [...]}``
-instead of one object for each row: shorter, and read in linear time with the checks of a column done at once.
+A tuple of one dataclass can be written by columns (``columns``: the classes it applies to), one object of equally long
+arrays instead of one object for each row: shorter, and the checks of a column are done at once.
 """
 
 import math
@@ -26,7 +26,7 @@ import types
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jaxmem.unknown import Unknown
@@ -141,7 +141,7 @@ class _Reader:
 _Decoder = Callable[[Any, _Reader], Any]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _decoder(kind: Any, columns: frozenset[type]) -> _Decoder:
     """The function that reads one annotation. Built once for each, so that reading 10^5 rows inspects no annotation."""
     origin = get_origin(kind)

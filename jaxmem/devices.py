@@ -34,8 +34,8 @@ class Device:
 def cpu_device(root: Path = Path("/")) -> Device:
     """This machine's processor.
 
-    Its memory is what the operating system reports. Usable is that, or the limit of the control group the process runs in
-    (a container's limit), whichever is smaller: the machine kills a process beyond it.
+    Its memory is what the operating system reports. Usable is that, or the limit of the control group the process runs
+    in (a container's limit), whichever is smaller: the machine kills a process beyond it.
 
     Args:
         root: where ``/proc`` and ``/sys`` are looked for.
@@ -84,11 +84,11 @@ def _physical_memory() -> tuple[int | Unknown, str]:
 
 
 def _control_group_limit(root: Path) -> tuple[int, str] | None:
-    """The smallest memory limit of the control groups that hold this process, and the file that says so; None without one."""
+    """The smallest memory limit of the control groups that hold this process, and the file that says so."""
     limits = []
     for folder, name, top in _control_groups(root):
-        # A limit binds everything below it, so every ancestor counts. In a container the path may lie outside of what is
-        # mounted: then the mount's own top is the group.
+        # A limit binds everything below it, so every ancestor counts. In a container the path may lie outside of what
+        # is mounted: then the mount's own top is the group.
         for group in (folder, *folder.parents):
             limit = _read_limit(group / name)
             if limit is not None:

@@ -1,7 +1,7 @@
 """Capture: everything one compile left behind, in one file, and the cache of such files.
 
-A capture replays without JAX, on any machine: it carries the compiled module with its buffer assignment as XLA wrote it, what
-JAX reports of its memory, the tables of the lowering and the traced program, and what they were made with.
+A capture replays without JAX, on any machine: it carries the compiled module with its buffer assignment as XLA wrote
+it, what JAX reports of its memory, the tables of the lowering and the traced program, and what they were made with.
 """
 
 from jaxmem.capture.cache import CaptureCache, default_folder, lowering_key, request_key, source_digest

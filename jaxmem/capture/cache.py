@@ -3,12 +3,12 @@
     folder/captures/<key>.jaxmem    a capture, under the digest of everything that decides it (`lowering_key`)
     folder/requests/<key>           the key of a capture, under the digest of a request (`request_key`)
 
-**Source locations count.** The bytecode of a program carries the file and line of every operation, and the report shows them,
-so they are part of the key: code that moved by a line, or is called by another path, is compiled again rather than shown with
-the wrong lines.
+**Source locations count.** The bytecode of a program carries the file and line of every operation, and the report shows
+them, so they are part of the key: code that moved by a line, or is called by another path, is compiled again rather
+than shown with the wrong lines.
 
-A cache never stops the work: a broken entry is a miss and is replaced, a folder that cannot be written is a warning. Several
-processes may use one folder: an entry appears whole or not at all.
+A cache never stops the work: a broken entry is a miss and is replaced, a folder that cannot be written is a warning.
+Several processes may use one folder: an entry appears whole or not at all.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -35,8 +36,9 @@ Versions = tuple[tuple[str, str], ...]
 def lowering_key(lowering: Lowering, device: Device, versions: Versions, host: Host) -> str:
     """The digest of everything that decides a capture.
 
-    That is the module with its source locations, the tables of its arguments and results, options and configuration; the
-    device's name and platform (how much memory is free on it changes no code); the versions, the host and jaxmem's own sources.
+    That is the module with its source locations, the tables of its arguments and results, options and configuration;
+    the device's name and platform (how much memory it has changes no code); the versions, the host and jaxmem's own
+    sources.
     """
     values, members = encode(lowering)
     return _digest(
@@ -130,10 +132,8 @@ class CaptureCache:
             capture = load(path)
         except (InputError, OSError):
             return None
-        try:
+        with suppress(OSError):  # a folder that is only read keeps the times it has
             os.utime(path)  # the time of last use: eviction goes by it
-        except OSError:
-            pass  # a folder that is only read keeps the times it has
         return capture
 
     def put(self, key: str, capture: Capture) -> None:
@@ -189,7 +189,8 @@ class CaptureCache:
     def _warn(self, error: Exception) -> None:
         if self._warn_once is not None:
             self._warn_once(
-                f"the cache in {self.folder} (up to {format_bytes(self.limit_bytes)}) cannot be used, the work goes on: {error}"
+                f"the cache in {self.folder} (up to {format_bytes(self.limit_bytes)}) cannot be used, "
+                f"the work goes on without it: {error}"
             )
             self._warn_once = None
 

@@ -10,10 +10,10 @@ from jaxmem.unknown import Unknown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryStatistics:
-    """What JAX's ``memory_analysis()`` reports of the executable, untouched; in bytes, and `Unknown` where it reports nothing.
+    """What JAX's ``memory_analysis()`` reports of the executable, untouched; `Unknown` where it reports nothing.
 
-    ``reported_peak_bytes`` is XLA's ``peak_memory``: on the CPU backend it leaves the temporaries out. The ``host_`` fields
-    count memory on the host side of an accelerator.
+    ``reported_peak_bytes`` is XLA's ``peak_memory``: on the CPU backend it leaves the temporaries out. The ``host_``
+    fields count memory on the host side of an accelerator.
     """
 
     argument_bytes: int | Unknown
@@ -62,7 +62,7 @@ class Capture:
     """Everything one compile left behind.
 
     Attributes:
-        program, arguments, outputs, compiler_options, configuration, device_count: as in the `Lowering` that was compiled.
+        program, arguments, outputs, compiler_options, configuration, device_count: as in the `Lowering` compiled.
         layer_table: the traced program; None where only a compiled or lowered program was handed over.
         device: the device compiled for, as it was described then.
         versions: (name, version) of what made the capture: jaxmem, jax, jaxlib and the compiler's plugin.
@@ -74,8 +74,8 @@ class Capture:
         compile_seconds: inside the compiler alone.
         worker_start_seconds: from the request to a worker process that is ready to compile, importing JAX included.
         created: when, ISO 8601 in UTC.
-        failure: the compiler's own words where it refused the program, but left a complete module (a program too large for a
-            TPU); None where it compiled.
+        failure: the compiler's own words where it refused the program, but left a complete module (a program too large
+            for a TPU); None where it compiled.
     """
 
     program: ProgramFacts

@@ -4,7 +4,8 @@
     hlo_proto      the compiled module with its buffer assignment, as XLA wrote it
     stablehlo      the module that was compiled
 
-Anything that reads zip archives can take one apart. Reading trusts nothing: sizes are bounded before a byte is unpacked.
+Anything that reads zip archives can take one apart. Reading trusts nothing: sizes are bounded before anything is
+unpacked.
 """
 
 import io
@@ -28,8 +29,8 @@ _FAMILY, _VERSION = "jaxmem.capture", 1
 _TABLE = "capture.json"
 _COLUMNS = (Argument, Output, Value, Operation)
 _LIMITS_BYTES = {_TABLE: 512 * 2**20, "hlo_proto": 2**31, "stablehlo": 2**31}
-"""The largest each member may unpack to. A protobuf message cannot pass 2 GiB; the table of a program with 10^6 operations
-has some 200 MiB."""
+"""The largest each member may unpack to. A protobuf message cannot pass 2 GiB, nor can MLIR bytecode be compiled beyond
+that; a table of 512 MiB has millions of operations."""
 
 _AGAIN = "Make the capture anew: jaxmem capture PROGRAM -o FILE."
 

@@ -49,10 +49,7 @@ def _processor() -> tuple[str, tuple[str, ...]]:
         text = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
         return platform.processor(), ()
-    first = dict(
-        (key.strip(), value.strip())
-        for key, colon, value in (line.partition(":") for line in text.split("\n\n")[0].splitlines())
-        if colon
-    )
+    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    first = {key.strip(): value.strip() for key, _, value in lines}
     features = first.get("flags") or first.get("Features") or ""
     return first.get("model name", platform.processor()), tuple(sorted(features.split()))

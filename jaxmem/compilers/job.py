@@ -5,8 +5,8 @@
     dump/           where XLA writes
     answer.json     an `Answer`; not there if the worker did not come to its end
 
-The worker prints the name of each `Step` as it begins. Its standard input stays open and silent: when it closes, whoever
-wanted the answer is gone, and the worker ends and takes the folder with it.
+The worker prints the name of each `Step` as it begins. Its standard input stays open and silent: when it closes,
+whoever wanted the answer is gone, and the worker ends and takes the folder with it.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Answer:
 
     Attributes:
         statistics, cost: of the executable; all unknown after a failure.
-        dump: name of the file in the dump folder that holds the module with its buffer assignment; None if there is none.
+        dump: name of the file in the dump folder that holds the module with its buffer assignment; None without one.
         compile_seconds: inside the compiler alone.
         failure: the compiler's words where it refused the program.
     """

@@ -82,7 +82,8 @@ def run_worker(
                 pipe.close()
     if timed_out.is_set():
         raise EnvironmentFailure(
-            f"The compiler did not finish within {timeout:g} seconds and was stopped. Allow it more time, or try a smaller program."
+            f"The compiler did not finish within {timeout:g} seconds and was stopped. "
+            "Allow it more time, or try a smaller program."
         )
     if status != 0:
         raise EnvironmentFailure(_failure(status, last_words(words)))
@@ -99,7 +100,7 @@ def _start(folder: Path, environment: Mapping[str, str], stderr: int) -> subproc
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            start_new_session=True,  # a group of its own: Ctrl-C reaches this process alone, which then stops the worker
+            start_new_session=True,  # a group of its own: Ctrl-C reaches this process alone, which stops the worker
         )
     except OSError as error:
         raise EnvironmentFailure(f"The compiling process could not be started: {error.strerror or error}.") from error
@@ -136,7 +137,10 @@ def _failure(status: int, words: str) -> str:
         name = signal.Signals(-status).name if -status in {member.value for member in signal.Signals} else str(-status)
         happened = f"The compiling process was ended by signal {name}."
         if -status == getattr(signal, "SIGKILL", None):
-            happened += " When nobody did that by hand, the machine ran out of memory: close other programs, or try a smaller batch."
+            happened += (
+                " If nobody did that by hand, the machine ran out of memory: "
+                "close other programs, or compile on a machine with more."
+            )
         else:
             happened += " That is a crash of the compiler itself; another version of jaxlib may not have it."
     else:

@@ -30,8 +30,9 @@ def compile_lowering(
 ) -> Capture:
     """Compile a program for a device and keep everything the compile leaves behind.
 
-    The compile happens in a process of its own, with its own environment and its own dump folder; nothing of the caller's JAX,
-    its caches included, takes part. The result is that of ``jax.jit(f).lower(...).compile()`` on the same machine.
+    The compile happens in a process of its own, with its own environment and its own dump folder; nothing of the
+    caller's JAX, its caches included, takes part. The result is that of ``jax.jit(f).lower(...).compile()`` on the same
+    machine.
 
     Args:
         lowering: the program.

@@ -1,6 +1,6 @@
-"""The worker process: compiles one module and leaves what the compiler says about it. ``python -m jaxmem.compilers.worker FOLDER``
+"""The worker process, ``python -m jaxmem.compilers.worker FOLDER``: compiles one module and leaves what is known.
 
-It runs no user code. Everything that depends on the version of JAX is in this file, each piece in a function of its own.
+It runs no user code. What depends on the version of JAX is in this file alone, each piece in a function of its own.
 """
 
 import json
@@ -70,7 +70,7 @@ def _client(platform: str) -> Any:
 def _parse(bytecode: bytes) -> Any:
     """MLIR bytecode, in a context that knows JAX's dialects."""
     from jax._src.interpreters import mlir
-    from jax._src.lib.mlir import ir
+    from jaxlib.mlir import ir
 
     with mlir.make_ir_context():
         return ir.Module.parse(bytecode)
@@ -102,13 +102,10 @@ def _compile_options(client: Any, module: Any, request: Request, dump: Path) -> 
 
 def _without_sharding(module: Any) -> tuple[list[bool], list[bool]]:
     """Which arguments and results of the main function carry no sharding, so that XLA may choose one; as JAX tells it."""
-    from jax._src.lib.mlir import ir
+    from jaxlib.mlir import ir
 
-    main = next(
-        operation
-        for operation in module.body.operations
-        if ir.StringAttr(operation.attributes["sym_name"]).value == "main"
-    )
+    functions = {ir.StringAttr(one.attributes["sym_name"]).value: one for one in module.body.operations}
+    main = functions["main"]
 
     def free(attributes: str, count: int) -> list[bool]:
         if attributes not in main.attributes:
@@ -121,7 +118,7 @@ def _without_sharding(module: Any) -> tuple[list[bool], list[bool]]:
 
 def _compile(client: Any, module: Any, options: Any, device_count: int) -> Any:
     from jax._src import compiler
-    from jax._src.lib import xla_client
+    from jaxlib import xla_client
 
     devices = xla_client.DeviceList(tuple(client.devices()[:device_count]))
     return compiler.backend_compile_and_load(client, module, devices, options, [])
@@ -177,7 +174,7 @@ def _cost(executable: Any) -> Cost:
 
 
 def _find_dump(folder: Path) -> str | None:
-    """The dumped module that has a buffer assignment, the third field of its HloProto; the largest if there are several."""
+    """The dumped module that has a buffer assignment, field 3 of its HloProto; the largest if there are several."""
     found = [file for file in folder.glob("*after_optimizations.hlo.pb") if _has_buffer_assignment(file.read_bytes())]
     return max(found, key=lambda file: file.stat().st_size).name if found else None
 
