@@ -147,7 +147,7 @@ def _unpack_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, origin: str)
             size_bytes += len(piece)
     if size_bytes != info.file_size:
         raise InputError(
-            f"{origin} is damaged: its member {info.filename} has {size_bytes} bytes and claims {info.file_size}. {_AGAIN}"
+            f"{origin} is damaged: its member {info.filename} has {size_bytes} bytes, not {info.file_size}. {_AGAIN}"
         )
     return b"".join(pieces)
 

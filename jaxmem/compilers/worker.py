@@ -101,7 +101,7 @@ def _compile_options(client: Any, module: Any, request: Request, dump: Path) -> 
 
 
 def _without_sharding(module: Any) -> tuple[list[bool], list[bool]]:
-    """Which arguments and results of the main function carry no sharding, so that XLA may choose one; as JAX tells it."""
+    """Which arguments and results of the main function carry no sharding, so that XLA may choose one, as in JAX."""
     from jaxlib.mlir import ir
 
     functions = {ir.StringAttr(one.attributes["sym_name"]).value: one for one in module.body.operations}
