@@ -1,0 +1,189 @@
+"""Program → Lowering: the program as StableHLO, with a role, a layer and a path for every argument and result.
+
+    traced = trace(program)      # the jaxpr and the tables; no lowering yet
+    lowering = traced.lowering   # StableHLO; the same as lower(program)
+
+Everything is abstract: nothing is executed, and nothing is allocated on a device.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import jax
+
+from jaxmem.errors import InvariantError
+from jaxmem.lowering import Argument, Lowering, Output, ProgramFacts
+from jaxmem.program import Program
+from jaxmem.roles import STATE_ROLES, Role
+from jaxmem.tracing.carried import carried_over
+from jaxmem.tracing.roles import Decision, decide, layer_of
+from jaxmem.tracing.stablehlo import bytecode, device_count, parameter_numbers, received
+from jaxmem.tracing.stages import Staged, stage
+from jaxmem.tracing.trees import Leaf, Place, walk
+
+_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_numpy_dtype_promotion",
+    "jax_use_shardy_partitioner",
+)
+"""JAX settings that change what a program is lowered to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traced:
+    """A traced program.
+
+    Attributes:
+        facts: what the program is called.
+        arguments: flat; ``parameter_number`` is set only in ``lowering``, for it takes one to know what is dropped.
+        outputs: flat.
+        closed_jaxpr: the traced program, one input variable for each argument; None where the program was handed over
+            already lowered, and ``without_jaxpr`` then says so.
+        without_jaxpr: why there is no jaxpr; empty where there is one.
+        platforms: what it is lowered for.
+    """
+
+    facts: ProgramFacts
+    arguments: tuple[Argument, ...]
+    outputs: tuple[Output, ...]
+    closed_jaxpr: Any
+    without_jaxpr: str
+    platforms: tuple[str, ...]
+    compiler_options: tuple[tuple[str, str], ...]
+    staged: Staged
+
+    @cached_property
+    def lowering(self) -> Lowering:
+        """The program lowered to StableHLO, made on first use."""
+        lowered = self.staged.lowered or self.staged.traced.lower(lowering_platforms=self.platforms)
+        leaves = [place.leaf for place in _places(self.staged.arguments)]
+        numbers = parameter_numbers(lowered, leaves)
+        return Lowering(
+            program=self.facts,
+            stablehlo=bytecode(lowered),
+            arguments=tuple(
+                replace(argument, parameter_number=number)
+                for argument, number in zip(self.arguments, numbers, strict=True)
+            ),
+            outputs=self.outputs,
+            compiler_options=self.compiler_options,
+            configuration=tuple(sorted((name, str(getattr(jax.config, name, "unset"))) for name in _SETTINGS)),
+            device_count=device_count(lowered),
+            platforms=self.platforms,
+        )
+
+
+def lower(program: Program, *, platforms: tuple[str, ...] = ("cpu",)) -> Lowering:
+    """The program as StableHLO with its tables: ``trace(program).lowering``."""
+    return trace(program, platforms=platforms).lowering
+
+
+def trace(program: Program, *, platforms: tuple[str, ...] = ("cpu",)) -> Traced:
+    """Trace a program and say what each of its arguments and results is.
+
+    Raises:
+        InputError: the arguments do not fit the function, or it raised; with the user's own traceback.
+        UsageError: donation or static arguments were given for a function that has its own.
+    """
+    staged = stage(program)
+    jaxpr = None if staged.traced is None else staged.traced.jaxpr
+    places, results = _places(staged.arguments), _places(staged.results)
+    if jaxpr is not None and len(jaxpr.jaxpr.invars) != len(places):
+        raise InvariantError(f"the traced program takes {len(jaxpr.jaxpr.invars)} arrays, its arguments have {len(places)}.")
+    differentiates = jaxpr is not None and _differentiates(jaxpr.jaxpr)
+    carried = carried_over(places, results, differentiates=differentiates)
+    decisions = decide(places, given=program.roles, carried=carried.values(), differentiates=differentiates)
+    arguments = tuple(_argument(place, decision) for place, decision in zip(places, decisions, strict=True))
+    return Traced(
+        facts=_facts(program, arguments),
+        arguments=arguments,
+        outputs=tuple(_output(place, carried.get(place.leaf.index), arguments) for place in results),
+        closed_jaxpr=jaxpr,
+        without_jaxpr="" if jaxpr is not None else "the program was handed over already lowered, without its jaxpr",
+        platforms=platforms,
+        compiler_options=program.compiler_options,
+        staged=staged,
+    )
+
+
+def _places(trees: tuple[tuple[str, Any], ...]) -> tuple[Place, ...]:
+    """All leaves of several trees in flat order. A leaf that no tree holds any more (a wrapper dropped it) has no path."""
+    places = {place.leaf.index: place for name, tree in trees for place in reversed(list(walk(name, tree)))}
+    return tuple(places[index] for index in sorted(places))
+
+
+def _argument(place: Place, decision: Decision) -> Argument:
+    shape, dtype, bits = received(place.leaf)
+    return Argument(
+        path=place.path,
+        shape=shape,
+        dtype=dtype,
+        itemsize_bits=bits,
+        role=decision.role,
+        role_rule=decision.rule,
+        layer=layer_of(decision),
+        parameter_path="/".join(decision.parameter_path),
+        donated=place.leaf.donated,
+    )
+
+
+def _output(place: Place, replaced: int | None, arguments: tuple[Argument, ...]) -> Output:
+    shape, dtype, bits = received(place.leaf)
+    argument = None if replaced is None or arguments[replaced].role not in STATE_ROLES else arguments[replaced]
+    return Output(
+        path=place.path,
+        shape=shape,
+        dtype=dtype,
+        itemsize_bits=bits,
+        role=argument.role if argument else Role.OUTPUTS,
+        layer=argument.layer if argument else "",
+        parameter_path=argument.parameter_path if argument else "",
+        argument_index=replaced if argument else None,
+    )
+
+
+def _facts(program: Program, arguments: tuple[Argument, ...]) -> ProgramFacts:
+    return ProgramFacts(
+        name=program.name,
+        mode=program.mode,
+        batch_size=program.batch_size,
+        optimizer=program.optimizer,
+        dtype=program.dtype,
+        parameter_count=sum(argument.elements for argument in arguments if argument.role is Role.PARAMETERS),
+        donated=any(argument.donated for argument in arguments),
+        source=_source(program.fn),
+    )
+
+
+def _source(fn: Any) -> str | None:
+    """``file:line`` of the function behind partials, methods and jit."""
+    for _ in range(16):
+        code = getattr(fn, "__code__", None)
+        if code is not None:
+            return f"{code.co_filename}:{code.co_firstlineno}"
+        fn = getattr(fn, "__wrapped__", None) or getattr(fn, "__func__", None) or getattr(fn, "func", None)
+    return None
+
+
+def _differentiates(jaxpr: Any) -> bool:
+    """Whether the program has a backward pass: an equation whose name stack JAX marks as transposed."""
+    return any(
+        "transpose(" in str(equation.source_info.name_stack) or any(_differentiates(inner) for inner in _inner(equation))
+        for equation in jaxpr.eqns
+    )
+
+
+def _inner(equation: Any) -> Iterator[Any]:
+    for value in equation.params.values():
+        for inner in value if isinstance(value, tuple | list) else (value,):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield inner
+
+
+__all__ = ["Leaf", "Traced", "lower", "trace"]
