@@ -141,21 +141,26 @@ def _number(size: int | Unknown) -> Any:
 
 
 def _layout(value: Any, indent: str = "") -> str:
-    """JSON text in which a list or object of scalars takes one line, so that columns do not fill pages."""
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    if not any(isinstance(item, dict | list) for item in items) or _is_matrix(value):
+    """JSON text in which small things and columns take one line each, however long the column."""
+    if not isinstance(value, dict | list) or _is_column(value):
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    children = value.values() if isinstance(value, dict) else value
+    if not any(isinstance(child, dict | list) and not _is_column(child) for child in children):
+        line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        if len(line) <= 160:
+            return line
     deeper = indent + "  "
     if isinstance(value, dict):
         lines = [
-            f"{deeper}{json.dumps(name, ensure_ascii=False)}: {_layout(item, deeper)}" for name, item in value.items()
+            f"{deeper}{json.dumps(name, ensure_ascii=False)}: {_layout(child, deeper)}" for name, child in value.items()
         ]
         return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
-    return "[\n" + ",\n".join(deeper + _layout(item, deeper) for item in value) + f"\n{indent}]"
+    return "[\n" + ",\n".join(deeper + _layout(child, deeper) for child in value) + f"\n{indent}]"
 
 
-def _is_matrix(value: Any) -> bool:
-    """Shapes: a list of lists of numbers."""
-    return isinstance(value, list) and all(
-        isinstance(row, list) and all(isinstance(size, int) for size in row) for row in value
+def _is_column(value: Any) -> bool:
+    """A list of numbers and words, or of shapes."""
+    return isinstance(value, list) and not any(
+        isinstance(child, dict) or (isinstance(child, list) and any(isinstance(part, dict | list) for part in child))
+        for child in value
     )

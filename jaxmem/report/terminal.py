@@ -1,0 +1,236 @@
+"""A document in a terminal, a pipe or a log.
+
+Colour follows the stream and ``NO_COLOR``. Without a terminal the page is plain text of 80 columns, or ``COLUMNS``.
+Nothing is wider than the page, so no terminal breaks a line of a table.
+"""
+
+from typing import IO
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text as StyledText
+
+from jaxmem.report.document import (
+    Cell,
+    Column,
+    Difference,
+    Document,
+    Heading,
+    Missing,
+    Paragraph,
+    Percent,
+    Share,
+    Size,
+    Table,
+    Text,
+    Tone,
+)
+from jaxmem.units import format_bytes, format_difference
+
+_WIDEST = 120
+"""Lines longer than this are hard to follow, however wide the terminal is."""
+_NARROWEST = 60
+_GAP = "  "
+_BAR_WIDTH = 20
+_LEAST_WIDTH = 12
+"""Below this a path or an instruction's name tells nothing."""
+_FULL_BLOCK, _PARTIAL_BLOCKS = "█", " ▏▎▍▌▋▊▉"
+
+_STYLES: dict[Tone, str] = {
+    "plain": "",
+    "strong": "bold",
+    "quiet": "dim",
+    "good": "green",
+    "bad": "bold red",
+    "warning": "yellow",
+}
+
+_ASCII = str.maketrans(
+    {"≥": ">=", "·": "*", "×": "x", "−": "-", "–": "-", "→": "->", "Σ": "sum ", "…": "~", "█": "#", "─": "-", "²": "^2"}
+    | dict.fromkeys(_PARTIAL_BLOCKS[1:], "")
+)
+"""For streams that cannot carry Unicode."""
+
+
+def print_document(
+    document: Document, stream: IO[str], *, width: int | None = None, colour: bool | None = None
+) -> None:
+    """Write a document to a stream.
+
+    Args:
+        width: columns; by default the terminal's, or ``COLUMNS``, or 80.
+        colour: by default as the stream can and ``NO_COLOR`` allows.
+    """
+    console = Console(
+        file=stream,
+        width=width,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+        no_color=None if colour is None else not colour,
+        force_terminal=colour,
+        force_jupyter=False,
+    )
+    page_width = max(_NARROWEST, min(console.width, _WIDEST))
+    ascii_only = not _carries_unicode(stream)
+    for line in _lines(document, page_width):
+        line.rstrip()
+        if ascii_only:
+            line = StyledText(line.plain.translate(_ASCII).encode("ascii", "replace").decode("ascii"))
+        console.print(line, soft_wrap=True)
+
+
+def _carries_unicode(stream: IO[str]) -> bool:
+    encoding = getattr(stream, "encoding", None)
+    if encoding is None:
+        return True
+    try:
+        "≥·×Σ█".encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def _lines(document: Document, width: int) -> list[StyledText]:
+    """The page as lines, none wider than ``width``."""
+    lines: list[StyledText] = []
+    for index, part in enumerate(document.parts):
+        previous = document.parts[index - 1] if index else None
+        if previous is not None and not isinstance(previous, Heading) and not _both_paragraphs(previous, part):
+            lines.append(StyledText())
+        match part:
+            case Heading(text=text, level=level):
+                lines += _wrapped(StyledText(text, "bold" if level == 2 else "bold cyan"), width)
+            case Paragraph(cells=cells):
+                lines += _wrapped(StyledText(" ").join(_spelled(cell) for cell in cells), width, hanging="  ")
+            case Table():
+                lines += _table_lines(part, width)
+    return [*lines, StyledText()]
+
+
+def _both_paragraphs(first: object, second: object) -> bool:
+    return isinstance(first, Paragraph) and isinstance(second, Paragraph)
+
+
+def _spelled(cell: Cell) -> StyledText:
+    match cell:
+        case Text(text=text, tone=tone):
+            return StyledText(text, _STYLES[tone])
+        case Size(bytes=size, tone=tone, at_least=at_least, exact=exact):
+            text = f"≥ {format_bytes(size)}" if at_least else format_bytes(size)
+            # Below 1 KiB the short form is exact already.
+            return StyledText(f"{text} ({size:,} B)" if exact and abs(size) >= 1024 else text, _STYLES[tone])
+        case Difference(bytes=size, tone=tone):
+            return StyledText(format_difference(size), _STYLES[tone])
+        case Percent(value=value, signed=signed):
+            return StyledText(f"{value:+.1f} %" if signed else f"{value:.1f} %")
+        case Share(fraction=fraction):
+            return StyledText(_bar(fraction), "cyan")
+        case Missing():
+            return StyledText("unknown", "dim")
+
+
+def _bar(fraction: float) -> str:
+    eighths = round(max(0.0, min(1.0, fraction)) * _BAR_WIDTH * 8)
+    full, rest = divmod(eighths, 8)
+    return (_FULL_BLOCK * full + _PARTIAL_BLOCKS[rest]).rstrip()
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _table_lines(table: Table, width: int) -> list[StyledText]:
+    spelled = [[_spelled(cell) for cell in row.cells] for row in table.rows]
+    for row, cells in zip(table.rows, spelled, strict=True):
+        if row.inset:
+            cells[0] = StyledText("  ") + cells[0]
+    shown, widths = _layout(table.columns, spelled, width)
+    columns = [table.columns[index] for index in shown]
+    lines: list[StyledText] = []
+    if any(column.title for column in columns):
+        lines = _row_lines([StyledText(column.title, "dim") for column in columns], columns, widths)
+    for row, cells in zip(table.rows, spelled, strict=True):
+        cells = [cells[index] for index in shown]
+        if row.total:
+            lines.append(StyledText("─" * (sum(widths) + len(_GAP) * (len(widths) - 1)), "dim"))
+            for cell in cells:
+                cell.stylize("bold")
+        lines += _row_lines(cells, columns, widths)
+        for note in row.notes:
+            lines += _wrapped(StyledText(note, "dim"), width, first="    ", hanging="    ")
+    return lines
+
+
+def _layout(
+    columns: tuple[Column, ...], rows: list[list[StyledText]], width: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Which columns are shown, by index, and how wide each is."""
+    natural = [
+        max([cell_len(column.title), *(row[index].cell_len for row in rows)]) for index, column in enumerate(columns)
+    ]
+    # A column without a word in it is not shown.
+    shown = [index for index in range(len(columns)) if natural[index]]
+    while True:
+        widths = {index: natural[index] for index in shown}
+        least = {index: min(natural[index], max(_LEAST_WIDTH, cell_len(columns[index].title))) for index in shown}
+        flexible = [index for index in shown if columns[index].flexible]
+        excess = sum(widths.values()) + len(_GAP) * (len(shown) - 1) - width
+        while excess > 0 and any(widths[index] > least[index] for index in flexible):
+            # The widest gives way first, so that all end up alike.
+            widths[max(flexible, key=lambda index: widths[index] - least[index])] -= 1
+            excess -= 1
+        optional = [index for index in shown if columns[index].optional]
+        if excess <= 0 or not optional:
+            return tuple(shown), tuple(widths.values())
+        shown.remove(optional[-1])
+
+
+def _row_lines(cells: list[StyledText], columns: list[Column], widths: tuple[int, ...]) -> list[StyledText]:
+    stacks = [
+        _fitted(cell, column, column_width) for cell, column, column_width in zip(cells, columns, widths, strict=True)
+    ]
+    lines = []
+    for level in range(max(map(len, stacks))):
+        line = StyledText()
+        for index, (stack, column, column_width) in enumerate(zip(stacks, columns, widths, strict=True)):
+            cell = stack[level] if level < len(stack) else StyledText()
+            padding = " " * (column_width - cell.cell_len)
+            line += StyledText(_GAP if index else "")
+            line += StyledText(padding) + cell if column.align == "right" else cell + StyledText(padding)
+        lines.append(line)
+    return lines
+
+
+def _fitted(cell: StyledText, column: Column, width: int) -> list[StyledText]:
+    if cell.cell_len <= width:
+        return [cell]
+    if column.flexible == "wrap":
+        indent = " " * (len(cell.plain) - len(cell.plain.lstrip()))
+        return _wrapped(cell, width, hanging=indent)
+    return [_shortened(cell, width)]
+
+
+def _shortened(cell: StyledText, width: int) -> StyledText:
+    """Leave out the middle: both ends of a path or of an instruction's name tell it apart."""
+    head = (width - 1) // 2
+    return cell[:head] + StyledText("…", cell.style) + cell[len(cell) - (width - 1 - head) :]
+
+
+def _wrapped(text: StyledText, width: int, *, first: str = "", hanging: str = "") -> list[StyledText]:
+    """Break between words; a word longer than the line is broken inside."""
+    lines: list[StyledText] = []
+    prefix, start = first, 0
+    plain = text.plain
+    while start < len(plain):
+        room = width - len(prefix)
+        end = start + room
+        if end < len(plain):
+            space = plain.rfind(" ", start + 1, end + 1)
+            end = space if space > start and plain[start:space].strip() else end
+        lines.append(StyledText(prefix) + text[start:end])
+        start = end
+        while start < len(plain) and plain[start] == " ":
+            start += 1
+        prefix = hanging
+    return lines or [StyledText()]
