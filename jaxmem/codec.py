@@ -34,6 +34,8 @@ from jaxmem.unknown import Unknown
 T = TypeVar("T")
 
 _SCALARS: tuple[type, ...] = (bool, int, float, str, types.NoneType)
+_PLAIN = frozenset({bool, int, str, types.NoneType})
+"""What JSON writes as it is."""
 
 
 class Mismatch(Exception):
@@ -121,13 +123,22 @@ def _encode(value: Any, path: str, members: dict[str, bytes], columns: frozenset
 def _encode_columns(
     rows: tuple[Any, ...], path: str, members: dict[str, bytes], columns: frozenset[type]
 ) -> dict[str, list[Any]]:
-    names = [field.name for field in fields(rows[0]) if field.init]
     return {
-        name: [
-            _encode(getattr(row, name), f"{path}[{index}].{name}", members, columns) for index, row in enumerate(rows)
-        ]
-        for name in names
+        field.name: _encode_column(
+            [getattr(row, field.name) for row in rows], f"{path}[].{field.name}", members, columns
+        )
+        for field in fields(rows[0])
+        if field.init
     }
+
+
+def _encode_column(column: list[Any], path: str, members: dict[str, bytes], columns: frozenset[type]) -> list[Any]:
+    kinds = set(map(type, column))
+    if kinds <= _PLAIN:
+        return column
+    if kinds == {tuple} and {type(item) for value in column for item in value} <= _PLAIN:
+        return column  # json writes a tuple as an array
+    return [_encode(value, f"{path}[{index}]", members, columns) for index, value in enumerate(column)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,13 +340,30 @@ def _dataclass_decoder(kind: Any, columns: frozenset[type]) -> _Decoder:
     return decode_dataclass
 
 
+def _is_sequence(kind: Any) -> bool:
+    return get_origin(kind) is tuple and get_args(kind)[1:] == (Ellipsis,)
+
+
+def _plain_kinds(kind: Any) -> frozenset[type]:
+    """The types that a value of this annotation may have, where looking at the type is all there is to check."""
+    choices = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    return frozenset(choices) if frozenset(choices) <= _PLAIN else frozenset()
+
+
 def _columns_decoder(kind: Any, columns: frozenset[type]) -> _Decoder:
     decoders = _field_decoders(kind, columns)
     hints = get_type_hints(kind)
 
+    plain = {name: _plain_kinds(hints[name]) for name in decoders}
+    plain_items = {name: _plain_kinds(get_args(hints[name])[0]) for name in decoders if _is_sequence(hints[name])}
+
     def decode_column(name: str, column: list[Any], reader: _Reader) -> list[Any]:
-        if hints[name] in _SCALARS and hints[name] is not float and set(map(type, column)) <= {hints[name]}:
+        # Looking at the set of types in a column is many times faster than at each value.
+        kinds = set(map(type, column))
+        if kinds <= plain[name]:
             return column
+        if kinds == {list} and {type(item) for value in column for item in value} <= plain_items.get(name, frozenset()):
+            return list(map(tuple, column))
         return _decode_items(column, [decoders[name]] * len(column), reader)
 
     def decode_columns(value: Any, reader: _Reader) -> Any:

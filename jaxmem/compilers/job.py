@@ -16,6 +16,14 @@ from jaxmem.capture.data import Cost, MemoryStatistics
 
 REQUEST, MODULE, DUMP, ANSWER = "request.json", "module.mlirbc", "dump", "answer.json"
 
+NUMERIC_OPTIONS = {
+    "optimization_level": int,
+    "memory_fitting_level": int,
+    "exec_time_optimization_effort": float,
+    "memory_fitting_effort": float,
+}
+"""Options that JAX sets itself (``jax/_src/compiler.py``) and wants as numbers; XLA reads all others as text."""
+
 
 class Step(StrEnum):
     """What a worker is doing, in the order it does it; the value is what it prints."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import jaxmem
 from jaxmem.capture import Capture, installed_versions, this_host
 from jaxmem.codec import Mismatch, decode, encode
-from jaxmem.compilers.job import ANSWER, DUMP, MODULE, REQUEST, Answer, Request, Step
+from jaxmem.compilers.job import ANSWER, DUMP, MODULE, NUMERIC_OPTIONS, REQUEST, Answer, Request, Step
 from jaxmem.compilers.process import Progress, job_folder, last_words, run_worker
 from jaxmem.devices import Device
 from jaxmem.errors import EnvironmentFailure, UsageError
@@ -42,10 +42,12 @@ def compile_lowering(
         timeout: seconds for the compile, the start of the worker included; None waits as long as it takes.
 
     Raises:
-        UsageError: there is no compiler for the device's platform, or the program was not lowered for it.
+        UsageError: there is no compiler for the device's platform, the program was not lowered for it, or XLA does not
+            know a compiler option.
         EnvironmentFailure: the compiler failed, crashed, was killed, ran out of time, or the disk is full.
     """
     _check_platform(lowering, device)
+    _check_options(lowering)
     report = progress or (lambda phase, seconds: None)
     started = time.monotonic()
     step_seconds: dict[Step, float] = {}
@@ -102,6 +104,16 @@ def _check_platform(lowering: Lowering, device: Device) -> None:
         )
 
 
+def _check_options(lowering: Lowering) -> None:
+    for name, value in lowering.compiler_options:
+        kind = NUMERIC_OPTIONS.get(name, str)
+        try:
+            kind(value)
+        except ValueError:
+            numbers = "a whole number" if kind is int else "a number"
+            raise UsageError(f"The compiler option {name} is {numbers}, found {value!r}.") from None
+
+
 def _write_job(folder: Path, lowering: Lowering, device: Device) -> None:
     (folder / DUMP).mkdir()
     (folder / MODULE).write_bytes(lowering.stablehlo)
@@ -146,6 +158,8 @@ def _read_answer(folder: Path) -> Answer:
 def _read_dump(folder: Path, answer: Answer) -> bytes:
     if answer.dump is not None:
         return (folder / DUMP / answer.dump).read_bytes()
+    if answer.failure is not None and "No such compile option" in answer.failure:
+        raise UsageError(f"XLA does not know a compiler option that was given:\n{answer.failure}")
     if answer.failure is not None:
         raise EnvironmentFailure(f"The compiler refused the program:\n{answer.failure}")
     raise EnvironmentFailure(

@@ -14,11 +14,8 @@ from typing import Any
 
 from jaxmem.capture.data import Cost, MemoryStatistics
 from jaxmem.codec import decode, encode
-from jaxmem.compilers.job import ANSWER, DUMP, MODULE, REQUEST, Answer, Request, Step
+from jaxmem.compilers.job import ANSWER, DUMP, MODULE, NUMERIC_OPTIONS, REQUEST, Answer, Request, Step
 from jaxmem.unknown import Unknown
-
-_LEVELS = ("optimization_level", "memory_fitting_level")
-_EFFORTS = ("exec_time_optimization_effort", "memory_fitting_effort")
 
 
 def main(folder: Path) -> None:
@@ -81,9 +78,7 @@ def _compile_options(client: Any, module: Any, request: Request, dump: Path) -> 
     import numpy
     from jax._src import compiler
 
-    chosen: dict[str, Any] = dict(request.compiler_options)
-    chosen |= {name: int(chosen[name]) for name in _LEVELS if name in chosen}
-    chosen |= {name: float(chosen[name]) for name in _EFFORTS if name in chosen}
+    chosen = {name: NUMERIC_OPTIONS.get(name, str)(value) for name, value in request.compiler_options}
     chosen |= {"xla_dump_to": str(dump), "xla_dump_hlo_as_proto": True}
     options = compiler.get_compile_options(
         num_replicas=1,
