@@ -1,0 +1,285 @@
+"""One dataflow graph over a whole compiled module.
+
+A node is one array an instruction makes: (instruction, shape index). Fusions, calls, loops and branches are entered, so that
+a node inside a fusion is as visible as one outside; tuples, bitcasts and boundaries only hand a node on (`ALIAS`), copies
+and transposes keep its numbers in new bytes (`MOVEMENT`). Everything the rules ask about a buffer is asked of this graph.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from jaxmem.profile import flatten_schedule, instruction_order
+from jaxmem.xla.hlo import Instruction, Module
+
+Leaf = tuple[int, tuple[int, ...]]
+"""(instruction id, shape index): where an array is found in the module."""
+
+_HANDS_ON = frozenset({"bitcast", "optimization-barrier", "get-tuple-element", "tuple", "add-dependency", "domain"})
+MOVES = frozenset({"copy", "transpose", "reshape", "reverse", "copy-start", "copy-done", "bitcast-convert"})
+"""Opcodes whose result holds the numbers of their operand, in another order or place."""
+
+ELEMENTWISE = frozenset(
+    """abs add and atan2 cbrt ceil clamp compare convert cosine divide erf exponential exponential-minus-one floor
+    is-finite log log-plus-one logistic maximum minimum multiply negate not or power reduce-precision remainder
+    round-nearest-afz round-nearest-even rsqrt select shift-left shift-right-arithmetic shift-right-logical sign sine sqrt
+    subtract tan tanh xor stochastic-convert""".split()
+) | (MOVES | _HANDS_ON)
+
+
+@dataclass(slots=True)
+class Node:
+    """One array of the module.
+
+    Attributes:
+        leaf: where it is made.
+        operands: nodes it is computed from.
+        users: nodes computed from it.
+        fusion: id of the outermost fusion around it; None for an instruction that runs on its own.
+        position: when it runs: its place in the flattened schedule.
+        hands_on: it is another node under another name and has no bytes of its own; more than one operand where ways meet.
+    """
+
+    index: int
+    instruction: Instruction
+    leaf: Leaf
+    operands: list[int]
+    users: list[int] = field(default_factory=list)
+    fusion: int | None = None
+    position: int = 0
+    hands_on: bool = False
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of the array."""
+        return self.instruction.shape.subshape(self.leaf[1]).elements
+
+    @property
+    def dtype(self) -> str:
+        """Element type by XLA's name."""
+        return self.instruction.shape.subshape(self.leaf[1]).element_type
+
+
+class Dataflow:
+    """The graph. Building it and every question below are linear in the size of the module."""
+
+    def __init__(self, module: Module) -> None:
+        self.module = module
+        self.nodes: list[Node] = []
+        self.node_at: dict[Leaf, int] = {}
+        self.schedule = flatten_schedule(module)
+        self._position = {identifier: position for position, identifier in enumerate(self.schedule)}
+        self._visit(module.entry_computation_id, parameters=None, fusion=None, position=None)
+        for node in self.nodes:
+            for operand in node.operands:
+                self.nodes[operand].users.append(node.index)
+        self.value_numbers = self._number_values()
+        self.origins = self._find_origins()
+
+    # Building.
+
+    def _add(
+        self, instruction: Instruction, index: tuple[int, ...], operands: Iterable[int], *, hands_on: bool = False
+    ) -> int:
+        leaf = (instruction.id, index)
+        node = Node(len(self.nodes), instruction, leaf, list(operands), hands_on=hands_on)
+        node.fusion, node.position = self._where
+        self.nodes.append(node)
+        self.node_at[leaf] = node.index
+        return node.index
+
+    def _visit(
+        self,
+        computation_id: int,
+        *,
+        parameters: Sequence[Mapping[tuple[int, ...], list[int]]] | None,
+        fusion: int | None,
+        position: int | None,
+    ) -> dict[tuple[int, ...], int]:
+        """Add a computation's nodes; ``parameters`` says which outer nodes each parameter receives. Returns the root's leaves."""
+        module = self.module
+        made: dict[int, dict[tuple[int, ...], int]] = {}
+        for identifier in instruction_order(module, computation_id):
+            instruction = module.instructions[identifier]
+            self._where = (fusion, self._position.get(identifier, 0) if position is None else position)
+            made[identifier] = self._visit_instruction(instruction, made, parameters, fusion, position)
+        return made[module.computations[computation_id].root_id]
+
+    def _visit_instruction(
+        self,
+        instruction: Instruction,
+        made: dict[int, dict[tuple[int, ...], int]],
+        parameters: Sequence[Mapping[tuple[int, ...], list[int]]] | None,
+        fusion: int | None,
+        position: int | None,
+    ) -> dict[tuple[int, ...], int]:
+        opcode, operands = instruction.opcode, [made[operand] for operand in instruction.operand_ids]
+        leaves = [index for index, _ in instruction.shape.leaves()]
+        where = self._where
+        if opcode == "parameter":
+            given = parameters[instruction.parameter_number or 0] if parameters is not None else {}
+            return {index: self._add(instruction, index, given.get(index, ()), hands_on=bool(given)) for index in leaves}
+        if opcode == "get-tuple-element":
+            prefix = (instruction.tuple_index or 0,)
+            return {i: self._add(instruction, i, [operands[0][prefix + i]], hands_on=True) for i in leaves}
+        if opcode == "tuple":
+            return {i: self._add(instruction, i, [operands[i[0]][i[1:]]], hands_on=True) for i in leaves}
+        if opcode in ("fusion", "call"):
+            body = self._visit(
+                instruction.called_computation_ids[0],
+                parameters=[{index: [node] for index, node in operand.items()} for operand in operands],
+                fusion=(fusion or instruction.id) if opcode == "fusion" else fusion,
+                position=where[1] if opcode == "fusion" else position,
+            )
+            self._where = where
+            return {index: self._add(instruction, index, [body[index]], hands_on=True) for index in leaves}
+        if opcode == "while":
+            return self._visit_while(instruction, operands[0], leaves, where)
+        if opcode == "conditional":
+            branches = [
+                self._visit(
+                    branch,
+                    parameters=[{index: [node] for index, node in operands[number + 1].items()}],
+                    fusion=None,
+                    position=None,
+                )
+                for number, branch in enumerate(instruction.called_computation_ids)
+            ]
+            self._where = where
+            return {i: self._add(instruction, i, [branch[i] for branch in branches], hands_on=True) for i in leaves}
+        if opcode == "async-start" and instruction.called_computation_ids:
+            body = self._visit(
+                instruction.called_computation_ids[0],
+                parameters=[{index: [node] for index, node in operand.items()} for operand in operands],
+                fusion=fusion,
+                position=position,
+            )
+            self._where = where
+            result = {}
+            for index in leaves:
+                if index[0] == 0 and len(index) > 1 and index[1] < len(operands):
+                    source = operands[index[1]].get(index[2:])
+                elif index[0] == 1:
+                    source = body.get(index[1:])
+                else:
+                    source = None
+                result[index] = self._add(
+                    instruction, index, [source] if source is not None else (), hands_on=source is not None
+                )
+            return result
+        if opcode in ("async-done", "async-update"):
+            prefix = (1,) if opcode == "async-done" else ()
+            return {
+                i: self._add(instruction, i, [operands[0][prefix + i]] if prefix + i in operands[0] else (), hands_on=True)
+                for i in leaves
+            }
+        if opcode == "copy-done":
+            return {(): self._add(instruction, (), [operands[0][(0,)]], hands_on=True)}
+        if opcode in _HANDS_ON and len(operands) >= 1 and set(operands[0]) == set(leaves):
+            return {index: self._add(instruction, index, [operands[0][index]], hands_on=True) for index in leaves}
+        everything = [node for operand in operands for node in operand.values()]
+        return {index: self._add(instruction, index, everything) for index in leaves}
+
+    def _visit_while(
+        self,
+        instruction: Instruction,
+        initial: dict[tuple[int, ...], int],
+        leaves: list[tuple[int, ...]],
+        where: tuple[int | None, int],
+    ) -> dict[tuple[int, ...], int]:
+        given = [{index: [node] for index, node in initial.items()}]
+        roots = []
+        parameter_ids = []
+        for computation in instruction.called_computation_ids:
+            roots.append(self._visit(computation, parameters=given, fusion=None, position=None))
+            parameter_ids.append(
+                next(
+                    identifier
+                    for identifier in self.module.computations[computation].instruction_ids
+                    if self.module.instructions[identifier].opcode == "parameter"
+                )
+            )
+        body_root = next(
+            root
+            for root, computation in zip(roots, instruction.called_computation_ids, strict=True)
+            if self.module.instructions[self.module.computations[computation].root_id].shape.is_tuple
+            == instruction.shape.is_tuple
+            and set(root) == set(leaves)
+        )
+        # What one turn leaves is what the next receives.
+        for parameter in parameter_ids:
+            for index in leaves:
+                if (node := self.node_at.get((parameter, index))) is not None:
+                    self.nodes[node].operands.append(body_root[index])
+        self._where = where
+        return {i: self._add(instruction, i, [body_root[i], initial[i]], hands_on=True) for i in leaves}
+
+    # Questions.
+
+    def _number_values(self) -> list[bytes]:
+        """A number for each node such that equal numbers mean the same computation on the same arguments.
+
+        XLA computes a value twice rather than keep it, in two fusions; this is how the two are known to be one. A copy has
+        its source's number; where ways of a loop meet, a value is nobody's equal.
+        """
+        numbers: list[bytes] = []
+        for node in self.nodes:
+            same = node.hands_on or node.instruction.opcode in ("copy", "copy-start")
+            if same and len(node.operands) == 1 and node.operands[0] < node.index:
+                numbers.append(numbers[node.operands[0]])
+                continue
+            digest = blake2b(node.instruction.fingerprint, digest_size=16)
+            digest.update(repr(node.leaf[1]).encode())
+            if node.instruction.opcode == "parameter" or node.hands_on:
+                digest.update(b"%d" % node.index)
+            else:
+                for operand in node.operands:
+                    digest.update(numbers[operand])
+            numbers.append(digest.digest())
+        return numbers
+
+    def _find_origins(self) -> list[int]:
+        """For each node the node that first made its numbers: back through aliases, copies, transposes and reshapes."""
+        origins: list[int] = []
+        for node in self.nodes:
+            moved = node.hands_on or node.instruction.opcode in MOVES
+            if moved and len(node.operands) == 1 and node.operands[0] < node.index:
+                origins.append(origins[node.operands[0]])
+            else:
+                origins.append(node.index)
+        return origins
+
+    def readers(self, node: int) -> Iterator[Node]:
+        """The nodes that really read an array: users, seen through names and boundaries."""
+        seen = {node}
+        waiting = list(self.nodes[node].users)
+        while waiting:
+            user = waiting.pop()
+            if user in seen:
+                continue
+            seen.add(user)
+            if self.nodes[user].hands_on:
+                waiting.extend(self.nodes[user].users)
+            else:
+                yield self.nodes[user]
+
+    def spread(self, start: Mapping[int, int], *, backwards: bool = False) -> list[int]:
+        """Bits that flow along the graph from ``start`` (node → bits) until nothing changes: forwards to users, or backwards."""
+        bits = [0] * len(self.nodes)
+        for node, value in start.items():
+            bits[node] |= value
+        order = range(len(self.nodes) - 1, -1, -1) if backwards else range(len(self.nodes))
+        changed = True
+        while changed:
+            changed = False
+            for index in order:
+                node = self.nodes[index]
+                gathered = bits[index]
+                for neighbour in node.users if backwards else node.operands:
+                    gathered |= bits[neighbour]
+                    # Only an edge against the order, the way round a loop, can need another pass.
+                if gathered != bits[index]:
+                    bits[index] = gathered
+                    if any((user <= index) != backwards for user in (node.operands if backwards else node.users)):
+                        changed = True
+        return bits

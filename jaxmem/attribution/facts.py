@@ -1,0 +1,250 @@
+"""What the rules may ask about an array: whose numbers it holds, what it depends on, its phase, the gradient it is.
+
+Everything here is a query on the dataflow graph together with the lowering's tables; nothing is decided from a shape or from
+the name of an HLO instruction.
+"""
+
+from collections.abc import Sequence
+
+from jaxmem.attribution.dataflow import ELEMENTWISE, MOVES, Dataflow, Node
+from jaxmem.layer_paths import ScopeLayers
+from jaxmem.lowering import Argument, Output
+from jaxmem.roles import OPTIMIZER_ROLES, STATE_ROLES, Phase, Role
+
+DEPENDS_ON_STATE = 1
+DEPENDS_ON_OPTIMIZER = 2
+DEPENDS_ON_INPUT = 4
+
+_ORDER = {Phase.UNKNOWN: 0, Phase.FORWARD: 1, Phase.BACKWARD: 2, Phase.UPDATE: 3}
+
+
+class Facts:
+    """Answers for every node of a dataflow graph, computed once.
+
+    Attributes:
+        argument: the program argument whose numbers the node holds, unchanged; None for anything computed.
+        depends: bits of `DEPENDS_ON_...`; 0 for what depends on no argument at all.
+        phase: forward, backward or update.
+        gradient_of: the output (index) of which the node is the gradient; None for anything else.
+        layer: layer path, empty where none was found; ``layer_rule`` says what decided it.
+        follows_cotangent: the node depends on the gradient of the loss, so it cannot exist before the backward pass begins.
+    """
+
+    def __init__(self, dataflow: Dataflow, arguments: Sequence[Argument], outputs: Sequence[Output]) -> None:
+        self.dataflow = dataflow
+        self.outputs = outputs
+        self._entry_arguments = self._find_entry_arguments(arguments)
+        nodes = dataflow.nodes
+        self.argument: list[Argument | None] = [self._entry_arguments.get(origin) for origin in dataflow.origins]
+        self.depends = dataflow.spread({node: _bit(argument) for node, argument in self._entry_arguments.items()})
+        self.scope: list[str] = [_scope(node.instruction.op_name) for node in nodes]
+        self.phase = self._find_phases()
+        self._fusion_phase: dict[int, Phase] = {}
+        self.output_nodes = self._find_output_nodes()
+        self.gradient_of = self._find_gradients()
+        self.first_gradient_position, self.follows_cotangent = self._follow_cotangent()
+        self.layer, self.layer_rule = _Layers(self, arguments).find()
+
+    def _find_entry_arguments(self, arguments: Sequence[Argument]) -> dict[int, Argument]:
+        by_number = {a.parameter_number: a for a in arguments if a.parameter_number is not None}
+        found = {}
+        for parameter in self.dataflow.module.parameters:
+            for position, (index, _) in enumerate(parameter.shape.leaves()):
+                number = position if parameter.shape.is_tuple else parameter.parameter_number
+                if number in by_number:
+                    found[self.dataflow.node_at[(parameter.id, index)]] = by_number[number]
+        return found
+
+    def _find_phases(self) -> list[Phase]:
+        """Transposed by name is backward; later than that, or reading optimizer state, is update; other names are forward.
+
+        What the compiler made without a name belongs to what it is made for: from forward values and read by the backward
+        pass alone, it is backward. Otherwise it belongs to what it is made from.
+        """
+        nodes, phases = self.dataflow.nodes, [Phase.UNKNOWN] * len(self.dataflow.nodes)
+        made_from = list(phases)
+        for node in nodes:
+            index, name = node.index, node.instruction.op_name
+            made_from[index] = max((phases[o] for o in node.operands), key=_ORDER.__getitem__, default=Phase.UNKNOWN)
+            if node.instruction.opcode == "parameter" and not node.operands:
+                continue
+            if node.hands_on or not name:
+                phases[index] = made_from[index]
+            elif "transpose(" in name.split(";")[0]:
+                phases[index] = Phase.BACKWARD
+            elif made_from[index] in (Phase.BACKWARD, Phase.UPDATE) or self.depends[index] & DEPENDS_ON_OPTIMIZER:
+                phases[index] = Phase.UPDATE
+            else:
+                phases[index] = Phase.FORWARD
+        made_for = list(phases)
+        for node in reversed(nodes):
+            index, named = node.index, bool(node.instruction.op_name) and not node.hands_on
+            known = [made_for[user] for user in node.users if made_for[user] is not Phase.UNKNOWN]
+            earliest = min(known, key=_ORDER.__getitem__, default=Phase.UNKNOWN)
+            if node.instruction.opcode == "parameter" and not node.operands:
+                continue
+            if phases[index] is Phase.UNKNOWN:
+                phases[index] = earliest
+            elif phases[index] is Phase.FORWARD and not named and earliest is Phase.BACKWARD and not _moves(node):
+                phases[index] = Phase.BACKWARD
+            made_for[index] = earliest if _moves(node) and earliest is not Phase.UNKNOWN else phases[index]
+        for node in nodes:
+            if node.hands_on and len(node.operands) == 1 and node.operands[0] < node.index:
+                phases[node.index] = phases[node.operands[0]]
+        return phases
+
+    def run_phase(self, node: Node) -> Phase:
+        """The phase in which a node runs: that of the results of the fusion around it, else its own."""
+        if node.fusion is None:
+            return self.phase[node.index]
+        if node.fusion not in self._fusion_phase:
+            shape = self.dataflow.module.instructions[node.fusion].shape
+            results = [self.dataflow.node_at[(node.fusion, index)] for index, _ in shape.leaves()]
+            self._fusion_phase[node.fusion] = max((self.phase[result] for result in results), key=_ORDER.__getitem__)
+        return self._fusion_phase[node.fusion]
+
+    def _find_output_nodes(self) -> dict[int, int]:
+        """Node → index of the program output that it is."""
+        entry = self.dataflow.module.entry
+        root = self.dataflow.module.instructions[entry.root_id]
+        found = {}
+        for position, (index, _) in enumerate(root.shape.leaves()):
+            if position < len(self.outputs):
+                found[self.dataflow.node_at[(root.id, index)]] = position
+        return found
+
+    def _find_gradients(self) -> list[int | None]:
+        """Walk back from what replaces parameters and moments, element by element, to where it stops being elementwise."""
+        nodes = self.dataflow.nodes
+        becomes: list[int | None] = [None] * len(nodes)
+        for node, position in self.output_nodes.items():
+            output = self.outputs[position]
+            if output.role in STATE_ROLES and output.parameter_path:
+                becomes[node] = position
+        for node in reversed(nodes):
+            output = becomes[node.index]
+            if output is None or not (node.hands_on or node.instruction.opcode in ELEMENTWISE):
+                continue
+            for operand in node.operands:
+                if becomes[operand] is None and nodes[operand].elements == node.elements:
+                    becomes[operand] = output
+        return [
+            becomes[node.index]
+            if self.depends[node.index] & DEPENDS_ON_INPUT
+            and not self.depends[node.index] & DEPENDS_ON_OPTIMIZER
+            and self.phase[node.index] in (Phase.BACKWARD, Phase.UPDATE)
+            and self.argument[node.index] is None
+            else None
+            for node in nodes
+        ]
+
+    def _follow_cotangent(self) -> tuple[int | None, list[bool]]:
+        """Where the first gradient is made, and which nodes depend on the gradient of the loss.
+
+        Everything backward that the first gradient is made from stands at the head of the chain rule; what depends on that
+        is a cotangent. The rest of the backward phase is a function of the forward pass alone: an index map, a mask, a
+        recomputed activation.
+        """
+        nodes = self.dataflow.nodes
+        made = [n for n in nodes if self.gradient_of[n.index] is not None and self.phase[n.index] is Phase.BACKWARD]
+        if not made:
+            return None, [False] * len(nodes)
+        first = min(made, key=lambda node: (node.position, node.index))
+        ancestors = self.dataflow.spread({first.index: 1}, backwards=True)
+        head = {
+            node.index: 1
+            for node in nodes
+            if ancestors[node.index] and self.phase[node.index] is Phase.BACKWARD and self.depends[node.index]
+        }
+        return first.position, [bool(bit) for bit in self.dataflow.spread(head)]
+
+
+def _moves(node: Node) -> bool:
+    return node.hands_on or node.instruction.opcode in MOVES
+
+
+def _bit(argument: Argument) -> int:
+    if argument.role in OPTIMIZER_ROLES:
+        return DEPENDS_ON_OPTIMIZER
+    return DEPENDS_ON_STATE if argument.role in (Role.PARAMETERS, Role.MODEL_STATE) else DEPENDS_ON_INPUT
+
+
+def _scope(op_name: str) -> str:
+    """The name stack of an instruction: without the program's own ``jit(...)`` in front and the primitive at the end."""
+    parts = op_name.split(";")[0].split("/")
+    start = 1 if parts[0].startswith(("jit(", "pjit(")) else 0
+    return "/".join(parts[start:-1])
+
+
+def primitive(op_name: str) -> str:
+    """JAX's name of the operation that an instruction comes from, empty for one that the compiler made."""
+    return op_name.split(";")[0].rsplit("/", 1)[-1]
+
+
+class _Layers:
+    """The layer of every node: the scope that names one, else the parameters that flow in, else its neighbours."""
+
+    def __init__(self, facts: Facts, arguments: Sequence[Argument]) -> None:
+        self._facts = facts
+        self._nodes = facts.dataflow.nodes
+        self._scopes = ScopeLayers({argument.layer for argument in arguments if argument.layer})
+        self._scopes.learn(facts.scope)
+        self._layer = [""] * len(self._nodes)
+        self._rule = [""] * len(self._nodes)
+
+    def find(self) -> tuple[list[str], list[str]]:
+        for node in self._nodes:
+            self._decide(node)
+        for node in reversed(self._nodes):
+            if not self._layer[node.index] and self._facts.phase[node.index] is not Phase.UPDATE:
+                for user in node.users:
+                    if self._layer[user]:
+                        self._set(node, self._layer[user], "its consumer's layer")
+                        break
+        return self._layer, self._rule
+
+    def _set(self, node: Node, layer: str, rule: str) -> None:
+        self._layer[node.index], self._rule[node.index] = layer, rule
+
+    def _decide(self, node: Node) -> None:
+        facts = self._facts
+        argument = facts.argument[node.index]
+        if argument is not None:
+            return self._set(node, argument.layer, "the argument's own layer")
+        origin = facts.dataflow.origins[node.index]
+        if origin != node.index and self._layer[origin]:
+            return self._set(node, self._layer[origin], self._rule[origin])
+        if node.hands_on:
+            return self._set(node, self._largest(node.operands), "its producer's layer")
+        if named := self._scopes.layer(facts.scope[node.index]):
+            return self._set(node, named, "the scope names the layer")
+        if flowing := self._parameter(node):
+            return self._set(node, flowing.layer, "a parameter of the layer flows in")
+        if facts.phase[node.index] is Phase.BACKWARD:
+            output = facts.gradient_of[node.index]
+            if output is not None:
+                return self._set(node, facts.outputs[output].layer, "it is the gradient of a parameter of the layer")
+            forward = [operand for operand in node.operands if self._made_forward(operand)]
+            if layer := self._largest(forward):
+                return self._set(node, layer, "it reads what the layer's forward pass left for it")
+        if layer := self._largest(node.operands):
+            return self._set(node, layer, "its producer's layer")
+
+    def _made_forward(self, operand: int) -> bool:
+        return self._facts.phase[operand] is Phase.FORWARD and self._facts.argument[operand] is None
+
+    def _largest(self, candidates: Sequence[int]) -> str:
+        layered = [candidate for candidate in candidates if self._layer[candidate]]
+        return self._layer[max(layered, key=lambda index: self._nodes[index].elements)] if layered else ""
+
+    def _parameter(self, node: Node) -> Argument | None:
+        """The largest state argument that flows in directly, or through a cast or a broadcast."""
+        flowing = []
+        for operand in node.operands:
+            origin = self._nodes[self._facts.dataflow.origins[operand]]
+            while origin.instruction.opcode in ("convert", "broadcast") and len(origin.operands) == 1:
+                origin = self._nodes[self._facts.dataflow.origins[origin.operands[0]]]
+            argument = self._facts.argument[origin.index]
+            if argument is not None and argument.layer and argument.role in STATE_ROLES:
+                flowing.append(argument)
+        return max(flowing, key=lambda argument: argument.elements, default=None)

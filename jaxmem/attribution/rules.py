@@ -1,0 +1,280 @@
+"""Occupant → role: one ordered list of rules. Each answers with a role or passes; who answered is recorded.
+
+The order is the argument: what a value *is* (an argument, an output, a constant) is asked before what it is *for*, and each
+role has evidence of its own. What no rule knows is unattributed, and counted.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from jaxmem.attribution.dataflow import Dataflow, Node
+from jaxmem.attribution.facts import Facts
+from jaxmem.lowering import Argument, Output
+from jaxmem.profile import Buffer, MemoryProfile
+from jaxmem.roles import STATE_ROLES, Phase, Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribution:
+    """What a buffer is for.
+
+    Attributes:
+        role, layer, phase: the answer.
+        rule: the rule that decided the role; ``layer_rule`` the one that decided the layer.
+        node: the dataflow node whose numbers the buffer holds; None for a table of pointers.
+    """
+
+    role: Role
+    layer: str
+    phase: Phase
+    rule: str
+    layer_rule: str
+    node: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Occupant:
+    """One buffer, with everything a rule may ask about it."""
+
+    profile: MemoryProfile
+    facts: Facts
+    buffer: Buffer
+    node: Node | None
+    slot_of: Argument | None
+    """The donated argument whose memory the buffer lies in."""
+    argument_ends: dict[int, int] = field(repr=False)
+    """Parameter number → last position at which the argument's own slot still holds it."""
+
+    @property
+    def dataflow(self) -> Dataflow:
+        return self.facts.dataflow
+
+    @cached_property
+    def origin(self) -> Node:
+        """The node that first made the numbers."""
+        assert self.node is not None
+        return self.dataflow.nodes[self.dataflow.origins[self.node.index]]
+
+    @cached_property
+    def phase(self) -> Phase:
+        """The phase in which the numbers were first made."""
+        return self.facts.phase[self.origin.index] if self.node is not None else Phase.UNKNOWN
+
+    @cached_property
+    def readers(self) -> tuple[Node, ...]:
+        """Who reads the buffer."""
+        return tuple(self.dataflow.readers(self.node.index)) if self.node is not None else ()
+
+    @cached_property
+    def reader_phases(self) -> frozenset[Phase]:
+        """The phases in which those who read the buffer run: a forward operation repeated inside a backward fusion is backward."""
+        return frozenset(self.facts.run_phase(reader) for reader in self.readers)
+
+    @cached_property
+    def argument(self) -> Argument | None:
+        """The argument whose numbers the buffer holds, unchanged."""
+        return self.facts.argument[self.node.index] if self.node is not None else None
+
+    @cached_property
+    def output(self) -> Output | None:
+        """The program output that the buffer is."""
+        if self.node is None:
+            return None
+        position = self.facts.output_nodes.get(self.node.index)
+        if position is None:
+            waiting, seen = [user for user in self.node.users if self.dataflow.nodes[user].hands_on], set()
+            while waiting and position is None:
+                user = waiting.pop()
+                if user in seen:
+                    continue
+                seen.add(user)
+                position = self.facts.output_nodes.get(user)
+                waiting.extend(next_ for next_ in self.dataflow.nodes[user].users if self.dataflow.nodes[next_].hands_on)
+        return self.facts.outputs[position] if position is not None else None
+
+
+def _argument_itself(occupant: Occupant) -> Role | None:
+    # Identity comes first: an argument is what its Python type and path say, whatever it looks like.
+    if occupant.argument is not None and occupant.node is not None and occupant.node.instruction.opcode == "parameter":
+        return occupant.argument.role
+    return None
+
+
+def _pointer_table(occupant: Occupant) -> Role | None:
+    # A tuple's table holds addresses: the program's result if it leaves the program, else scaffolding.
+    if occupant.node is not None:
+        return None
+    root = occupant.profile.module.entry.root_id
+    return Role.OUTPUTS if occupant.buffer.leaf[0] == root else Role.WORKSPACE
+
+
+def _literal(occupant: Occupant) -> Role | None:
+    if occupant.node is not None and occupant.node.instruction.opcode == "constant":
+        return Role.CONSTANTS
+    return None
+
+
+def _output(occupant: Occupant) -> Role | None:
+    # New state written over old state is that state. Beside the old, which the caller still holds, it is an output.
+    if occupant.output is None:
+        return None
+    if occupant.output.role in STATE_ROLES and occupant.slot_of is not None:
+        return occupant.output.role
+    return Role.OUTPUTS
+
+
+def _copy_of_argument(occupant: Occupant) -> Role | None:
+    # XLA copies a donated argument out and reuses its slot: then the copy is the argument. While the slot still holds it, a
+    # copy is a second one, made for a kernel's sake.
+    if occupant.argument is None or occupant.argument.parameter_number is None:
+        return None
+    slot_ends = occupant.argument_ends.get(occupant.argument.parameter_number)
+    gone = slot_ends is not None and slot_ends < occupant.profile.peak_position
+    return occupant.argument.role if gone and _is_the_copy(occupant) else Role.WORKSPACE
+
+
+def _is_the_copy(occupant: Occupant) -> bool:
+    """Of several copies of one argument only the plain one, not a transposed one made from it, stands for the argument."""
+    assert occupant.node is not None
+    opcode = occupant.node.instruction.opcode
+    return opcode in ("copy", "copy-start", "copy-done")
+
+
+def _depends_on_nothing(occupant: Occupant) -> Role | None:
+    # Before any look at phases: zeros and index ramps made for a backward pass have the shape of feature maps.
+    if occupant.node is not None and not occupant.facts.depends[occupant.node.index]:
+        return Role.CONSTANTS
+    return None
+
+
+def _scratch(occupant: Occupant) -> Role | None:
+    # A custom call's extra result that nobody reads is memory it works in.
+    node = occupant.node
+    if node is not None and node.instruction.opcode == "custom-call" and node.leaf[1] and not occupant.readers:
+        return Role.WORKSPACE
+    return None
+
+
+def _never_read(occupant: Occupant) -> Role | None:
+    # A multi-output instruction writes every result, wanted or not.
+    if occupant.node is not None and occupant.node.leaf[1] and not occupant.readers and occupant.output is None:
+        return Role.WORKSPACE
+    return None
+
+
+def _gradient(occupant: Occupant) -> Role | None:
+    if occupant.node is not None and occupant.facts.gradient_of[occupant.node.index] is not None:
+        return Role.GRADIENTS
+    return None
+
+
+def _made_forward_read_backward(occupant: Occupant) -> Role | None:
+    if occupant.phase is Phase.FORWARD and Phase.BACKWARD in occupant.reader_phases:
+        return Role.SAVED_ACTIVATIONS
+    return None
+
+
+def _backward_made_early(occupant: Occupant) -> Role | None:
+    # An index map or mask that depends on the forward pass alone, made before the first gradient and kept for later, is
+    # saved for the backward pass just as a feature map is. Made after it, it is recomputation.
+    first = occupant.facts.first_gradient_position
+    if (
+        occupant.node is not None
+        and occupant.phase is Phase.BACKWARD
+        and first is not None
+        and not occupant.facts.follows_cotangent[occupant.origin.index]
+        and occupant.buffer.start < first < occupant.buffer.end
+    ):
+        return Role.SAVED_ACTIVATIONS
+    return None
+
+
+def _working_forward(occupant: Occupant) -> Role | None:
+    if occupant.phase is Phase.FORWARD and occupant.readers and occupant.reader_phases <= {Phase.FORWARD, Phase.UPDATE}:
+        return Role.TRANSIENT
+    return None
+
+
+def _working_backward(occupant: Occupant) -> Role | None:
+    if occupant.phase is Phase.BACKWARD and occupant.readers:
+        return Role.TRANSIENT
+    return None
+
+
+def _working_update(occupant: Occupant) -> Role | None:
+    if occupant.phase is Phase.UPDATE and occupant.readers:
+        return Role.TRANSIENT
+    return None
+
+
+RULES: tuple[tuple[str, Callable[[Occupant], Role | None]], ...] = (
+    ("argument itself", _argument_itself),
+    ("table of pointers", _pointer_table),
+    ("literal constant", _literal),
+    ("program output", _output),
+    ("copy of an argument", _copy_of_argument),
+    ("depends on no argument", _depends_on_nothing),
+    ("scratch of a custom call", _scratch),
+    ("result nobody reads", _never_read),
+    ("becomes new state element by element", _gradient),
+    ("made forward, read backward", _made_forward_read_backward),
+    ("made early for the backward pass", _backward_made_early),
+    ("made and read forward", _working_forward),
+    ("made and read backward", _working_backward),
+    ("made and read in the update", _working_update),
+)
+
+
+def attribute(profile: MemoryProfile, facts: Facts) -> dict[int, Attribution]:
+    """Role and layer of every buffer of the account, by buffer id."""
+    parameter_allocations = {
+        allocation.index: allocation.parameter_number
+        for allocation in profile.allocations
+        if allocation.is_entry_computation_parameter
+    }
+    argument_of_number: dict[int, Argument] = {}
+    argument_ends: dict[int, int] = {}
+    dataflow = facts.dataflow
+    for buffer in profile.buffers:
+        node = dataflow.node_at.get(buffer.leaf)
+        argument = facts.argument[node] if node is not None else None
+        if (
+            argument is not None
+            and argument.parameter_number is not None
+            and profile.instruction(buffer).opcode == "parameter"
+        ):
+            argument_of_number[argument.parameter_number] = argument
+            argument_ends[argument.parameter_number] = buffer.end
+    answers: dict[int, Attribution] = {}
+    for buffer in profile.buffers:
+        node_index = dataflow.node_at.get(buffer.leaf)
+        number = parameter_allocations.get(buffer.allocation)
+        occupant = Occupant(
+            profile=profile,
+            facts=facts,
+            buffer=buffer,
+            node=dataflow.nodes[node_index] if node_index is not None else None,
+            slot_of=argument_of_number.get(number) if number is not None else None,
+            argument_ends=argument_ends,
+        )
+        role, rule = Role.UNATTRIBUTED, "no rule"
+        for name, ask in RULES:
+            answer = ask(occupant)
+            if answer is not None:
+                role, rule = answer, name
+                break
+        layer, layer_rule = "", ""
+        if node_index is not None:
+            layer, layer_rule = facts.layer[node_index], facts.layer_rule[node_index]
+            if role is Role.GRADIENTS and (output := facts.gradient_of[node_index]) is not None:
+                layer, layer_rule = facts.outputs[output].layer, "it is the gradient of a parameter of the layer"
+            elif occupant.output is not None and occupant.output.layer:
+                layer, layer_rule = occupant.output.layer, "the state it replaces"
+        answers[buffer.id] = Attribution(
+            role=role, layer=layer, phase=occupant.phase, rule=rule, layer_rule=layer_rule, node=node_index
+        )
+    return answers
+
+
+__all__ = ["RULES", "Attribution", "Occupant", "attribute"]
