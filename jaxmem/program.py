@@ -1,6 +1,7 @@
 """Program: what a person hands over, and how a `module:attribute` target becomes one.
 
-Importing this module does not import JAX: a program keeps its function and arguments as they are, `tracing` looks inside.
+Importing this module does not import JAX: a program keeps its function and arguments as they are, `tracing` looks
+    inside.
 """
 
 import difflib
@@ -29,8 +30,9 @@ class Program:
     """A function and the arguments it is called with.
 
     Attributes:
-        fn: a plain function, a jitted one (``jax.jit``, ``flax.nnx.jit``, ``equinox.filter_jit``: its own donation, shardings
-            and static arguments are kept), a callable module, or a ``jax.stages.Traced`` or ``Lowered`` (no arguments then).
+        fn: a plain function, a jitted one (``jax.jit``, ``flax.nnx.jit``, ``equinox.filter_jit``: its own donation,
+            shardings and static arguments are kept), a callable module, or a ``jax.stages.Traced`` or ``Lowered`` (no
+            arguments then).
         args, kwargs: arrays, ``ShapeDtypeStruct``, NumPy arrays, Python numbers, any pytree, NNX and Equinox modules.
             Nothing in them is read but shapes and types, except static arguments.
         donate_argnums, donate_argnames, static_argnums, static_argnames: for a plain function, as in ``jax.jit``.
@@ -93,7 +95,7 @@ class Program:
             if value is not None and not isinstance(value, str):
                 raise UsageError(
                     f"Program({described}=...) describes the program in words, and got {_describe(value)}. "
-                    f"If it is an argument of the function, pass it by position or with keywords={{{described!r}: ...}}."
+                    f"If it is an argument of the function, pass it by position or as keywords={{{described!r}: ...}}."
                 )
         if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int)):
             raise UsageError(f"Program(batch_size=...) is a whole number, and got {_describe(batch_size)}.")
@@ -128,7 +130,8 @@ def resolve_program(target: str, settings: Mapping[str, str]) -> Program:
 
     Raises:
         UsageError: a setting the callable does not take, a value of the wrong type, a required argument not set.
-        InputError: no such module, file or attribute; it raised (with the user's own traceback); it returned no Program.
+        InputError: no such module, file or attribute; it raised (with the user's own traceback); it returned no
+            Program.
     """
     place, separator, attribute = target.rpartition(":")
     if not separator or not place or not attribute:
@@ -183,7 +186,7 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "equinox", "haiku")
 
 
 def _is_library(filename: str) -> bool:
-    if filename.startswith(_OWN_FOLDER) or filename.startswith("<frozen "):
+    if filename.startswith((_OWN_FOLDER, "<frozen ")):
         return True
     parts = Path(filename).parts
     below = parts[len(parts) - 1 - parts[::-1].index("site-packages") :][1:2] if "site-packages" in parts else ()
@@ -273,9 +276,8 @@ def _typed_settings(function: Callable[..., Any], settings: Mapping[str, str], t
         name for name, parameter in accepted.items() if parameter.default is parameter.empty and name not in settings
     ]
     if missing:
-        raise UsageError(
-            f"{target} needs {', '.join(missing)}. Give a value with {' '.join(f'--set {name}=...' for name in missing)}."
-        )
+        how = " ".join(f"--set {name}=..." for name in missing)
+        raise UsageError(f"{target} needs {', '.join(missing)}. Give a value with {how}.")
     return {name: _typed(text, accepted.get(name), f"{target}: {name}") for name, text in settings.items()}
 
 

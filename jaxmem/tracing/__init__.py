@@ -6,7 +6,6 @@
 Everything is abstract: nothing is executed, and nothing is allocated on a device.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,10 +17,12 @@ from jaxmem.lowering import Argument, Lowering, Output, ProgramFacts
 from jaxmem.program import Program
 from jaxmem.roles import STATE_ROLES, Role
 from jaxmem.tracing.carried import carried_over
+from jaxmem.tracing.dataflow import UNKNOWN_FLOW, read_flow
+from jaxmem.tracing.distinct_paths import distinct_paths
 from jaxmem.tracing.roles import Decision, decide, layer_of
-from jaxmem.tracing.stablehlo import bytecode, device_count, parameter_numbers, received
+from jaxmem.tracing.stablehlo import bytecode, device_count, module_name, parameter_numbers, received
 from jaxmem.tracing.stages import Staged, stage
-from jaxmem.tracing.trees import Leaf, Place, walk
+from jaxmem.tracing.trees import Place, walk
 
 _SETTINGS = (
     "jax_enable_x64",
@@ -94,13 +95,18 @@ def trace(program: Program, *, platforms: tuple[str, ...] = ("cpu",)) -> Traced:
     jaxpr = None if staged.traced is None else staged.traced.jaxpr
     places, results = _places(staged.arguments), _places(staged.results)
     if jaxpr is not None and len(jaxpr.jaxpr.invars) != len(places):
-        raise InvariantError(f"the traced program takes {len(jaxpr.jaxpr.invars)} arrays, its arguments have {len(places)}.")
-    differentiates = jaxpr is not None and _differentiates(jaxpr.jaxpr)
-    carried = carried_over(places, results, differentiates=differentiates)
-    decisions = decide(places, given=program.roles, carried=carried.values(), differentiates=differentiates)
+        raise InvariantError(
+            f"the traced program takes {len(jaxpr.jaxpr.invars)} arrays, its arguments have {len(places)}."
+        )
+    flow = UNKNOWN_FLOW if jaxpr is None else read_flow(jaxpr)
+    carried = carried_over(places, results, flow)
+    decisions = distinct_paths(
+        places,
+        decide(places, given=program.roles, carried=carried.values(), differentiates=flow.differentiates),
+    )
     arguments = tuple(_argument(place, decision) for place, decision in zip(places, decisions, strict=True))
     return Traced(
-        facts=_facts(program, arguments),
+        facts=_facts(program, arguments, name=module_name(staged.lowered) if staged.lowered else program.name),
         arguments=arguments,
         outputs=tuple(_output(place, carried.get(place.leaf.index), arguments) for place in results),
         closed_jaxpr=jaxpr,
@@ -112,7 +118,9 @@ def trace(program: Program, *, platforms: tuple[str, ...] = ("cpu",)) -> Traced:
 
 
 def _places(trees: tuple[tuple[str, Any], ...]) -> tuple[Place, ...]:
-    """All leaves of several trees in flat order. A leaf that no tree holds any more (a wrapper dropped it) has no path."""
+    """All leaves of several trees in flat order. A leaf that no tree holds any more (a wrapper dropped it) has no
+    path.
+    """
     places = {place.leaf.index: place for name, tree in trees for place in reversed(list(walk(name, tree)))}
     return tuple(places[index] for index in sorted(places))
 
@@ -147,9 +155,9 @@ def _output(place: Place, replaced: int | None, arguments: tuple[Argument, ...])
     )
 
 
-def _facts(program: Program, arguments: tuple[Argument, ...]) -> ProgramFacts:
+def _facts(program: Program, arguments: tuple[Argument, ...], *, name: str) -> ProgramFacts:
     return ProgramFacts(
-        name=program.name,
+        name=name,
         mode=program.mode,
         batch_size=program.batch_size,
         optimizer=program.optimizer,
@@ -170,20 +178,4 @@ def _source(fn: Any) -> str | None:
     return None
 
 
-def _differentiates(jaxpr: Any) -> bool:
-    """Whether the program has a backward pass: an equation whose name stack JAX marks as transposed."""
-    return any(
-        "transpose(" in str(equation.source_info.name_stack) or any(_differentiates(inner) for inner in _inner(equation))
-        for equation in jaxpr.eqns
-    )
-
-
-def _inner(equation: Any) -> Iterator[Any]:
-    for value in equation.params.values():
-        for inner in value if isinstance(value, tuple | list) else (value,):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                yield inner
-
-
-__all__ = ["Leaf", "Traced", "lower", "trace"]
+__all__ = ["Traced", "lower", "trace"]

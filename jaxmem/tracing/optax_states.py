@@ -1,9 +1,9 @@
 """Optax states by class and field: which field is a first moment, which a second.
 
-Every state is a NamedTuple of Optax's own; the class and the field say what an array is, whatever it is nested in (chain,
-masked, multi_transform, inject_hyperparams, MultiSteps). What stands in no row here is `optimizer_other`: step counts, scales,
-hyperparameters, the running maximum of AMSGrad, L-BFGS histories. Classes and fields as in Optax 0.2.8 (``optax/_src``,
-``optax/transforms``, ``optax/contrib``).
+Every state is a NamedTuple of Optax's own; the class and the field say what an array is, whatever it is nested in
+(chain, masked, multi_transform, inject_hyperparams, MultiSteps). What stands in no row here is `optimizer_other`:
+step counts, scales, hyperparameters, the running maximum of AMSGrad, L-BFGS histories. Classes and fields as in Optax
+0.2.8 (``optax/_src``, ``optax/transforms``, ``optax/contrib``).
 """
 
 from collections.abc import Sequence

@@ -1,19 +1,19 @@
 """What each argument is for: one ordered list of rules, each of which answers or passes.
 
-The rules read the arguments' own Python types and pytree paths, and which of them come back as results. None looks at a part of
-a name. The order: what the user said, then what a type says, then what a name in a framework's own vocabulary says, then what
-the structure says, then what is left.
+The rules read the arguments' own Python types and pytree paths, and which of them come back as results. None looks at
+a part of a name. The order: what the user said, then what a type says, then what a name in a framework's own
+vocabulary says, then what the structure says, then what is left.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 
 from jaxmem.roles import OPTIMIZER_ROLES, Role
+from jaxmem.tracing.mirrored import mirrored_trees
 from jaxmem.tracing.optax_states import field_role, innermost_state, is_optax_state
-from jaxmem.tracing.trees import Place, is_equinox_module, is_nnx
+from jaxmem.tracing.trees import Leaf, Place, is_equinox_module, is_nnx
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Signature:
         places: every argument leaf, by flat index.
         given: roles the user decided, by path.
         carried: flat indices of the arguments that come back as results.
-        differentiates: whether there is a backward pass in the program.
+        differentiates: whether there is a backward pass in the program; None where there is no jaxpr to tell.
         mirrored: for leaves of a tree whose structure a moment of the optimizer repeats, the keys inside that tree.
         mirrors_parameters: likewise for further trees of the same structure (averages of the parameters).
         returned_trees: names of the arguments that come back whole.
@@ -47,19 +47,19 @@ class Signature:
     places: tuple[Place, ...]
     given: tuple[tuple[str, Role], ...]
     carried: frozenset[int]
-    differentiates: bool
+    differentiates: bool | None
     mirrored: Mapping[int, tuple[str, ...]]
     mirrors_parameters: Mapping[int, tuple[str, ...]]
     returned_trees: frozenset[str]
 
 
 def decide(
-    places: Sequence[Place], *, given: tuple[tuple[str, Role], ...], carried: Iterable[int], differentiates: bool
+    places: Sequence[Place], *, given: tuple[tuple[str, Role], ...], carried: Iterable[int], differentiates: bool | None
 ) -> tuple[Decision, ...]:
     """The role of every argument leaf, in flat order."""
     places = tuple(sorted(places, key=lambda place: place.leaf.index))
     carried = frozenset(carried)
-    mirrored, further = _mirrored_trees(places, carried)
+    mirrored, further = mirrored_trees(places, carried)
     signature = Signature(
         places=places,
         given=given,
@@ -73,9 +73,7 @@ def decide(
     if not any(decision is not None and decision.role is Role.PARAMETERS for decision in decisions):
         argument = _parameter_argument(places, decisions, signature)
         decisions = [
-            _as_parameters(place, signature)
-            if decision is None and place.steps[0].text == argument
-            else decision
+            _as_parameters(place, signature) if decision is None and place.steps[0].text == argument else decision
             for place, decision in zip(places, decisions, strict=True)
         ]
     return tuple(
@@ -127,7 +125,9 @@ def _beside_optax_state(place: Place, _: Signature) -> Decision | None:
 
 
 def _nnx_optimizer(place: Place, _: Signature) -> Decision | None:
-    """In an NNX optimizer but in no state of Optax: its own step counter. The model it may hold is left to the next rule."""
+    """In an NNX optimizer but in no state of Optax: its own step counter. The model it may hold is left to the next
+    rule.
+    """
     for step in place.steps:
         if is_nnx(step.owner, "Optimizer"):
             if step.key == "model":
@@ -159,9 +159,14 @@ _COLLECTIONS = {"params": Role.PARAMETERS, "batch_stats": Role.MODEL_STATE, "cac
 
 
 def _train_state(place: Place, _: Signature) -> Decision | None:
-    """The fields of Flax's own TrainState that are no collection: its step counter, and optimizer state without a class."""
+    """The fields of Flax's own TrainState that are no collection: its step counter, and optimizer state without a
+    class.
+    """
     for step in place.steps:
-        if any(f"{base.__module__}.{base.__name__}" == "flax.training.train_state.TrainState" for base in type(step.owner).__mro__):
+        if any(
+            f"{base.__module__}.{base.__name__}" == "flax.training.train_state.TrainState"
+            for base in type(step.owner).__mro__
+        ):
             if step.key in ("step", "opt_state"):
                 return Decision(role=Role.OPTIMIZER_OTHER, rule=f"TrainState.{step.key}")
             return None
@@ -193,13 +198,17 @@ def _equinox_state(place: Place, _: Signature) -> Decision | None:
 
 
 def _equinox_module(place: Place, _: Signature) -> Decision | None:
-    """In an Equinox module: real numbers are parameters (what `equinox.filter_grad` differentiates), the rest is state."""
+    """In an Equinox module: real numbers are parameters (what `equinox.filter_grad` differentiates), the rest is
+    state.
+    """
     for number, step in enumerate(place.steps):
         if is_equinox_module(step.owner):
             name = type(step.owner).__name__
-            if jax.dtypes.issubdtype(place.leaf.dtype, jnp.inexact):
+            if _is_real(place.leaf):
                 return Decision(
-                    role=Role.PARAMETERS, rule=f"inexact array of equinox module {name}", parameter_path=place.keys(number)
+                    role=Role.PARAMETERS,
+                    rule=f"inexact array of equinox module {name}",
+                    parameter_path=place.keys(number),
                 )
             return Decision(role=Role.OTHER_STATE, rule=f"array of equinox module {name}")
     return None
@@ -219,16 +228,23 @@ def _mirrored(place: Place, signature: Signature) -> Decision | None:
 
 
 def _returned_state(place: Place, signature: Signature) -> Decision | None:
-    """In a tree that comes back beside the parameters in a program that differentiates: running statistics of the model.
+    """In a tree that comes back beside the parameters in a program that differentiates: running statistics of the
+    model.
 
     In a program without a backward pass it is other state (a key-value cache).
     """
     if place.leaf.index not in signature.carried:
         return None
-    is_number = jax.dtypes.issubdtype(place.leaf.dtype, jnp.inexact)
-    if signature.differentiates and is_number and len(place.steps) > 1 and isinstance(place.steps[-1].owner, Mapping):
+    owner = place.steps[-1].owner
+    # The counters that stand beside running averages belong to them.
+    averages = isinstance(owner, Mapping) and any(isinstance(leaf, Leaf) and _is_real(leaf) for leaf in owner.values())
+    if signature.differentiates and averages:
         return Decision(role=Role.MODEL_STATE, rule="returned beside the parameters", parameter_path=place.keys())
     return Decision(role=Role.OTHER_STATE, rule="returned")
+
+
+def _is_real(leaf: Leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 RULES: tuple[_Rule, ...] = (
@@ -256,7 +272,9 @@ def _input(place: Place) -> Decision:
 
 
 def _as_parameters(place: Place, signature: Signature) -> Decision:
-    rule = "differentiated and returned" if place.leaf.index in signature.carried else "first tree of arrays"
+    rule = "first tree of arrays"
+    if place.leaf.index in signature.carried:
+        rule = "differentiated and returned" if signature.differentiates else "returned tree of arrays"
     # A whole argument that is one array has no path of its own but its name.
     return Decision(role=Role.PARAMETERS, rule=rule, parameter_path=place.keys() or (str(place.steps[0].key),))
 
@@ -266,24 +284,22 @@ def _parameter_argument(
 ) -> str | None:
     """The argument that is the parameters where no type says so.
 
-    In a program that differentiates, the first tree of real numbers that comes back, else the first single array that does. In
-    any other, the first tree of real numbers: the parameters of an inference function come before its batch by custom, and a
-    batch is most often a plain array.
+    In a program that differentiates, the first tree of real numbers that comes back, else the first single array that
+    does. In any other, the first tree of real numbers: the parameters of an inference function come before its batch
+    by custom, and a batch is most often a plain array.
     """
     by_argument: dict[str, list[Place]] = {}
     for place, decision in zip(places, decisions, strict=True):
         if decision is None:
             by_argument.setdefault(place.steps[0].text, []).append(place)
-    real = {
-        name: argument
-        for name, argument in by_argument.items()
-        if all(jax.dtypes.issubdtype(place.leaf.dtype, jnp.inexact) for place in argument)
-    }
+    real = {name: argument for name, argument in by_argument.items() if all(_is_real(place.leaf) for place in argument)}
     trees = [name for name, argument in real.items() if len(argument[0].steps) > 1]
-    if signature.differentiates:
+    if signature.differentiates is not False:
         returned = [name for name in real if name in signature.returned_trees]
-        return next((name for name in returned if name in trees), None) or next(iter(returned), None) or next(
-            iter(trees), None
+        return (
+            next((name for name in returned if name in trees), None)
+            or next(iter(returned), None)
+            or next(iter(trees), None)
         )
     return next((name for name in trees if name not in signature.returned_trees), None)
 
@@ -291,60 +307,6 @@ def _parameter_argument(
 def _returned_trees(places: Sequence[Place], carried: frozenset[int]) -> frozenset[str]:
     names = {place.steps[0].text for place in places}
     return frozenset(names - {place.steps[0].text for place in places if place.leaf.index not in carried})
-
-
-def _mirrored_trees(
-    places: Sequence[Place], carried: frozenset[int]
-) -> tuple[dict[int, tuple[str, ...]], dict[int, tuple[str, ...]]]:
-    """Trees outside the optimizer's state whose keys a moment inside it repeats.
-
-    A moment may be spread over several states (masked, multi_transform): the parts are joined first. Shapes must agree where
-    both have more than one key only by key, for a factored moment has other shapes. Of several trees that fit, those that
-    come back come first: gradients handed in look the same, but do not come back.
-    """
-    moments: dict[tuple[str, str, str], dict[tuple[str, ...], tuple[int, ...]]] = {}
-    outside: list[Place] = []
-    for place in places:
-        number = innermost_state(place.steps)
-        if number is None:
-            outside.append(place)
-            continue
-        step = place.steps[number]
-        if field_role(step.owner, str(step.key)) is Role.OPTIMIZER_OTHER:
-            continue
-        first = next(position for position, other in enumerate(place.steps) if is_optax_state(other.owner))
-        state = "".join(other.text for other in place.steps[:first])
-        key = (state, type(step.owner).__name__, str(step.key))
-        moments.setdefault(key, {})[place.keys(number + 1)] = place.leaf.shape
-
-    trees: dict[tuple[str, ...], list[Place]] = {}
-    for place in outside:
-        # NNX variables and modules of Equinox in a moment keep their keys, so paths compare as text.
-        for length in range(1, len(place.steps) + 1):
-            trees.setdefault(tuple(step.text for step in place.steps[:length]), []).append(place)
-
-    mirrored: dict[int, tuple[str, ...]] = {}
-    further: dict[int, tuple[str, ...]] = {}
-    for keys in {frozenset(moment): moment for moment in moments.values()}.values():
-        fitting = [
-            (len(prefix), tree)
-            for prefix, tree in trees.items()
-            if len(tree) == len(keys)
-            and {place.keys(len(prefix)) for place in tree} == set(keys)
-            and (len(keys) > 1 or keys[tree[0].keys(len(prefix))] == tree[0].leaf.shape)
-        ]
-        # The longest path to the same leaves begins at the tree itself.
-        unique = {tuple(place.leaf.index for place in tree): (length, tree) for length, tree in fitting}
-        ordered = sorted(
-            unique.values(),
-            key=lambda item: not all(place.leaf.index in carried for place in item[1]),
-        )
-        for position, (length, tree) in enumerate(ordered):
-            target = mirrored if position == 0 else further
-            for place in tree:
-                target[place.leaf.index] = place.keys(length) or (str(place.steps[-1].key),)
-    return mirrored, further
-
 
 
 def layer_of(decision: Decision) -> str:

@@ -1,10 +1,12 @@
 """The lowered module: its bytes, and which argument became which entry parameter."""
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxmem.errors import InvariantError
 from jaxmem.tracing.trees import Leaf
@@ -23,11 +25,16 @@ def device_count(lowered: Any) -> int:
     return attributes["mhlo.num_partitions"].value * attributes["mhlo.num_replicas"].value
 
 
+def module_name(lowered: Any) -> str:
+    """The name of the function that was lowered: JAX calls its module ``jit_name``."""
+    return _module(lowered).operation.attributes["sym_name"].value.removeprefix("jit_")
+
+
 def parameter_numbers(lowered: Any, leaves: Sequence[Leaf]) -> tuple[int | None, ...]:
     """The entry parameter that receives each flat argument; None for one the lowering dropped because nothing uses it.
 
-    The signature of the module's ``main`` is public, but does not say whom it left out; the lowering's own list does, and is
-    checked against that signature.
+    The signature of the module's ``main`` is public, but does not say whom it left out; the lowering's own list does,
+    and is checked against that signature.
     """
     shapes = [tuple(kind.shape) for kind in _main(lowered).type.inputs if hasattr(kind, "shape")]
     kept = _kept(lowered, len(leaves))
@@ -42,6 +49,22 @@ def parameter_numbers(lowered: Any, leaves: Sequence[Leaf]) -> tuple[int | None,
     for position, index in enumerate(kept):
         numbers[index] = first + position
     return tuple(numbers)
+
+
+def argument_names(lowered: Any, count: int) -> tuple[str | None, ...]:
+    """JAX's names of the flat arguments (``params['w']``), from the locations of the entry parameters.
+
+    None for a dropped argument, and where the location is something else.
+    """
+    names: list[str | None] = [None] * count
+    kept = _kept(lowered, count)
+    for index, parameter in zip(kept, list(_main(lowered).arguments)[-len(kept) :] if kept else [], strict=True):
+        location = _NAMED_LOCATION.fullmatch(str(parameter.location))
+        names[index] = location[1] if location else None
+    return tuple(names)
+
+
+_NAMED_LOCATION = re.compile(r'loc\("(.*)"\)')
 
 
 def _kept(lowered: Any, count: int) -> list[int]:
@@ -64,7 +87,7 @@ def received(leaf: Leaf) -> tuple[tuple[int, ...], str, int]:
     A typed PRNG key is the unsigned integers it is made of; a truth value takes a byte.
     """
     shape, dtype = leaf.shape, leaf.dtype
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         data = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(shape, dtype))
         shape, dtype = tuple(data.shape), data.dtype
     if dtype == jax.dtypes.float0:
@@ -74,10 +97,10 @@ def received(leaf: Leaf) -> tuple[tuple[int, ...], str, int]:
 
 def _bits(dtype: Any) -> int:
     # NumPy has no smaller unit than a byte; JAX's own narrow types say their width.
-    if jax.dtypes.issubdtype(dtype, jax.numpy.integer):
-        return jax.numpy.iinfo(dtype).bits
-    if jax.dtypes.issubdtype(dtype, jax.numpy.floating):
-        return jax.numpy.finfo(dtype).bits
+    if jnp.issubdtype(dtype, jnp.integer):
+        return jnp.iinfo(dtype).bits
+    if jnp.issubdtype(dtype, jnp.floating):
+        return jnp.finfo(dtype).bits
     return dtype.itemsize * 8
 
 

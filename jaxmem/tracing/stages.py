@@ -1,7 +1,7 @@
 """Program → a JAX stage (traced or lowered), with its arguments and results as trees of leaves.
 
-Whatever the program is written in, what comes out is `jax.stages.Traced`, whose ``args_info`` keeps the containers of the
-arguments. Frameworks that pack their arguments before they reach `jax.jit` (Flax NNX, Equinox) are unpacked here.
+Whatever the program is written in, what comes out is `jax.stages.Traced`, whose ``args_info`` keeps the containers of
+the arguments. Frameworks that pack their arguments before they reach `jax.jit` (Flax NNX, Equinox) are unpacked here.
 """
 
 import functools
@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.core
 
 from jaxmem.errors import InputError, JaxmemError, UsageError
 from jaxmem.program import Program, user_traceback
+from jaxmem.tracing.stablehlo import argument_names
 from jaxmem.tracing.trees import Leaf, is_equinox_module, is_nnx
 
 
@@ -25,8 +27,8 @@ class Staged:
     Attributes:
         traced: the ``jax.stages.Traced``; None where the program was handed over already lowered.
         lowered: the ``jax.stages.Lowered`` then; None otherwise.
-        arguments, results: name and tree of `Leaf`, numbered in the flat order of the stage. A result is named after the
-            argument where the framework hands an updated argument back, ``result`` otherwise.
+        arguments, results: name and tree of `Leaf`, numbered in the flat order of the stage. A result is named after
+            the argument where the framework hands an updated argument back, ``result`` otherwise.
     """
 
     traced: Any
@@ -45,7 +47,9 @@ def stage(program: Program) -> Staged:
     fn, args, kwargs, shift = _unbind(program.fn, program.args, dict(program.kwargs))
     if _has_stage(fn, "traced", "lowered") or isinstance(fn, jax.stages.Traced | jax.stages.Lowered):
         if program.args or program.kwargs:
-            raise UsageError("A traced or lowered program has its arguments already. Write Program(traced), without more.")
+            raise UsageError(
+                "A traced or lowered program has its arguments already. Write Program(traced), without more."
+            )
         _refuse_settings(program, "traced already")
         fn = getattr(fn, "traced", getattr(fn, "lowered", fn))
         return _from_lowered(fn) if isinstance(fn, jax.stages.Lowered) else _from_traced(fn)
@@ -59,7 +63,9 @@ def stage(program: Program) -> Staged:
             return _from_traced(_plain_traced(fn.trace(*args, **kwargs)))
         settings = _jit_settings(program, shift)
         inside = (fn, args, kwargs)
-        if _contains(inside, lambda node: is_nnx(node, "Module") or is_nnx(node, "Optimizer") or is_nnx(node, "Variable")):
+        if _contains(
+            inside, lambda node: is_nnx(node, "Module") or is_nnx(node, "Optimizer") or is_nnx(node, "Variable")
+        ):
             from flax import nnx
 
             return _from_traced(_plain_traced(nnx.jit(fn, **settings).trace(*args, **kwargs)))
@@ -107,16 +113,19 @@ def _unbind(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any
     while True:
         if isinstance(fn, types.MethodType) and (_is_module(fn.__self__) or hasattr(fn.__func__, "trace")):
             fn, args, shift = fn.__func__, (fn.__self__, *args), shift + 1
-        elif isinstance(fn, functools.partial) and hasattr(fn.func, "trace"):
-            shift += len(fn.args)
-            fn, args, kwargs = fn.func, (*fn.args, *args), {**fn.keywords, **kwargs}
-        elif type(fn).__name__ == "Partial" and is_equinox_module(fn) and hasattr(fn.func, "lower"):
-            shift += len(fn.args)
-            fn, args, kwargs = fn.func, (*fn.args, *args), {**fn.keywords, **kwargs}
+        elif (partial := _as_partial(fn)) is not None and hasattr(partial.func, "lower"):
+            shift += len(partial.args)
+            fn, args, kwargs = partial.func, (*partial.args, *args), {**partial.keywords, **kwargs}
         elif _is_module(fn) and not hasattr(fn, "lower"):
             fn, args, shift = type(fn).__call__, (fn, *args), shift + 1
         else:
             return fn, args, kwargs, shift
+
+
+def _as_partial(fn: Any) -> Any:
+    """``fn`` if it is a partial; Equinox has one of its own, for methods under `equinox.filter_jit`."""
+    is_partial = isinstance(fn, functools.partial) or (type(fn).__name__ == "Partial" and is_equinox_module(fn))
+    return fn if is_partial else None
 
 
 def _is_module(value: Any) -> bool:
@@ -134,17 +143,17 @@ def _plain_traced(traced: Any) -> Any:
 
 def _jit_settings(program: Program, shift: int) -> dict[str, Any]:
     settings = {
-        "donate_argnums": tuple(number + shift if number >= 0 else number for number in program.donate_argnums),
+        "donate_argnums": tuple(number + shift * (number >= 0) for number in program.donate_argnums),
         "donate_argnames": program.donate_argnames,
-        "static_argnums": tuple(number + shift if number >= 0 else number for number in program.static_argnums),
+        "static_argnums": tuple(number + shift * (number >= 0) for number in program.static_argnums),
         "static_argnames": program.static_argnames,
     }
     return {name: value for name, value in settings.items() if value}
 
 
 def _abstract(tree: Any) -> Any:
-    """Arrays become shapes. NNX modules stay whole, for copying one would break the sharing between two of them: tracing
-    reads nothing but their shapes either."""
+    """Arrays become shapes. NNX modules stay whole, for copying one would break the sharing between two of them:
+    tracing reads nothing but their shapes either."""
 
     def leaf(value: Any) -> Any:
         if not isinstance(value, jax.Array) or isinstance(value, jax.core.Tracer):
@@ -165,15 +174,13 @@ def _contains(tree: Any, matches: Callable[[Any], bool]) -> bool:
 
 def _from_traced(traced: Any) -> Staged:
     names = getattr(getattr(getattr(traced.jaxpr, "jaxpr", None), "debug_info", None), "arg_names", None)
-    return Staged(
-        traced=traced, lowered=None, arguments=_arguments(traced.args_info, names), results=_results(traced)
-    )
+    arguments = _arguments(traced.args_info, names)
+    return Staged(traced=traced, lowered=None, arguments=arguments, results=_results(traced.out_info, arguments))
 
 
 def _from_lowered(lowered: Any) -> Staged:
-    return Staged(
-        traced=None, lowered=lowered, arguments=_arguments(lowered.args_info, None), results=_results(lowered)
-    )
+    arguments = _arguments(lowered.args_info, argument_names(lowered, len(jax.tree.leaves(lowered.args_info))))
+    return Staged(traced=None, lowered=lowered, arguments=arguments, results=_results(lowered.out_info, arguments))
 
 
 def _arguments(args_info: Any, names: tuple[str | None, ...] | None) -> tuple[tuple[str, Any], ...]:
@@ -183,7 +190,9 @@ def _arguments(args_info: Any, names: tuple[str | None, ...] | None) -> tuple[tu
     merged_positional, merged_keywords = _merge_modules((positional, keywords))
     named = []
     for position, (packed, tree) in enumerate(zip(positional, merged_positional, strict=True)):
-        named.append((_parameter_name(packed, names) or f"args[{position}]", tree))
+        name = _parameter_name(packed, names) or f"args[{position}]"
+        # A module that was called, or whose method was: `self` says nothing to the reader.
+        named.append(("model" if name == "self" and _is_module(tree) else name, tree))
     named.extend(keywords_of(merged_keywords))
     return tuple(named)
 
@@ -194,43 +203,21 @@ def keywords_of(keywords: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _parameter_name(tree: Any, names: tuple[str | None, ...] | None) -> str | None:
-    """The parameter's name in the signature, from JAX's name of its first leaf (``params['w']``) less the path in it.
+    """The parameter's name in the signature, from JAX's name of a leaf (``params['w']``) less the path in it.
 
     The position does not tell it: static arguments are gone by now, and ``*args`` has one name for many.
     """
-    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-    if not flat or names is None:
-        return None
-    path, leaf = flat[0]
-    name = names[leaf.index] if leaf.index < len(names) else None
-    inner = jax.tree_util.keystr(path)
-    return name[: len(name) - len(inner)] if name and name.endswith(inner) and len(name) > len(inner) else None
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0] if names else ():
+        name = names[leaf.index] if names and leaf.index < len(names) else None
+        inner = jax.tree_util.keystr(path)
+        if name and name.endswith(inner) and len(name) > len(inner):
+            return name[: len(name) - len(inner)]
+    return None
 
 
-def _results(traced: Any) -> tuple[tuple[str, Any], ...]:
-    out = numbered(traced.out_info)
-    if _is_nnx_jit_result(out):
-        # flax.nnx.jit hands back (updated args, updated kwargs, the function's own result).
-        args_out, kwargs_out, result = _merge_modules(out)
-        names = [name for name, _ in _from_names(traced)]
-        updated = [(name, tree) for name, tree in zip(names, (*args_out, *kwargs_out.values()), strict=False)]
-        return (*updated, ("result", result))
-    return (("result", _merge_modules(out)),)
-
-
-def _from_names(traced: Any) -> tuple[tuple[str, Any], ...]:
-    names = getattr(getattr(getattr(getattr(traced, "jaxpr", None), "jaxpr", None), "debug_info", None), "arg_names", None)
-    return _arguments(traced.args_info, names)
-
-
-def _is_nnx_jit_result(out: Any) -> bool:
-    return (
-        isinstance(out, tuple)
-        and len(out) == 3
-        and isinstance(out[0], tuple)
-        and isinstance(out[1], dict)
-        and any(_is_node_states(node) for node in jax.tree.leaves(out[:2], is_leaf=_is_node_states))
-    )
+def _results(out_info: Any, arguments: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
+    out = numbered(out_info)
+    return _nnx_results(out, arguments) or (("result", _merge_modules(out)),)
 
 
 def numbered(tree: Any) -> Any:
@@ -245,9 +232,9 @@ def numbered(tree: Any) -> Any:
 # --- Flax NNX ---------------------------------------------------------------------------------------------------------
 
 
-def _is_node_states(node: Any) -> bool:
-    """Whether this is a module as nnx.jit hands it to jax.jit: a graph definition and a flat list of arrays."""
-    return type(node).__name__ == "NodeStates" and type(node).__module__.startswith("flax.nnx")
+def _is_split_module(node: Any) -> bool:
+    """Whether this is a module as nnx.jit hands it to jax.jit: a graph definition and its arrays."""
+    return type(node).__name__ in ("NodeStates", "TreeState") and type(node).__module__ == "flax.nnx.extract"
 
 
 def _merge_modules(tree: Any) -> Any:
@@ -255,19 +242,50 @@ def _merge_modules(tree: Any) -> Any:
 
     What two of them share belongs to the first, as in nnx.jit itself.
     """
-    if not _contains(tree, _is_node_states):
+    if not _contains(tree, _is_split_module):
         return tree
     from flax import nnx
 
     shared = nnx.graph.IndexMap()
 
     def merge(node: Any) -> Any:
-        if not _is_node_states(node):
+        if not _is_split_module(node):
             return node
-        state = node.states[0] if len(node.states) == 1 else nnx.merge_state(*node.states)
+        states = getattr(node, "states", None) or (node.state,)
+        state = states[0] if len(states) == 1 else nnx.merge_state(*states)
         return nnx.graph.unflatten(node.graphdef, state, index_ref=shared)
 
-    return jax.tree.map(merge, tree, is_leaf=_is_node_states)
+    return jax.tree.map(merge, tree, is_leaf=_is_split_module)
+
+
+def _nnx_results(out: Any, arguments: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
+    """What nnx.jit hands back: updated arguments, then the function's own result. Empty where it is no such result."""
+    if not isinstance(out, tuple):
+        return ()
+    graph_updates = len(out) == 3 and isinstance(out[0], tuple) and isinstance(out[1], dict)
+    if graph_updates and _contains(out[:2], _is_split_module):
+        args_out, kwargs_out, result = _merge_modules(out)
+        updated = (*args_out, *(tree for _, tree in keywords_of(kwargs_out)))
+        return (*((name, tree) for (name, _), tree in zip(arguments, updated, strict=False)), ("result", result))
+    if len(out) == 2 and isinstance(out[1], list) and out[1] and all(_is_updates(update) for update in out[1]):
+        # Without graph updates: the variables that changed, by their paths in (args, kwargs).
+        changed: dict[str, Any] = {}
+        for path, variable in (item for updates in out[1] for item in zip(updates.paths, updates.leaves, strict=True)):
+            keys = [getattr(key, "idx", getattr(key, "key", getattr(key, "name", key))) for key in path]
+            name = arguments[keys[1]][0] if keys[0] == "args" else keys[1]
+            tree = changed.setdefault(name, {})
+            inside = [key for key in keys[2:] if key != "__state__"]
+            for key in inside[:-1]:
+                tree = tree.setdefault(key, {})
+            tree[inside[-1]] = variable
+        from flax import nnx
+
+        return (*((name, nnx.State(tree)) for name, tree in changed.items()), ("result", _merge_modules(out[0])))
+    return ()
+
+
+def _is_updates(node: Any) -> bool:
+    return type(node).__name__ == "Updates" and type(node).__module__ == "flax.nnx.extract"
 
 
 # --- Equinox ----------------------------------------------------------------------------------------------------------
@@ -288,7 +306,8 @@ def _stage_equinox_jit(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     """Trace an `equinox.filter_jit` function as it traces itself.
 
     It takes no shapes in place of arrays over its public call, so its inner `jax.jit` is called in its own way
-    (``equinox/_jit.py``): flat arrays in two dictionaries, donated and kept, and the rest as one hashable static argument.
+    (``equinox/_jit.py``): flat arrays in two dictionaries, donated and kept, and the rest as one hashable static
+    argument.
     """
     try:
         signature, inner, dynamic_fun, static_fun = fn._signature, fn._cached, fn._dynamic_fun, fn._static_fun

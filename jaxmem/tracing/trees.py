@@ -1,7 +1,7 @@
 """Pytrees opened level by level, so that every leaf keeps the containers it lies in.
 
-A flattened tree has lost what its containers were; roles are read from exactly those. `walk` therefore visits a tree before it
-is flattened and hands out each leaf with the steps that lead to it.
+A flattened tree has lost what its containers were; roles are read from exactly those. `walk` therefore visits a tree
+before it is flattened and hands out each leaf with the steps that lead to it.
 """
 
 import sys
@@ -55,7 +55,9 @@ class Place:
 
 
 def walk(name: str, tree: Any) -> Iterator[Place]:
-    """Visit the leaves of one argument, depth first. A leaf that is reached twice (a shared variable) is visited once."""
+    """Visit the leaves of one argument, depth first. A leaf that is reached twice (a shared variable) is visited
+    once.
+    """
     seen: set[int] = set()
     stack: list[tuple[Any, tuple[Step, ...]]] = [(tree, (Step(owner=None, key=name, text=name),))]
     while stack:
@@ -78,8 +80,8 @@ def _open(node: Any, steps: tuple[Step, ...]) -> Iterator[tuple[Step, Any]]:
         dotted = is_nnx(node, "State") or any(is_nnx(step.owner, "State") for step in steps)
         for key, child in node.items():
             yield Step(owner=node, key=_key(key), text=_key_text(key, dotted)), child
-    elif isinstance(node, tuple) and hasattr(node, "_fields"):
-        for field, child in zip(node._fields, node, strict=True):
+    elif isinstance(node, tuple) and (fields := getattr(node, "_fields", ())):
+        for field, child in zip(fields, node, strict=True):
             yield Step(owner=node, key=field, text=f".{field}"), child
     else:
         for key, child in _one_level(node):

@@ -1,0 +1,104 @@
+"""What a result is made of outside the model: tells a new parameter (the old one and an update) from a gradient.
+
+JAX marks what differentiation made in the name stack: ``jvp(...)`` for the forward pass, ``transpose(...)`` for the
+backward pass. Walking from the arguments, every array knows which arguments reach it without passing through either,
+and whether a backward pass does.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """What reaches each flat result.
+
+    Attributes:
+        differentiates: there is a backward pass in the program; None where there is no jaxpr to look at.
+        reached_by: for each flat result, the flat arguments that reach it outside the model.
+        from_backward: for each flat result, whether the backward pass reaches it.
+    """
+
+    differentiates: bool | None
+    reached_by: tuple[frozenset[int], ...] = ()
+    from_backward: tuple[bool, ...] = ()
+
+    def is_gradient(self, result: int, argument: int) -> bool:
+        """Whether a result shaped like an argument is its gradient, not its next value."""
+        return bool(self.from_backward) and self.from_backward[result] and argument not in self.reached_by[result]
+
+    def is_update(self, result: int, argument: int) -> bool:
+        """Whether a result is made of the argument without passing through the model."""
+        return bool(self.reached_by) and argument in self.reached_by[result]
+
+
+UNKNOWN_FLOW = Flow(differentiates=None)
+"""Of a program without a jaxpr."""
+
+
+def read_flow(closed_jaxpr: Any) -> Flow:
+    """Walk a traced program once, front to back, in time linear in its equations."""
+    jaxpr = closed_jaxpr.jaxpr
+    # A set of arguments is the bits of an integer; the lowest bit is the backward pass.
+    masks = _walk(jaxpr, [2 << index for index in range(len(jaxpr.invars))])
+    return Flow(
+        differentiates=contains_backward(jaxpr),
+        reached_by=tuple(
+            frozenset(index for index in range(len(jaxpr.invars)) if mask & (2 << index)) for mask in masks
+        ),
+        from_backward=tuple(bool(mask & 1) for mask in masks),
+    )
+
+
+def contains_backward(jaxpr: Any) -> bool:
+    """Whether any equation, at any depth, belongs to a backward pass."""
+    return any(
+        "transpose(" in str(equation.source_info.name_stack)
+        or any(contains_backward(inner) for inner in _inner_jaxprs(equation))
+        for equation in jaxpr.eqns
+    )
+
+
+def _walk(jaxpr: Any, arguments: Sequence[int]) -> list[int]:
+    masks: dict[Any, int] = dict(zip(jaxpr.invars, arguments, strict=True))
+
+    def of(atom: Any) -> int:
+        return 0 if hasattr(atom, "val") else masks.get(atom, 0)
+
+    for equation in jaxpr.eqns:
+        stack = str(equation.source_info.name_stack)
+        operands = [of(atom) for atom in equation.invars]
+        inner = list(_inner_jaxprs(equation))
+        if "transpose(" in stack:
+            results = [1] * len(equation.outvars)
+        elif "jvp(" in stack:
+            results = [0] * len(equation.outvars)
+        elif len(inner) == 1 and _is_call(equation, inner[0]):
+            results = _walk(inner[0], operands)
+        elif any(contains_backward(body) for body in inner):
+            results = [1] * len(equation.outvars)  # a loop over steps or micro-batches
+        else:
+            everything = 0
+            for mask in operands:
+                everything |= mask
+            results = [everything] * len(equation.outvars)
+        masks.update(zip(equation.outvars, results, strict=True))
+    return [of(atom) for atom in jaxpr.outvars]
+
+
+def _is_call(equation: Any, body: Any) -> bool:
+    """A call hands its operands over one by one; a loop does not."""
+    return (
+        equation.primitive.name not in ("scan", "while", "cond")
+        and len(body.invars) == len(equation.invars)
+        and len(body.outvars) == len(equation.outvars)
+    )
+
+
+def _inner_jaxprs(equation: Any) -> Iterator[Any]:
+    for value in equation.params.values():
+        for inner in value if isinstance(value, tuple | list) else (value,):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield inner
