@@ -1,5 +1,7 @@
 """Captures made at random: all come back equal, and no damage makes the reader fall over."""
 
+from contextlib import suppress
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -8,7 +10,6 @@ from jaxmem.capture.file import pack, unpack
 from jaxmem.errors import InputError
 from jaxmem.unknown import Unknown
 
-sizes = st.integers(0, 2**63) | st.builds(Unknown, st.text(min_size=1).filter(str.strip))
 st.register_type_strategy(Unknown, st.builds(Unknown, st.text(min_size=1).filter(str.strip)))
 seconds = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
 captures = st.builds(Capture, compile_seconds=seconds, worker_start_seconds=seconds)
@@ -26,7 +27,5 @@ def test_damage_is_an_input_error_or_harmless(capture: Capture, data: st.DataObj
     content = bytearray(pack(capture))
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        unpack(bytes(content), origin="x")
-    except InputError as error:
-        assert "x " in str(error)
+    with suppress(InputError):
+        assert isinstance(unpack(bytes(content), origin="x"), Capture)
