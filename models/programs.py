@@ -69,7 +69,8 @@ def build(
         dtype: ``float32``, ``bfloat16``, or ``mixed``: activations in bfloat16, parameters in float32.
         image_size: height and width in pixels; the paper's where none is given.
         donate: the training step gives up model and optimizer, so that their memory is used for the new ones.
-        remat: a policy of the registry: what the backward pass computes again instead of keeping it.
+        remat: a policy of the registry: what the backward pass computes again instead of keeping it. XLA's
+            CPU compiler merges what is computed twice, so that it changes nothing there.
 
     Raises:
         UnknownNameError: a name that stands in no table, with the nearest ones.

@@ -32,10 +32,12 @@ class VGG(nnx.Module):
         configuration: a column of Table 1.
         batch_norm: normalize between each convolution and its ReLU.
         classes: width of ``fc8``.
+        hidden: width of ``fc6`` and ``fc7``.
         dropout: the share of ``fc6`` and ``fc7`` that training drops.
         dtype: of the activations.
         param_dtype: of the parameters.
-        remat: ``"blocks"`` keeps only the input of each block for the backward pass and computes the rest again.
+        remat: ``"blocks"`` keeps only the input of each block for the backward pass and computes the rest again;
+            it acts on accelerators, XLA's CPU compiler merges the two computations.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class VGG(nnx.Module):
         configuration: str,
         batch_norm: bool = False,
         classes: int = 1000,
+        hidden: int = 4096,
         dropout: float = 0.5,
         dtype: Any = jnp.float32,
         param_dtype: Any = jnp.float32,
@@ -72,11 +75,11 @@ class VGG(nnx.Module):
                     normalization = nnx.BatchNorm(width, momentum=0.9, epsilon=1e-5, rngs=rngs, **formats)
                     setattr(self, f"bn{block}_{layer}", normalization)
                 channels = width
-        self.fc6 = dense(7 * 7 * channels, 4096)
+        self.fc6 = dense(7 * 7 * channels, hidden)
         self.drop6 = nnx.Dropout(dropout, rngs=rngs)
-        self.fc7 = dense(4096, 4096)
+        self.fc7 = dense(hidden, hidden)
         self.drop7 = nnx.Dropout(dropout, rngs=rngs)
-        self.fc8 = dense(4096, classes)
+        self.fc8 = dense(hidden, classes)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits [batch, classes] of images [batch, height, width, 3]."""
@@ -123,6 +126,8 @@ def adaptive_average_pool(features: jax.Array, size: int) -> jax.Array:
         length = features.shape[axis]
         if length == size:
             continue
+        if length == 0:
+            raise ValueError("There is no pixel left to average: the image is too small for the pools before it.")
         weights = np.zeros((size, length))
         for index in range(size):
             start, stop = index * length // size, -(-(index + 1) * length // size)
