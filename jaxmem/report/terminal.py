@@ -4,6 +4,7 @@ Colour follows the stream and ``NO_COLOR``. Without a terminal the page is plain
 Nothing is wider than the page, so no terminal breaks a line of a table.
 """
 
+import errno
 from typing import IO
 
 from rich.cells import cell_len
@@ -52,6 +53,12 @@ _ASCII = str.maketrans(
 """For streams that cannot carry Unicode."""
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # rich would end the process with 1; here whoever called decides.
+        raise BrokenPipeError(errno.EPIPE, "nobody reads the output any more")
+
+
 def print_document(
     document: Document, stream: IO[str], *, width: int | None = None, colour: bool | None = None
 ) -> None:
@@ -61,7 +68,7 @@ def print_document(
         width: columns; by default the terminal's, or ``COLUMNS``, or 80.
         colour: by default as the stream can and ``NO_COLOR`` allows.
     """
-    console = Console(
+    console = _Console(
         file=stream,
         width=width,
         highlight=False,

@@ -1,0 +1,54 @@
+"""What the command line asks of `jaxmem.analysis`, and nothing more."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    from jaxmem.capture import Capture
+    from jaxmem.result import EstimateReport, Report
+
+Progress = Callable[[str, float], None]
+"""Told what is being done, and for how many seconds the work has run."""
+
+
+class TargetType(Protocol):
+    """Makes a target: one program, for one device.
+
+    ``text`` is what the user wrote. ``mode``, ``batch_size`` and ``device`` are None where the target has its own, as a
+    saved capture does. ``settings`` are the ``--set`` pairs and the options that stand for them.
+    """
+
+    def __call__(
+        self,
+        *,
+        text: str,
+        mode: str | None,
+        batch_size: int | None,
+        device: str | None,
+        settings: tuple[tuple[str, str], ...],
+        compiler_options: tuple[tuple[str, str], ...],
+        use_cache: bool,
+    ) -> Any: ...
+
+
+class Analysis(Protocol):
+    """The part of `jaxmem.analysis` that commands call."""
+
+    @property
+    def Target(self) -> TargetType: ...
+
+    def analyze_target(self, target: Any, *, progress: Progress) -> "Report": ...
+
+    def estimate_target(self, target: Any, *, progress: Progress) -> "EstimateReport": ...
+
+    def capture_target(self, target: Any, *, progress: Progress) -> "Capture": ...
+
+
+AnalysisLoader = Callable[[], Analysis]
+
+
+def load_analysis() -> Analysis:
+    """Import `jaxmem.analysis`: late, because even without JAX it costs more than asking for help may."""
+    import importlib
+
+    return cast(Analysis, importlib.import_module("jaxmem.analysis"))

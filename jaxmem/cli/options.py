@@ -1,0 +1,106 @@
+"""Options that several commands share, and how their values are read."""
+
+import argparse
+from pathlib import Path
+
+
+def add_program_options(parser: argparse.ArgumentParser) -> None:
+    """PROGRAM and what makes its variants."""
+    parser.add_argument(
+        "program", metavar="PROGRAM", help="zoo name, module:attribute, file.py:attribute, *.jaxmem, *.json"
+    )
+    group = parser.add_argument_group("the program")
+    group.add_argument(
+        "--mode", choices=("train", "infer", "both"), help="zoo: training step, inference (default: both)"
+    )
+    group.add_argument(
+        "-b", "--batch-size", metavar="N", type=positive_integer, help="batch size (default: train 32, infer 1)"
+    )
+    group.add_argument("--optimizer", metavar="NAME", help="adam, adamw, sgd, momentum, ... (default: adam)")
+    group.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or mixed (default: float32)")
+    group.add_argument(
+        "--image-size", metavar="N", type=positive_integer, help="height and width (default: the paper's)"
+    )
+    group.add_argument("--no-donate", action="store_true", help="keep the old state beside the new one")
+    group.add_argument("--remat", metavar="POLICY", help="compute again in the backward pass instead of keeping")
+    group.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        dest="settings",
+        type=key_value,
+        action="append",
+        default=[],
+        help="keyword argument of the program's callable (repeatable)",
+    )
+    group.add_argument("-d", "--device", metavar="NAME[,NAME]", type=names, help="what to compile for (default: cpu)")
+
+
+def add_compiler_options(parser: argparse.ArgumentParser) -> None:
+    """What only a compile needs."""
+    group = parser.add_argument_group("the compiler")
+    group.add_argument(
+        "--compiler-option",
+        metavar="KEY=VALUE",
+        dest="compiler_options",
+        type=key_value,
+        action="append",
+        default=[],
+        help="handed to XLA (repeatable)",
+    )
+    group.add_argument("--no-cache", action="store_true", help="compile even if this program was compiled before")
+
+
+def add_format_option(parser: argparse._ActionsContainer) -> None:
+    """The form of the answer."""
+    parser.add_argument(
+        "--format",
+        choices=("text", "json"),
+        help="form of the answer (default: text, or json where FILE ends in .json)",
+    )
+
+
+def add_output_options(parser: argparse.ArgumentParser, *, file_help: str) -> argparse._ArgumentGroup:
+    """Where the answer goes and how much is said."""
+    group = parser.add_argument_group("output")
+    group.add_argument("-o", "--output", metavar="FILE", type=Path, help=file_help)
+    group.add_argument("--force", action="store_true", help="replace an existing file")
+    group.add_argument("-q", "--quiet", action="store_true", help="say nothing on the way")
+    return group
+
+
+def positive_integer(text: str) -> int:
+    """``"32"`` → 32; anything below 1 is refused."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1; the smallest is 1")
+    return value
+
+
+def key_value(text: str) -> tuple[str, str]:
+    """``"key=value"`` → ``("key", "value")``; the value may hold further equals signs."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
+    return key.strip(), value
+
+
+def names(text: str) -> tuple[str, ...]:
+    """``"cpu,h100-sxm"`` → both, each once."""
+    found = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing between two commas, or nothing at all")
+    return found
+
+
+def size(text: str) -> int:
+    """``"2GiB"`` → bytes."""
+    from jaxmem.errors import UsageError
+    from jaxmem.units import parse_bytes
+
+    try:
+        return parse_bytes(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

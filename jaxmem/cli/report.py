@@ -1,0 +1,70 @@
+"""Formula, compile and reconciliation: what the program needs, and where every byte goes.
+
+The program is compiled, never run, and nothing is allocated on a device. A saved report is printed again.
+Ends with 1 where the program needs more than --limit, or does not fit a device named with -d.
+"""
+
+import argparse
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from jaxmem.cli import options as shared
+from jaxmem.cli.analysis_protocol import AnalysisLoader
+from jaxmem.cli.output import check_output, hand_over
+from jaxmem.cli.progress import progress
+from jaxmem.cli.request import Kind, kind_of, refuse_options, requested
+
+if TYPE_CHECKING:
+    from jaxmem.result import EstimateReports, Report, Reports
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What this command takes."""
+    shared.add_program_options(parser)
+    shared.add_compiler_options(parser)
+    parser.add_argument("--limit", metavar="SIZE", type=shared.size, help="a budget, e.g. 2GiB: exit 1 above it")
+    group = shared.add_output_options(parser, file_help="write the answer to a file instead of stdout")
+    shared.add_format_option(group)
+    group.add_argument("-v", "--verbose", action="store_true", help="every layer, every item of the ledger")
+
+
+def run(options: argparse.Namespace, load_analysis: AnalysisLoader) -> int:
+    """Analyse, print, and answer with the exit code."""
+    check_output(options)
+    results = _results(options, load_analysis)
+    hand_over(results, options)
+    return int(any(_answer_is_no(report, options) for report in results.reports))
+
+
+def _results(options: argparse.Namespace, load_analysis: AnalysisLoader) -> "Reports | EstimateReports":
+    if kind_of(options.program) is Kind.REPORT:
+        refuse_options(options, Kind.REPORT)
+        from jaxmem.result import Reports, load
+
+        results = load(options.program)
+        return _limited(results, options.limit) if isinstance(results, Reports) else results
+    analysis = load_analysis()
+    reports = []
+    for request in requested(options, analysis):
+        with progress(request.label, quiet=options.quiet) as tell:
+            reports.append(analysis.analyze_target(request.target, progress=tell))
+    from jaxmem.result import Reports
+
+    return _limited(Reports(reports=tuple(reports)), options.limit)
+
+
+def _limited(results: "Reports", limit_bytes: int | None) -> "Reports":
+    if limit_bytes is None:
+        return results
+    reports = [replace(report, verdict=replace(report.verdict, limit_bytes=limit_bytes)) for report in results.reports]
+    return replace(results, reports=tuple(reports))
+
+
+def _answer_is_no(report: "Report | object", options: argparse.Namespace) -> bool:
+    from jaxmem.result import Report
+
+    if not isinstance(report, Report):
+        return False
+    over_limit = options.limit is not None and report.required_bytes > options.limit
+    # Without -d nobody asked whether it fits this machine.
+    return over_limit or (options.device is not None and report.verdict.fits is False)

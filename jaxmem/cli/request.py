@@ -1,0 +1,195 @@
+"""From options to targets: what kind of PROGRAM it is, which variants of it, for which devices."""
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from jaxmem.cli.analysis_protocol import Analysis
+from jaxmem.errors import UsageError
+
+DEFAULT_BATCH_SIZES = {"train": 32, "infer": 1}
+DEFAULT_DEVICE = "cpu"
+
+
+class Kind(StrEnum):
+    """What the word PROGRAM turned out to be."""
+
+    ZOO = "a model of the zoo"
+    PROGRAM = "a program"
+    CAPTURE = "a saved capture"
+    REPORT = "a saved report"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requested:
+    """One target and what to call it while it is worked on."""
+
+    label: str
+    file_stem: str
+    target: Any
+
+
+def kind_of(text: str) -> Kind:
+    """Tell what PROGRAM is, without importing or opening anything.
+
+    Raises:
+        UsageError: it is none of these; the message has the nearest names.
+    """
+    lowered = text.lower()
+    if lowered.endswith(".jaxmem"):
+        return Kind.CAPTURE
+    if lowered.endswith(".json"):
+        return Kind.REPORT
+    if lowered.endswith((".hlo.pb", ".hlo.pb.gz")) or Path(text).is_dir():
+        raise UsageError(
+            f"{text} looks like an XLA dump, which jaxmem does not read by itself yet. "
+            "Capture the program instead: jaxmem capture PROGRAM -o program.jaxmem"
+        )
+    if ":" in text:
+        return Kind.PROGRAM
+    if lowered.endswith(".py"):
+        raise UsageError(
+            f"{text} names a file but nothing in it. Write {text}:attribute, a Program or what returns one."
+        )
+    _check_zoo("find", text, "A program of your own is written package.module:attribute or path/to/file.py:attribute.")
+    return Kind.ZOO
+
+
+def requested(options: argparse.Namespace, analysis: Analysis) -> tuple[Requested, ...]:
+    """Every target that the options ask for: modes × devices.
+
+    Raises:
+        UsageError: an option has no meaning for this kind of program, or names something that does not exist.
+    """
+    kind = kind_of(options.program)
+    if kind in (Kind.CAPTURE, Kind.REPORT):
+        refuse_options(options, kind)
+    settings, mode, batch_size = _settings(options, kind)
+    compiler_options = _unique(getattr(options, "compiler_options", ()), "--compiler-option")
+    devices: tuple[str | None, ...] = (None,) if kind is Kind.CAPTURE else options.device or (DEFAULT_DEVICE,)
+    _check_devices(device for device in devices if device)
+    modes: tuple[str | None, ...] = (None,)
+    if kind is Kind.ZOO:
+        modes = ("train", "infer") if mode in (None, "both") else (mode,)
+    return tuple(
+        _request(
+            analysis,
+            text=options.program,
+            mode=one_mode,
+            batch_size=batch_size or DEFAULT_BATCH_SIZES.get(one_mode or ""),
+            device=device,
+            settings=settings,
+            compiler_options=compiler_options,
+            use_cache=not getattr(options, "no_cache", False),
+        )
+        for one_mode in modes
+        for device in devices
+    )
+
+
+def refuse_options(options: argparse.Namespace, kind: Kind) -> None:
+    """A saved file is what it is: options that make variants are refused rather than silently without effect."""
+    given = [
+        name
+        for name, value in (
+            ("--mode", options.mode),
+            ("-b", options.batch_size),
+            ("-d", options.device),
+            ("--optimizer", options.optimizer),
+            ("--dtype", options.dtype),
+            ("--image-size", options.image_size),
+            ("--no-donate", options.no_donate),
+            ("--remat", options.remat),
+            ("--set", options.settings),
+            ("--compiler-option", getattr(options, "compiler_options", ())),
+        )
+        if value
+    ]
+    if given:
+        raise UsageError(
+            f"{options.program} is {kind.value}: {', '.join(given)} cannot change it. "
+            "Leave that out, or name the program itself."
+        )
+
+
+def _settings(options: argparse.Namespace, kind: Kind) -> tuple[tuple[tuple[str, str], ...], str | None, int | None]:
+    """The keyword arguments of the program; mode and batch size apart."""
+    from_options = [
+        (name, str(value))
+        for name, value in (
+            ("optimizer", options.optimizer),
+            ("dtype", options.dtype),
+            ("image_size", options.image_size),
+            ("donate", False if options.no_donate else None),
+            ("remat", options.remat),
+        )
+        if value is not None
+    ]
+    settings = dict(_unique([*options.settings, *from_options], "--set, or an option that stands for it,"))
+    mode, batch_size = options.mode, options.batch_size
+    if "batch_size" in settings:
+        if batch_size is not None:
+            raise UsageError("The batch size is given twice, with -b and with --set batch_size.")
+        batch_size = _batch_size(settings.pop("batch_size"))
+    if kind is Kind.PROGRAM and mode is not None:
+        raise UsageError(
+            "--mode chooses between the programs of a zoo model. A callable of your own that takes a mode is told with "
+            f"--set mode={mode}."
+        )
+    if kind is Kind.ZOO:
+        if "mode" in settings:
+            raise UsageError(f"Write --mode {settings['mode']}: the mode of a zoo model is an option.")
+        for name, find in (("optimizer", "find_optimizer"), ("dtype", "find_precision")):
+            if name in settings:
+                _check_zoo(find, settings[name])
+    return tuple(sorted(settings.items())), mode, batch_size
+
+
+def _batch_size(text: str) -> int:
+    from jaxmem.cli.options import positive_integer
+
+    try:
+        return positive_integer(text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"--set batch_size: {error}.") from None
+
+
+def _unique(pairs: Iterable[tuple[str, str]], option: str) -> tuple[tuple[str, str], ...]:
+    pairs = tuple(pairs)
+    keys = [key for key, _ in pairs]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise UsageError(f"{option} sets {', '.join(twice)} more than once. Say it once.")
+    return tuple(sorted(pairs))
+
+
+def _check_zoo(find: str, name: str, advice: str = "") -> None:
+    from jaxmem_models import registry
+
+    try:
+        getattr(registry, find)(name)
+    except registry.UnknownNameError as error:
+        raise UsageError(f"{error} {advice}".rstrip()) from None
+
+
+def _check_devices(devices: Iterable[str]) -> None:
+    """Before the first compile, not after it."""
+    from jaxmem.devices import find_device
+
+    for device in devices:
+        find_device(device)
+
+
+def _request(analysis: Analysis, **facts: Any) -> Requested:
+    name = facts["text"].rsplit(":", 1)[-1] if ":" in facts["text"] else Path(facts["text"]).stem
+    batch_size, mode = facts["batch_size"], facts["mode"]
+    words = (name, mode, None if batch_size is None else f"batch {batch_size}", facts["device"])
+    parts = (name, mode, None if batch_size is None else f"b{batch_size}", facts["device"])
+    return Requested(
+        label=" · ".join(word for word in words if word),
+        file_stem="-".join(part for part in parts if part),
+        target=analysis.Target(**facts),
+    )
