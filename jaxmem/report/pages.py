@@ -29,16 +29,16 @@ _SHOWN_FUSIONS = 5
 
 WHAT_TO_COMPARE = {
     "cpu": (
-        "Compare “required” with the growth of the process: its largest resident memory during a step, less that "
+        "Compare required with the growth of the process: its largest resident memory during a step, less that "
         "before the arguments were made. JAX's own peak on CPU leaves the temporaries out, and memory_stats() is not "
         "kept there."
     ),
     "cuda": (
-        "Compare “required” with memory_stats()['peak_bytes_in_use']. nvidia-smi shows the pool that JAX reserves at "
+        "Compare required with memory_stats()['peak_bytes_in_use']. nvidia-smi shows the pool that JAX reserves at "
         "the start, three quarters of the card unless XLA_PYTHON_CLIENT_PREALLOCATE=false."
     ),
     "tpu": (
-        "Compare “required” with memory_stats()['peak_bytes_in_use']. JAX's own peak mixes the memories of a TPU, "
+        "Compare required with memory_stats()['peak_bytes_in_use']. JAX's own peak mixes the memories of a TPU, "
         "so it is not a number of HBM."
     ),
 }

@@ -198,7 +198,7 @@ def _row_lines(cells: list[StyledText], columns: list[Column], widths: tuple[int
         _fitted(cell, column, column_width) for cell, column, column_width in zip(cells, columns, widths, strict=True)
     ]
     lines = []
-    for level in range(max(map(len, stacks))):
+    for level in range(max(map(len, stacks), default=0)):
         line = StyledText()
         for index, (stack, column, column_width) in enumerate(zip(stacks, columns, widths, strict=True)):
             cell = stack[level] if level < len(stack) else StyledText()

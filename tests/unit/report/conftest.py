@@ -26,8 +26,8 @@ from jaxmem.result import (
 from jaxmem.roles import Phase, Role
 from jaxmem.unknown import Unknown
 
-# Two layers with w = 1000 and 2000 numbers of 4 B, Adam, batch 32. Of what the formula has, the compiler keeps one mask of
-# 40,000 B less, and it pads a saved map by 24 B.
+# Two layers with w = 1000 and 2000 numbers of 4 B, Adam, batch 32. The compiler keeps a mask of 40,000 B less than the
+# formula has, and pads a saved map by 24 B.
 PARAMETERS = 4 * 3000
 MOMENT = 4 * 3000
 SAVED = (4_000_000, 8_000_000)
