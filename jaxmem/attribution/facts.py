@@ -113,6 +113,19 @@ class Facts:
                 found[self.dataflow.node_at[(root.id, index)]] = position
         return found
 
+    def output_of(self, node: int) -> int | None:
+        """Index of the program output that a node is, seen through names and boundaries; None if it is none."""
+        waiting, seen = [node], {node}
+        while waiting:
+            index = waiting.pop()
+            if index in self.output_nodes:
+                return self.output_nodes[index]
+            for user in self.dataflow.nodes[index].users:
+                if user not in seen and self.dataflow.nodes[user].hands_on:
+                    seen.add(user)
+                    waiting.append(user)
+        return None
+
     def _find_gradients(self) -> list[int | None]:
         """Walk back from what replaces parameters and moments, element by element, to where it stops being elementwise."""
         nodes = self.dataflow.nodes
@@ -154,7 +167,10 @@ class Facts:
         head = {
             node.index: 1
             for node in nodes
-            if ancestors[node.index] and self.phase[node.index] is Phase.BACKWARD and self.depends[node.index]
+            # The gradient of the loss depends on the parameters; an index map made of the labels alone does not.
+            if ancestors[node.index]
+            and self.phase[node.index] is Phase.BACKWARD
+            and self.depends[node.index] & DEPENDS_ON_STATE
         }
         return first.position, [bool(bit) for bit in self.dataflow.spread(head)]
 
@@ -196,7 +212,8 @@ class _Layers:
         for node in self._nodes:
             self._decide(node)
         for node in reversed(self._nodes):
-            if not self._layer[node.index] and self._facts.phase[node.index] is not Phase.UPDATE:
+            wants_layer = self._facts.phase[node.index] is not Phase.UPDATE and self._facts.argument[node.index] is None
+            if not self._layer[node.index] and wants_layer:
                 for user in node.users:
                     if self._layer[user]:
                         self._set(node, self._layer[user], "its consumer's layer")

@@ -79,18 +79,7 @@ class Occupant:
     @cached_property
     def output(self) -> Output | None:
         """The program output that the buffer is."""
-        if self.node is None:
-            return None
-        position = self.facts.output_nodes.get(self.node.index)
-        if position is None:
-            waiting, seen = [user for user in self.node.users if self.dataflow.nodes[user].hands_on], set()
-            while waiting and position is None:
-                user = waiting.pop()
-                if user in seen:
-                    continue
-                seen.add(user)
-                position = self.facts.output_nodes.get(user)
-                waiting.extend(next_ for next_ in self.dataflow.nodes[user].users if self.dataflow.nodes[next_].hands_on)
+        position = self.facts.output_of(self.node.index) if self.node is not None else None
         return self.facts.outputs[position] if position is not None else None
 
 
@@ -103,14 +92,14 @@ def _argument_itself(occupant: Occupant) -> Role | None:
 
 def _pointer_table(occupant: Occupant) -> Role | None:
     # A tuple's table holds addresses: the program's result if it leaves the program, else scaffolding.
-    if occupant.node is not None:
+    if not occupant.profile.instruction(occupant.buffer).shape.subshape(occupant.buffer.leaf[1]).is_tuple:
         return None
     root = occupant.profile.module.entry.root_id
     return Role.OUTPUTS if occupant.buffer.leaf[0] == root else Role.WORKSPACE
 
 
 def _literal(occupant: Occupant) -> Role | None:
-    if occupant.node is not None and occupant.node.instruction.opcode == "constant":
+    if occupant.profile.instruction(occupant.buffer).opcode == "constant":
         return Role.CONSTANTS
     return None
 
@@ -269,8 +258,8 @@ def attribute(profile: MemoryProfile, facts: Facts) -> dict[int, Attribution]:
             layer, layer_rule = facts.layer[node_index], facts.layer_rule[node_index]
             if role is Role.GRADIENTS and (output := facts.gradient_of[node_index]) is not None:
                 layer, layer_rule = facts.outputs[output].layer, "it is the gradient of a parameter of the layer"
-            elif occupant.output is not None and occupant.output.layer:
-                layer, layer_rule = occupant.output.layer, "the state it replaces"
+            elif occupant.output is not None:
+                layer, layer_rule = occupant.output.layer, "the state it replaces, if any"
         answers[buffer.id] = Attribution(
             role=role, layer=layer, phase=occupant.phase, rule=rule, layer_rule=layer_rule, node=node_index
         )

@@ -1,0 +1,225 @@
+"""The formula of a program, from its layer table: what must exist, by role and layer, and when.
+
+Training with B examples, a step donated, needs at its peak
+
+    w + optimizer state + model state + inputs + Σ_l kept_l + working set + gradients alive + outputs
+
+- State (parameters, moments, batch statistics) exists all the time and is updated in place where it is donated; where it is
+  not, the new state stands beside the old one, among the outputs.
+- kept_l is what autodiff lists for layer l: every array that a forward operation makes and a backward operation reads,
+  followed back through reshapes to the operation that made it. Only this part grows with the depth of the network.
+- The working set and the gradients are the arrays that exist at the peak besides, by the live ranges of
+  `jaxmem.formula.live_ranges`. A gradient lives from its own operation to its update, which comes at once.
+- Outputs: the results that replace no argument, and 8 bytes for each entry of the table that points at the results, where
+  there is more than one.
+
+Inference needs w + inputs + outputs + the working set: where every layer reads one map and writes one, the two largest
+successive maps.
+"""
+
+from collections.abc import Sequence
+
+from jaxmem.formula.leaves import Formula, Leaf
+from jaxmem.formula.live_ranges import MOVEMENT, LiveRanges, find_live_ranges
+from jaxmem.formula.optimizers import RULES
+from jaxmem.formula.textbook import textbook_formulas
+from jaxmem.layer_table import LayerTable
+from jaxmem.lowering import Argument, Output, ProgramFacts
+from jaxmem.roles import OPTIMIZER_ROLES, STATE_ROLES, Phase, Role
+
+POINTER_BYTES = 8
+"""One entry of the table of results, an address (XLA's ``ByteSizeOf`` of a tuple, 8 bytes an element on every backend)."""
+
+_ELEMENTWISE_TO_STATE = MOVEMENT | frozenset(
+    """add add_any sub mul div neg max min pow integer_pow sqrt rsqrt square sign select_n convert_element_type clamp abs
+    tanh exp log logistic reduce_precision broadcast_in_dim copysign and or not""".split()
+)
+
+
+def derive_formula(
+    table: LayerTable, arguments: Sequence[Argument], outputs: Sequence[Output], program: ProgramFacts
+) -> Formula:
+    """Derive the formula of a traced program. Linear in its size; nothing is compiled."""
+    ranges = find_live_ranges(table)
+    used = _used_arguments(table)
+    gradients = gradient_values(table, outputs)
+    leaves = [
+        *_argument_leaves(arguments, used),
+        *_output_leaves(arguments, outputs, used),
+        *_value_leaves(table, ranges, gradients, outputs),
+    ]
+    training = any(operation.phase is Phase.BACKWARD for operation in table.operations)
+    return Formula(
+        leaves=tuple(leaves),
+        peak=_peak_text(table, ranges),
+        symbols=tuple(_symbols(leaves, program).items()),
+        textbook=textbook_formulas(table, arguments, batch_size=program.batch_size, training=training),
+    )
+
+
+def _used_arguments(table: LayerTable) -> frozenset[int]:
+    """Indices of the arguments that an operation reads or that are results themselves; jit drops the others."""
+    read = {operand for operation in table.operations for operand in operation.operands}
+    read.update(value for value in table.outputs if value is not None)
+    return frozenset(index for index, value in enumerate(table.arguments) if value in read)
+
+
+def _argument_leaves(arguments: Sequence[Argument], used: frozenset[int]) -> list[Leaf]:
+    return [
+        Leaf(
+            role=argument.role,
+            layer=argument.layer,
+            name=argument.path,
+            elements=argument.elements,
+            bytes=argument.logical_bytes,
+            counted=index in used,
+            why="an argument exists all the time"
+            if index in used
+            else "the program does not use this argument and never receives it",
+            path=argument.path,
+        )
+        for index, argument in enumerate(arguments)
+    ]
+
+
+def _output_leaves(arguments: Sequence[Argument], outputs: Sequence[Output], used: frozenset[int]) -> list[Leaf]:
+    leaves = []
+    for output in outputs:
+        replaced = output.argument_index
+        in_place = replaced is not None and replaced in used and arguments[replaced].donated
+        leaves.append(
+            Leaf(
+                role=output.role if in_place else Role.OUTPUTS,
+                layer=output.layer,
+                name=f"result {output.path}",
+                elements=0,
+                bytes=output.logical_bytes,
+                counted=not in_place,
+                why="written over the argument it replaces" if in_place else "a result has memory of its own",
+                path=output.path,
+            )
+        )
+    if len(outputs) != 1:
+        leaves.append(
+            Leaf(
+                role=Role.OUTPUTS,
+                layer="",
+                name="table of results",
+                elements=0,
+                bytes=POINTER_BYTES * len(outputs),
+                counted=True,
+                why="one address for each result",
+                path="",
+            )
+        )
+    return leaves
+
+
+def _value_leaves(
+    table: LayerTable, ranges: LiveRanges, gradients: dict[int, Output], outputs: Sequence[Output]
+) -> list[Leaf]:
+    is_output = {ranges.origin[value] for value in table.outputs if value is not None}
+    gradient_origin = {ranges.origin[value]: output for value, output in gradients.items()}
+    leaves = []
+    for index in ranges.order:
+        operation = table.operations[index]
+        for result in operation.results:
+            value = table.values[result]
+            if ranges.origin[result] != result or ranges.constant[result] or not value.logical_bytes:
+                continue
+            counted = ranges.at_peak(result)
+            role, name, path, layer = Role.TRANSIENT, operation.primitive, "", operation.layer
+            if result in gradient_origin:
+                output = gradient_origin[result]
+                role, path, layer = Role.GRADIENTS, output.parameter_path, output.layer
+                name = f"gradient of {output.parameter_path}"
+                why = "from its own operation to its update" if counted else "updated at once, before or after the peak"
+            elif ranges.residual[result]:
+                role = Role.SAVED_ACTIVATIONS
+                name = f"{'mask' if value.dtype == 'bool' else 'feature map'} ({operation.primitive})"
+                why = "kept for the backward pass" if counted else "kept for the backward pass, but not at the peak"
+            elif result in is_output:
+                continue  # counted as output
+            elif ranges.exists[result]:
+                why = "in use at the peak" if counted else "in use before or after the peak"
+            else:
+                why = "computed where it is needed"
+            leaves.append(
+                Leaf(
+                    role=role,
+                    layer=layer,
+                    name=name,
+                    primitive=operation.primitive,
+                    phase=operation.phase,
+                    elements=value.elements,
+                    bytes=value.logical_bytes,
+                    counted=counted,
+                    why=why,
+                    path=path,
+                    keeps=role is Role.SAVED_ACTIVATIONS,
+                )
+            )
+    return leaves
+
+
+def gradient_values(table: LayerTable, outputs: Sequence[Output]) -> dict[int, Output]:
+    """Backward value → the new state it goes into.
+
+    Walks back from each new parameter or moment as long as operations work element by element on arrays of its size; the
+    first value that the backward pass made is the gradient.
+    """
+    becomes: dict[int, Output] = {}
+    for value, output in zip(table.outputs, outputs, strict=True):
+        if value is not None and output.role in STATE_ROLES and output.parameter_path:
+            becomes.setdefault(value, output)
+    found: dict[int, Output] = {}
+    for operation in reversed(table.operations):
+        output = next((becomes[result] for result in operation.results if result in becomes), None)
+        if output is None:
+            continue
+        if operation.phase is Phase.BACKWARD:
+            for result in operation.results:
+                if result in becomes:
+                    found[result] = becomes[result]
+            continue
+        if operation.primitive in _ELEMENTWISE_TO_STATE:
+            size = table.values[operation.results[0]].elements
+            for operand in operation.operands:
+                if table.values[operand].elements == size:
+                    becomes.setdefault(operand, output)
+    return found
+
+
+def _peak_text(table: LayerTable, ranges: LiveRanges) -> str:
+    if not ranges.order:
+        return "the program computes nothing"
+    operation = table.operations[ranges.order[ranges.peak]]
+    place = f" of {operation.layer}" if operation.layer else ""
+    return f"{operation.phase} pass, {operation.primitive}{place}"
+
+
+def _symbols(leaves: Sequence[Leaf], program: ProgramFacts) -> dict[Role, str]:
+    rule = RULES.get(program.optimizer or "")
+    total = {
+        role: sum(leaf.bytes for leaf in leaves if leaf.counted and leaf.role is role and leaf.elements)
+        for role in OPTIMIZER_ROLES
+    }
+    w = sum(leaf.bytes for leaf in leaves if leaf.counted and leaf.role is Role.PARAMETERS and leaf.elements)
+    symbols = {
+        Role.PARAMETERS: "w",
+        Role.MODEL_STATE: "batch statistics",
+        Role.INPUTS: "B·input",
+        Role.GRADIENTS: "max g_l",
+        Role.SAVED_ACTIVATIONS: "B·kept_l",
+        Role.TRANSIENT: "B·working set",
+        Role.OUTPUTS: "outputs",
+        Role.OTHER_STATE: "other state",
+    }
+    for role in OPTIMIZER_ROLES:
+        if rule is not None:
+            symbols[role] = rule.symbol(role)
+        elif w and total[role] and total[role] % w == 0:
+            symbols[role] = "w" if total[role] == w else f"{total[role] // w}w"
+        else:
+            symbols[role] = str(total[role])
+    return symbols

@@ -1,0 +1,6 @@
+"""Formula against profile → Ledger."""
+
+from jaxmem.reconcile.kinds import KINDS
+from jaxmem.reconcile.ledger import reconcile
+
+__all__ = ["KINDS", "reconcile"]

@@ -1,0 +1,139 @@
+"""What the compiled side can testify: which values exist, in which buffers, and from what they are computed again.
+
+A value is named the way the formula names it: by its layer, the operation that makes it, and its number of elements. Equal
+computations are one value, however often XLA repeats them, so that two leaves of the formula need two values.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+from jaxmem.attribution import Attribution, Facts
+from jaxmem.attribution.dataflow import Node
+from jaxmem.attribution.facts import primitive
+from jaxmem.profile import Buffer, MemoryProfile
+from jaxmem.roles import Phase
+
+Name = tuple[str, str, int]
+"""(layer, primitive, elements)."""
+
+_OPCODE_PRIMITIVE = {"dot": "dot_general", "convolution": "conv_general_dilated"}
+"""For the instructions that XLA rewrites without keeping their name."""
+
+_XLA_NAMES = {"select_and_scatter": "select_and_scatter_add"}
+"""Names that JAX's lowering gives an operation, where they differ from its primitive's."""
+
+
+_HELPERS = {"broadcast": "broadcast_in_dim", "convert": "convert_element_type", "iota": "iota"}
+"""Opcodes that JAX's lowering of any operation may use beside the real one, and the primitive that each really is."""
+
+
+class Evidence:
+    """Questions about one compiled program, each answered from its dataflow graph and live ranges."""
+
+    def __init__(self, profile: MemoryProfile, facts: Facts, attributions: Mapping[int, Attribution]) -> None:
+        self.profile = profile
+        self.facts = facts
+        self.attributions = attributions
+        self.buffers = {buffer.id: buffer for buffer in profile.buffers}
+        self._dataflow = facts.dataflow
+        self._buffer_at = {buffer.leaf: buffer for buffer in profile.buffers}
+
+    def value(self, buffer: Buffer) -> bytes | None:
+        """The number of the value that a buffer holds, in whatever order; None for a table of pointers."""
+        node = self.attributions[buffer.id].node
+        return None if node is None else self._number(node)
+
+    def _number(self, node: int) -> bytes:
+        return self._dataflow.value_numbers[self._dataflow.origins[node]]
+
+    def is_live(self, buffer: Buffer) -> bool:
+        """Whether a buffer holds bytes at the peak."""
+        return buffer.id in self.profile.live_at_peak
+
+    @cached_property
+    def holders(self) -> dict[bytes, list[Buffer]]:
+        """Value → the buffers that ever hold it, those live at the peak first, then in the order of the schedule."""
+        found: dict[bytes, list[Buffer]] = {}
+        for buffer in sorted(self.profile.buffers, key=lambda b: (not self.is_live(b), b.start, b.id)):
+            value = self.value(buffer)
+            if value is not None:
+                found.setdefault(value, []).append(buffer)
+        return found
+
+    @cached_property
+    def nodes_of(self) -> dict[bytes, list[Node]]:
+        """Value → the nodes that compute it."""
+        found: dict[bytes, list[Node]] = {}
+        for node in self._dataflow.nodes:
+            if not node.hands_on and self._dataflow.origins[node.index] == node.index:
+                found.setdefault(self._dataflow.value_numbers[node.index], []).append(node)
+        return found
+
+    @cached_property
+    def values_named(self) -> dict[Name, list[bytes]]:
+        """Name → the different values that carry it, in the order of the schedule."""
+        found: dict[Name, list[bytes]] = {}
+        for value, nodes in sorted(self.nodes_of.items(), key=lambda pair: (pair[1][0].position, pair[1][0].index)):
+            for name in {self.name(node) for node in nodes if self._is_the_operation(node)}:
+                found.setdefault(name, []).append(value)
+        return found
+
+    def _is_the_operation(self, node: Node) -> bool:
+        """Whether a node is the operation it is named after, not a cast or a broadcast made for its operands."""
+        helper_of = _HELPERS.get(node.instruction.opcode)
+        depends = self.facts.depends[node.index] != 0
+        return depends and (helper_of is None or primitive(node.instruction.op_name) == helper_of)
+
+    def name(self, node: Node) -> Name:
+        """How the formula would name a node."""
+        given = primitive(node.instruction.op_name)
+        given = _XLA_NAMES.get(given, given) or _OPCODE_PRIMITIVE.get(node.instruction.opcode, "")
+        return self.facts.layer[node.index], given, node.elements
+
+    def fusions_around(self, value: bytes) -> tuple[str, ...]:
+        """The fusions inside which a value is computed; empty if any instruction outside a fusion computes it."""
+        nodes = self.nodes_of.get(value, [])
+        if not nodes or any(node.fusion is None for node in nodes):
+            return ()
+        instructions = self.profile.module.instructions
+        return tuple(sorted({instructions[node.fusion].name for node in nodes if node.fusion is not None}))
+
+    def recomputed_from(self, value: bytes) -> Iterator[tuple[Buffer, str]]:
+        """The buffers from which the backward pass computes a value again, each with the fusion that does."""
+        nodes, instructions = self._dataflow.nodes, self.profile.module.instructions
+        for start in self.nodes_of.get(value, []):
+            if start.fusion is None or self.facts.run_phase(start) is not Phase.BACKWARD:
+                continue
+            fusion = instructions[start.fusion].name
+            waiting, seen = list(start.operands), set()
+            while waiting:
+                index = waiting.pop()
+                if index in seen:
+                    continue
+                seen.add(index)
+                node = nodes[index]
+                buffer = self._buffer_at.get(node.leaf) if node.fusion is None else None
+                if buffer is not None:
+                    yield buffer, fusion
+                    if self.attributions[buffer.id].phase is not Phase.BACKWARD:
+                        continue
+                if not self.facts.follows_cotangent[index]:
+                    waiting.extend(node.operands)
+
+    def is_prepared_for_backward(self, buffer: Buffer) -> bool:
+        """Whether a buffer holds a function of the forward pass that only the backward pass wants, made before it begins."""
+        attribution, first = self.attributions[buffer.id], self.facts.first_gradient_position
+        if attribution.node is None or first is None:
+            return False
+        origin = self._dataflow.origins[attribution.node]
+        return (
+            attribution.phase is Phase.BACKWARD
+            and not self.facts.follows_cotangent[origin]
+            and self.facts.depends[origin] != 0
+            and buffer.start < first
+        )
+
+    def label(self, buffer: Buffer) -> str:
+        """A buffer's name in evidence: its instruction, with the element of a tuple."""
+        name = self.profile.instruction(buffer).name
+        return name + "".join(f"{{{step}}}" for step in buffer.leaf[1])

@@ -1,0 +1,27 @@
+"""The closed list of what an item of the ledger may say. Each is a predicate that was true of the capture when it was said."""
+
+KINDS: dict[str, str] = {
+    "alive at the peak": "XLA's peak is another moment than the formula's: the buffer named is live there, the leaf is not "
+    "in the formula's sum",
+    "freed before the peak": "the buffer named holds the leaf, and its live range ends before the peak",
+    "made after the peak": "the buffer named holds the leaf, and its live range begins after the peak",
+    "fused away": "no buffer ever holds the leaf: every instruction that computes it is inside the fusions named",
+    "kept twice": "both buffers named are live at the peak and hold the same value",
+    "kept instead": "no buffer holds the leaf named; the backward pass computes it again, inside the fusion named, from "
+    "this buffer",
+    "counted under another role": "the leaf is live at the peak in the buffer named, which has the other role",
+    "prepared for the backward pass": "a function of the forward pass alone that only the backward pass reads, made before "
+    "the first gradient: an index map, a mask",
+    "depends on no argument": "no argument of the program flows into the buffer: zeros, index ramps, literals",
+    "copy of an argument": "the numbers of the argument named, copied or transposed, while its own slot still holds them",
+    "result nobody reads": "one of several results of one instruction, without a reader",
+    "table of pointers": "addresses of a tuple's elements",
+    "scratch of a library call": "memory that a custom call works in",
+    "idle slot of a donated argument": "the argument's memory between the last use of the old value and the new one",
+    "gap between buffers": "bytes of an allocation that nothing holds at the peak",
+    "slot lent out": "the result is not written yet, and the buffer named uses its memory",
+    "donation refused": "the argument was donated, but XLA gave the result memory of its own",
+    "layout padding": "the layout of the buffer named is tiled",
+    "hidden by opaque fusions": "the library behind the fusions named allocates while it runs",
+}
+"""Kind → the predicate, in words."""

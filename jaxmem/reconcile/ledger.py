@@ -1,0 +1,522 @@
+"""Formula against profile: the ledger.
+
+Each row is one role in one layer. Its compiled side is what the segments at the peak hold; its formula side the counted leaves.
+The difference is itemised: a leaf that XLA does not hold at the peak, a buffer that no counted leaf stands for. An item is
+written only where its predicate (`jaxmem.reconcile.kinds`) is true of the capture, and every buffer and every value serves
+once, so a leaf too many or too few, a buffer resized or removed, is left over and counted as unexplained.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from jaxmem.attribution import Attribution, Facts
+from jaxmem.formula import Formula, Leaf
+from jaxmem.lowering import Argument, Output
+from jaxmem.profile import Buffer, MemoryProfile, Segment
+from jaxmem.reconcile.evidence import Evidence
+from jaxmem.result import LedgerItem, LedgerRow
+from jaxmem.roles import STATE_ROLES, Role
+
+Key = tuple[Role, str]
+
+_HELD_ROLES = STATE_ROLES | {Role.INPUTS}
+"""Roles whose values the caller hands over."""
+
+
+@dataclass(slots=True)
+class _Row:
+    formula_bytes: int = 0
+    compiled_bytes: int = 0
+    items: list[LedgerItem] = field(default_factory=list)
+
+    def add(self, kind: str, size_bytes: int, **evidence: str | int | tuple[int, ...] | tuple[str, ...]) -> None:
+        if size_bytes:
+            self.items.append(LedgerItem(kind=kind, bytes=size_bytes, evidence=tuple(evidence.items())))
+
+
+def reconcile(
+    formula: Formula,
+    profile: MemoryProfile,
+    facts: Facts,
+    attributions: Mapping[int, Attribution],
+    arguments: Sequence[Argument],
+    outputs: Sequence[Output],
+    *,
+    hidden_bytes: int,
+    hidden_fusions: Sequence[str] = (),
+) -> tuple[LedgerRow, ...]:
+    """Lay the formula beside the compiled program.
+
+    Args:
+        formula: its leaves, counted or not.
+        profile, facts, attributions: the compiled side.
+        arguments, outputs: the lowering's tables.
+        hidden_bytes: what the compiler cannot see but is known; its row's formula is 0.
+        hidden_fusions: the fusions that it is in.
+
+    Returns:
+        Rows in the order of the roles, layers in the order of the formula; their compiled side sums to reserved + hidden.
+    """
+    ledger = _Ledger(formula, Evidence(profile, facts, attributions), arguments, outputs)
+    ledger.count_compiled()
+    ledger.explain_state()
+    ledger.explain_outputs()
+    ledger.explain_gradients()
+    ledger.explain_values()
+    ledger.explain_what_no_formula_knows()
+    if hidden_bytes:
+        row = ledger.row(Role.HIDDEN)
+        row.compiled_bytes += hidden_bytes
+        row.add("hidden by opaque fusions", hidden_bytes, instruction=tuple(hidden_fusions))
+    return ledger.rows()
+
+
+class _Ledger:
+    def __init__(
+        self, formula: Formula, evidence: Evidence, arguments: Sequence[Argument], outputs: Sequence[Output]
+    ) -> None:
+        self._formula = formula
+        self._evidence = evidence
+        self._profile = evidence.profile
+        self._arguments = arguments
+        self._outputs = outputs
+        self._rows: dict[Key, _Row] = {}
+        self._held: dict[int, int] = {}
+        """Buffer id → bytes it holds at the peak, without padding."""
+        self._open: dict[int, int] = {}
+        """Buffer id → those of them that nothing has explained yet."""
+        self._idle: list[tuple[Segment, Role]] = []
+        for leaf in formula.leaves:
+            self.row(leaf.role, leaf.layer).formula_bytes += leaf.bytes if leaf.counted else 0
+
+    def row(self, role: Role, layer: str = "") -> _Row:
+        return self._rows.setdefault((role, layer), _Row())
+
+    def _row_of(self, buffer: Buffer) -> _Row:
+        attribution = self._evidence.attributions[buffer.id]
+        return self.row(attribution.role, attribution.layer)
+
+    def _settle(self, buffer: Buffer) -> int:
+        """Take a buffer as explained; what it holds at the peak, if it was still open."""
+        return self._open.pop(buffer.id, 0)
+
+    # The compiled side.
+
+    def count_compiled(self) -> None:
+        """Give every byte of the account to a row."""
+        allocations = {allocation.index: allocation for allocation in self._profile.allocations}
+        result_layer = {
+            buffer.allocation: self._evidence.attributions[buffer.id].layer
+            for buffer in self._profile.buffers
+            if self._role(buffer) is Role.OUTPUTS
+        }
+        for segment in self._profile.segments:
+            if segment.buffer_id is None:
+                allocation = allocations[segment.allocation]
+                waits = allocation.maybe_live_out and not allocation.is_entry_computation_parameter
+                role = Role.OUTPUTS if waits else Role.FRAGMENTATION
+                layer = result_layer.get(segment.allocation, "") if waits else ""
+                self.row(role, layer).compiled_bytes += segment.size_bytes
+                self._idle.append((segment, role))
+                continue
+            buffer = self._evidence.buffers[segment.buffer_id]
+            content = buffer.logical_bytes or buffer.size_bytes
+            # Padding is the tail of the buffer: what its segments hold beyond the elements themselves.
+            held = self._held.get(buffer.id, 0)
+            own = min(segment.size_bytes, max(content - held, 0))
+            padding = segment.size_bytes - own
+            self._row_of(buffer).compiled_bytes += own
+            self._held[buffer.id] = held + own
+            if padding:
+                row = self.row(Role.PADDING, self._evidence.attributions[buffer.id].layer)
+                row.compiled_bytes += padding
+                shape = self._profile.instruction(buffer).shape.subshape(buffer.leaf[1])
+                if shape.tiles:
+                    row.add("layout padding", padding, buffer=self._evidence.label(buffer), shape=shape.text())
+        self._open = dict(self._held)
+
+    # State, inputs.
+
+    def explain_state(self) -> None:
+        """Arguments and the new state written over them: matched by argument, never by size."""
+        holders: dict[str, list[Buffer]] = {}
+        for buffer in self._profile.buffers:
+            path = self._argument_path(buffer)
+            if path is not None:
+                holders.setdefault(path, []).append(buffer)
+        for leaf in self._formula.leaves:
+            if leaf.role in _HELD_ROLES and leaf.counted and leaf.elements:
+                self._match(leaf, [b for b in holders.get(leaf.path, []) if self._role(b) is leaf.role])
+
+    def _argument_path(self, buffer: Buffer) -> str | None:
+        """The argument that a buffer holds: as it came, copied, or in its new version."""
+        attribution = self._evidence.attributions[buffer.id]
+        if attribution.node is None:
+            return None
+        argument = self._evidence.facts.argument[attribution.node]
+        if argument is not None:
+            return argument.path
+        output = self._output_of(buffer)
+        if output is not None and output.argument_index is not None:
+            return self._arguments[output.argument_index].path
+        return None
+
+    def _output_of(self, buffer: Buffer) -> Output | None:
+        node = self._evidence.attributions[buffer.id].node
+        position = self._evidence.facts.output_of(node) if node is not None else None
+        return self._outputs[position] if position is not None else None
+
+    def _role(self, buffer: Buffer) -> Role:
+        return self._evidence.attributions[buffer.id].role
+
+    def _match(self, leaf: Leaf, holders: Iterable[Buffer]) -> None:
+        """Lay one counted leaf beside the buffers that hold it under the leaf's own role."""
+        evidence, row = self._evidence, self.row(leaf.role, leaf.layer)
+        ordered = sorted(holders, key=lambda b: (not evidence.is_live(b), b.start))
+        live = [buffer for buffer in ordered if evidence.is_live(buffer) and buffer.id in self._open]
+        if live:
+            held = self._settle(live[0])
+            if held != leaf.bytes:
+                self._explain_size(row, leaf, live[0], held)
+            for other in live[1:]:
+                self._row_of(other).add(
+                    "kept twice",
+                    self._settle(other),
+                    buffer=(evidence.label(live[0]), evidence.label(other)),
+                    formula=leaf.text,
+                )
+        else:
+            self._explain_absent(row, leaf, ordered)
+
+    def _explain_size(self, row: _Row, leaf: Leaf, buffer: Buffer, held: int) -> None:
+        """A buffer that stands for a leaf but holds part of it: another buffer was written over the rest in place."""
+        if held < leaf.bytes == buffer.logical_bytes:
+            over = sorted(
+                {
+                    self._evidence.label(self._evidence.buffers[segment.buffer_id])
+                    for segment in self._profile.segments
+                    if segment.allocation == buffer.allocation
+                    and segment.buffer_id not in (None, buffer.id)
+                    and segment.offset < buffer.offset + buffer.size_bytes
+                    and buffer.offset < segment.offset + segment.size_bytes
+                }
+            )
+            if over:
+                row.add("slot lent out", held - leaf.bytes, buffer=tuple(over), formula=leaf.text)
+
+    def _explain_absent(self, row: _Row, leaf: Leaf, holders: Sequence[Buffer]) -> None:
+        """A counted leaf that no buffer of its role holds at the peak."""
+        evidence, peak = self._evidence, self._profile.peak_position
+        before = [buffer for buffer in holders if buffer.end <= peak and not evidence.is_live(buffer)]
+        after = [buffer for buffer in holders if buffer.start > peak]
+        if after:
+            found, kind = after[0], "made after the peak"
+        elif before:
+            found, kind = before[-1], "freed before the peak"
+        else:
+            return
+        if found.logical_bytes == leaf.bytes:
+            row.add(
+                kind,
+                -leaf.bytes,
+                buffer=evidence.label(found),
+                live=(found.start, found.end),
+                peak=peak,
+                formula=leaf.text,
+            )
+
+    # Results.
+
+    def explain_outputs(self) -> None:
+        """Results have memory from the start: matched by their position in the program's result."""
+        by_path: dict[str, list[Buffer]] = {}
+        table = None
+        for buffer in self._profile.buffers:
+            if buffer.leaf == (self._profile.module.entry.root_id, ()) and not buffer.logical_bytes:
+                table = buffer
+            elif self._role(buffer) is Role.OUTPUTS and (output := self._output_of(buffer)) is not None:
+                by_path.setdefault(output.path, []).append(buffer)
+        donated = {
+            output.path
+            for output in self._outputs
+            if output.argument_index is not None and self._arguments[output.argument_index].donated
+        }
+        for leaf in self._formula.leaves:
+            if leaf.role is not Role.OUTPUTS and not leaf.name.startswith("result "):
+                continue
+            places = [table] if not leaf.path and table is not None else by_path.get(leaf.path, [])
+            for place in places[:1]:
+                self._explain_place(self.row(leaf.role, leaf.layer), leaf, place, refused=leaf.path in donated)
+
+    def _explain_place(self, row: _Row, leaf: Leaf, place: Buffer, *, refused: bool) -> None:
+        evidence = self._evidence
+        live = self._settle(place)
+        waiting = 0
+        for index, (segment, role) in enumerate(self._idle):
+            low = max(segment.offset, place.offset)
+            high = min(segment.offset + segment.size_bytes, place.offset + place.size_bytes)
+            if segment.allocation == place.allocation and role is Role.OUTPUTS and low < high:
+                waiting += high - low
+                self._idle[index] = (
+                    Segment(
+                        allocation=segment.allocation,
+                        offset=segment.offset,
+                        size_bytes=segment.size_bytes - (high - low),
+                        buffer_id=None,
+                    ),
+                    role,
+                )
+        if not leaf.counted and refused:
+            self._row_of(place).add("donation refused", live + waiting, buffer=evidence.label(place), formula=leaf.text)
+            return
+        missing = leaf.bytes - live - waiting
+        if missing > 0:
+            lent = [
+                evidence.buffers[segment.buffer_id]
+                for segment in self._profile.segments
+                if segment.allocation == place.allocation
+                and segment.buffer_id not in (None, place.id)
+                and segment.offset < place.offset + place.size_bytes
+                and place.offset < segment.offset + segment.size_bytes
+            ]
+            if lent:
+                row.add(
+                    "slot lent out",
+                    -missing,
+                    buffer=tuple(evidence.label(buffer) for buffer in lent),
+                    formula=leaf.text,
+                )
+
+    # Gradients.
+
+    def explain_gradients(self) -> None:
+        """Matched by the parameter they are the gradient of."""
+        holders: dict[str, list[Buffer]] = {}
+        for buffer in self._profile.buffers:
+            attribution = self._evidence.attributions[buffer.id]
+            if attribution.role is Role.GRADIENTS and attribution.node is not None:
+                output = self._evidence.facts.gradient_of[attribution.node]
+                if output is not None:
+                    holders.setdefault(self._outputs[output].parameter_path, []).append(buffer)
+        instructions = self._profile.module.instructions
+        becomes: dict[str, set[str]] = {}
+        outside: set[str] = set()
+        for node in self._evidence.facts.dataflow.nodes:
+            output = self._evidence.facts.gradient_of[node.index]
+            if output is not None and not node.hands_on:
+                path = self._outputs[output].parameter_path
+                if node.fusion is None:
+                    outside.add(path)
+                else:
+                    becomes.setdefault(path, set()).add(instructions[node.fusion].name)
+        for leaf in self._formula.leaves:
+            if leaf.role is not Role.GRADIENTS:
+                continue
+            found = holders.get(leaf.path, [])
+            if leaf.counted and not found and leaf.path in becomes and leaf.path not in outside:
+                row = self.row(leaf.role, leaf.layer)
+                row.add("fused away", -leaf.bytes, instruction=tuple(sorted(becomes[leaf.path])), formula=leaf.text)
+            elif leaf.counted:
+                self._match(leaf, found)
+            else:
+                self._alive_at_the_peak(leaf, found)
+
+    def _alive_at_the_peak(self, leaf: Leaf, holders: Iterable[Buffer]) -> None:
+        """Buffers that are live at XLA's peak and hold a leaf that the formula has at another moment."""
+        first: Buffer | None = None
+        for buffer in holders:
+            if buffer.id not in self._open:
+                continue
+            label, row = self._evidence.label(buffer), self._row_of(buffer)
+            if first is None:
+                first = buffer
+                row.add(
+                    "alive at the peak",
+                    self._settle(buffer),
+                    buffer=label,
+                    live=(buffer.start, buffer.end),
+                    peak=self._profile.peak_position,
+                    formula=leaf.text,
+                )
+            else:
+                row.add(
+                    "kept twice",
+                    self._settle(buffer),
+                    buffer=(self._evidence.label(first), label),
+                    formula=leaf.text,
+                )
+
+    # Feature maps and working set.
+
+    def explain_values(self) -> None:
+        """What the program computes: leaves and buffers brought together by the value they speak of."""
+        evidence = self._evidence
+        leaves = [leaf for leaf in self._formula.leaves if leaf.primitive and leaf.role is not Role.GRADIENTS]
+        value_of: dict[int, bytes] = {}
+        free = {name: list(values) for name, values in evidence.values_named.items()}
+        for index in sorted(range(len(leaves)), key=lambda i: (not leaves[i].counted, not leaves[i].keeps, i)):
+            leaf = leaves[index]
+            named = free.get((leaf.layer, leaf.primitive, leaf.elements))
+            if named:
+                value_of[index] = named.pop(0)
+        absent = []
+        for index, leaf in enumerate(leaves):
+            value = value_of.get(index)
+            if value is None:
+                continue
+            holders = [b for b in evidence.holders.get(value, []) if self._role(b) not in _HELD_ROLES]
+            if not holders and leaf.keeps:
+                absent.append((leaf, value))
+            if leaf.counted:
+                self._explain_counted(leaf, value, holders)
+        for index, leaf in enumerate(leaves):
+            value = value_of.get(index)
+            if value is not None:
+                allowed = (Role.SAVED_ACTIVATIONS, Role.TRANSIENT) if leaf.keeps else (Role.TRANSIENT,)
+                holders = [b for b in evidence.holders.get(value, []) if self._role(b) in allowed]
+                self._alive_at_the_peak(leaf, holders)
+        for leaf, value in absent:
+            for buffer, fusion in evidence.recomputed_from(value):
+                if buffer.id in self._open and self._role(buffer) in (Role.SAVED_ACTIVATIONS, Role.TRANSIENT):
+                    self._row_of(buffer).add(
+                        "kept instead",
+                        self._settle(buffer),
+                        buffer=evidence.label(buffer),
+                        instruction=fusion,
+                        formula=leaf.text,
+                    )
+        for identifier in list(self._open):
+            buffer = evidence.buffers[identifier]
+            if evidence.is_prepared_for_backward(buffer):
+                self._row_of(buffer).add(
+                    "prepared for the backward pass", self._settle(buffer), buffer=evidence.label(buffer)
+                )
+
+    def _explain_counted(self, leaf: Leaf, value: bytes, holders: Sequence[Buffer]) -> None:
+        evidence, row = self._evidence, self.row(leaf.role, leaf.layer)
+        same_role = [buffer for buffer in holders if self._role(buffer) is leaf.role]
+        live_elsewhere = [
+            buffer for buffer in holders if self._role(buffer) is not leaf.role and buffer.id in self._open
+        ]
+        if any(evidence.is_live(buffer) for buffer in same_role) or not live_elsewhere:
+            fusions = evidence.fusions_around(value)
+            if not holders and fusions:
+                row.add("fused away", -leaf.bytes, instruction=fusions, formula=leaf.text)
+            else:
+                self._match(leaf, same_role or holders)
+                for other in live_elsewhere:
+                    self._row_of(other).add(
+                        "kept twice",
+                        self._settle(other),
+                        buffer=(evidence.label(same_role[0]), evidence.label(other)),
+                        formula=leaf.text,
+                    )
+            return
+        other = live_elsewhere[0]
+        role = str(self._role(other))
+        held = self._settle(other)
+        row.add(
+            "counted under another role", -held, buffer=evidence.label(other), role=role, formula=leaf.text
+        )
+        self._row_of(other).add(
+            "counted under another role", held, buffer=evidence.label(other), role=str(leaf.role), formula=leaf.text
+        )
+
+    # What no formula knows.
+
+    def explain_what_no_formula_knows(self) -> None:
+        """Constants, copies of arguments, unread results, tables, gaps: rows whose formula is zero."""
+        evidence = self._evidence
+        for identifier in list(self._open):
+            buffer = evidence.buffers[identifier]
+            attribution = evidence.attributions[identifier]
+            kind = self._compiler_kind(buffer, attribution)
+            if kind is not None:
+                named = {"buffer": evidence.label(buffer)}
+                if attribution.node is not None and (argument := evidence.facts.argument[attribution.node]) is not None:
+                    named["argument"] = argument.path
+                self._row_of(buffer).add(kind, self._settle(buffer), **named)
+        self._explain_idle()
+
+    def _compiler_kind(self, buffer: Buffer, attribution: Attribution) -> str | None:
+        facts = self._evidence.facts
+        instruction = self._profile.instruction(buffer)
+        if instruction.opcode == "constant":
+            return "depends on no argument"
+        if attribution.node is None:
+            return "table of pointers" if instruction.shape.subshape(buffer.leaf[1]).is_tuple else None
+        if not facts.depends[attribution.node] and attribution.role is Role.CONSTANTS:
+            return "depends on no argument"
+        if attribution.role is not Role.WORKSPACE:
+            return None
+        if facts.argument[attribution.node] is not None:
+            return "copy of an argument"
+        node = facts.dataflow.nodes[attribution.node]
+        if node.leaf[1] and not any(True for _ in facts.dataflow.readers(attribution.node)):
+            return "scratch of a library call" if node.instruction.opcode == "custom-call" else "result nobody reads"
+        return None
+
+    def _explain_idle(self) -> None:
+        """Idle bytes are what nothing holds; bytes whose value the assignment has lost are not idle."""
+        lost = sum(
+            self._profile.module.instructions[identifier].shape.subshape(index).logical_bytes
+            for identifier, index in self._profile.missing
+        )
+        slots = {
+            allocation.index: allocation
+            for allocation in self._profile.allocations
+            if allocation.is_entry_computation_parameter
+        }
+        paths = {argument.parameter_number: argument.path for argument in self._arguments}
+        for segment, role in self._idle:
+            if role is not Role.FRAGMENTATION:
+                continue
+            taken = min(lost, segment.size_bytes)
+            lost -= taken
+            slot = slots.get(segment.allocation)
+            row = self.row(Role.FRAGMENTATION)
+            if slot is None:
+                row.add(
+                    "gap between buffers",
+                    segment.size_bytes - taken,
+                    allocation=segment.allocation,
+                    offset=segment.offset,
+                )
+            elif slot.is_parameter_aliased_with_output:
+                row.add(
+                    "idle slot of a donated argument",
+                    segment.size_bytes - taken,
+                    allocation=segment.allocation,
+                    argument=paths.get(slot.parameter_number, ""),
+                )
+
+    def rows(self) -> tuple[LedgerRow, ...]:
+        """The finished ledger."""
+        order = {role: place for place, role in enumerate(Role)}
+        keys = sorted(self._rows, key=lambda key: order[key[0]])
+        return tuple(
+            LedgerRow(
+                term=key[0].value.replace("_", " "),
+                symbol=self._formula.symbol(key[0]),
+                layer=key[1],
+                formula_bytes=self._rows[key].formula_bytes,
+                compiled_bytes=self._rows[key].compiled_bytes,
+                items=tuple(self._rows[key].items),
+                reason=_reason(self._rows[key]),
+            )
+            for key in keys
+            if self._rows[key].formula_bytes or self._rows[key].compiled_bytes or self._rows[key].items
+        )
+
+
+def _reason(row: _Row) -> str:
+    """The items in a sentence, largest first."""
+    difference = row.compiled_bytes - row.formula_bytes
+    if not difference and not row.items:
+        return "equal"
+    by_kind: dict[str, int] = {}
+    for item in row.items:
+        by_kind[item.kind] = by_kind.get(item.kind, 0) + item.bytes
+    named = sorted(by_kind, key=lambda kind: -abs(by_kind[kind]))
+    left = difference - sum(by_kind.values())
+    return ", ".join(named + (["unexplained"] if left else []))
