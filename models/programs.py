@@ -1,6 +1,5 @@
 """From a row of the registry to a program: the function and its arguments, all of them abstract."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -35,7 +34,7 @@ class ProgramSpec:
         parameter_count: trained numbers.
     """
 
-    function: Callable[..., Any]
+    function: Any
     arguments: tuple[Any, ...]
     donate_argnums: tuple[int, ...]
     name: str
