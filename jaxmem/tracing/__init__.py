@@ -6,6 +6,7 @@
 Everything is abstract: nothing is executed, and nothing is allocated on a device.
 """
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -61,7 +62,10 @@ class Traced:
     @cached_property
     def lowering(self) -> Lowering:
         """The program lowered to StableHLO, made on first use."""
-        lowered = self.staged.lowered or self.staged.traced.lower(lowering_platforms=self.platforms)
+        with warnings.catch_warnings():
+            if self.staged.quiet:
+                warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
+            lowered = self.staged.lowered or self.staged.traced.lower(lowering_platforms=self.platforms)
         leaves = [place.leaf for place in _places(self.staged.arguments)]
         numbers = parameter_numbers(lowered, leaves)
         return Lowering(

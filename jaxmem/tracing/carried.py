@@ -44,7 +44,18 @@ def carried_over(arguments: Sequence[Place], results: Sequence[Place], flow: Flo
         candidates = [keys for keys in by_signature.get(_signature(prefix, places), ()) if fits(prefix, keys)]
         if not candidates:
             continue
-        best = min(candidates, key=lambda keys: (keys != prefix, keys[-1] != prefix[-1], len(keys)))
+        best = min(
+            candidates,
+            key=lambda keys: (
+                keys != prefix,
+                keys[-1] != prefix[-1],
+                not all(
+                    flow.is_sum(result.leaf.index, argument.leaf.index)
+                    for result, argument in _pairs(prefix, places, keys, argument_trees[keys])
+                ),
+                len(keys),
+            ),
+        )
         for result, argument in _pairs(prefix, places, best, argument_trees[best]):
             matched[result.leaf.index] = argument.leaf.index
             taken.add(argument.leaf.index)
@@ -59,7 +70,7 @@ def _is_no_coincidence(result_keys: _Keys, argument_keys: _Keys, result: Place, 
         # Inside trees the name must agree too: a metric computed from a counter is no next value of it.
         whole = len(argument_keys) == 1 and len(result_keys) <= 2
         return (whole and (bool(flow.differentiates) or argument.leaf.donated or _is_key(argument))) or (
-            argument_keys[-1] == result_keys[-1] and not argument_keys[-1].isdigit()
+            argument_keys[-1:] == result_keys[-1:] and not argument_keys[-1].isdigit()
         )
     return len(argument_keys) == 1 and (argument.leaf.donated or _is_key(argument))
 

@@ -17,11 +17,14 @@ class Flow:
     Attributes:
         differentiates: there is a backward pass in the program; None where there is no jaxpr to look at.
         reached_by: for each flat result, the flat arguments that reach it outside the model.
+        added_to: for each flat result, the arguments it is a sum with: a parameter and its update, but not the
+            gradient, which an update scales.
         from_backward: for each flat result, whether the backward pass reaches it.
     """
 
     differentiates: bool | None
     reached_by: tuple[frozenset[int], ...] = ()
+    added_to: tuple[frozenset[int], ...] = ()
     from_backward: tuple[bool, ...] = ()
 
     def is_gradient(self, result: int, argument: int) -> bool:
@@ -32,23 +35,31 @@ class Flow:
         """Whether a result is made of the argument without passing through the model."""
         return bool(self.reached_by) and argument in self.reached_by[result]
 
+    def is_sum(self, result: int, argument: int) -> bool:
+        """Whether a result is the argument and something added to it."""
+        return bool(self.added_to) and argument in self.added_to[result]
+
 
 UNKNOWN_FLOW = Flow(differentiates=None)
 """Of a program without a jaxpr."""
 
 
 def read_flow(closed_jaxpr: Any) -> Flow:
-    """Walk a traced program once, front to back, in time linear in its equations."""
+    """Walk a traced program front to back, in time linear in its equations."""
     jaxpr = closed_jaxpr.jaxpr
     # A set of arguments is the bits of an integer; the lowest bit is the backward pass.
-    masks = _walk(jaxpr, [2 << index for index in range(len(jaxpr.invars))])
+    arguments = [2 << index for index in range(len(jaxpr.invars))]
+    masks = _walk(jaxpr, arguments, sums_only=False)
     return Flow(
         differentiates=contains_backward(jaxpr),
-        reached_by=tuple(
-            frozenset(index for index in range(len(jaxpr.invars)) if mask & (2 << index)) for mask in masks
-        ),
+        reached_by=_sets(masks),
+        added_to=_sets(_walk(jaxpr, arguments, sums_only=True)),
         from_backward=tuple(bool(mask & 1) for mask in masks),
     )
+
+
+def _sets(masks: Sequence[int]) -> tuple[frozenset[int], ...]:
+    return tuple(frozenset(index for index in range(mask.bit_length() - 1) if mask & (2 << index)) for mask in masks)
 
 
 def contains_backward(jaxpr: Any) -> bool:
@@ -60,7 +71,11 @@ def contains_backward(jaxpr: Any) -> bool:
     )
 
 
-def _walk(jaxpr: Any, arguments: Sequence[int]) -> list[int]:
+_SUMS = frozenset({"add", "add_any", "sub", "convert_element_type", "copy", "reshape", "squeeze", "select_n"})
+"""Primitives that keep a sum a sum."""
+
+
+def _walk(jaxpr: Any, arguments: Sequence[int], *, sums_only: bool) -> list[int]:
     masks: dict[Any, int] = dict(zip(jaxpr.invars, arguments, strict=True))
 
     def of(atom: Any) -> int:
@@ -75,7 +90,9 @@ def _walk(jaxpr: Any, arguments: Sequence[int]) -> list[int]:
         elif "jvp(" in stack:
             results = [0] * len(equation.outvars)
         elif len(inner) == 1 and _is_call(equation, inner[0]):
-            results = _walk(inner[0], operands)
+            results = _walk(inner[0], operands, sums_only=sums_only)
+        elif sums_only and equation.primitive.name not in _SUMS:
+            results = [0] * len(equation.outvars)
         elif any(contains_backward(body) for body in inner):
             results = [1] * len(equation.outvars)  # a loop over steps or micro-batches
         else:

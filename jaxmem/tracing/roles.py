@@ -59,7 +59,8 @@ def decide(
     """The role of every argument leaf, in flat order."""
     places = tuple(sorted(places, key=lambda place: place.leaf.index))
     carried = frozenset(carried)
-    mirrored, further = mirrored_trees(places, carried)
+    decided = {place.leaf.index for place in places if _given_path(place, given) is not None}
+    mirrored, further = mirrored_trees([place for place in places if place.leaf.index not in decided], carried)
     signature = Signature(
         places=places,
         given=given,
@@ -91,15 +92,21 @@ def _first_answer(rules: Sequence[_Rule], place: Place, signature: Signature) ->
 
 def _given(place: Place, signature: Signature) -> Decision | None:
     """The user decided: the argument's name, its path, or a path it lies under."""
-    texts = [step.text for step in place.steps]
-    prefixes = {"".join(texts[:length]): length for length in range(1, len(texts) + 1)}
-    found = [(prefixes[path], role) for path, role in signature.given if path in prefixes]
-    if not found:
+    found = _given_path(place, signature.given)
+    if found is None:
         return None
-    length, role = max(found, key=lambda item: item[0])  # the longest path is the most particular
+    length, role = found
     if role in OPTIMIZER_ROLES or role in (Role.PARAMETERS, Role.MODEL_STATE):
         return Decision(role=role, rule="given by the user", parameter_path=place.keys(length))
     return Decision(role=role, rule="given by the user")
+
+
+def _given_path(place: Place, given: tuple[tuple[str, Role], ...]) -> tuple[int, Role] | None:
+    """How many steps the most particular path covers that the user gave for this leaf, and its role."""
+    texts = [step.text for step in place.steps]
+    lengths = {"".join(texts[:length]): length for length in range(1, len(texts) + 1)}
+    found = [(lengths[path], role) for path, role in given if path in lengths]
+    return max(found, key=lambda item: item[0]) if found else None
 
 
 def _optax_state(place: Place, _: Signature) -> Decision | None:
@@ -223,6 +230,12 @@ def _mirrored(place: Place, signature: Signature) -> Decision | None:
             parameter_path=signature.mirrored[place.leaf.index],
         )
     if place.leaf.index in signature.mirrors_parameters:
+        if signature.differentiates is False and place.leaf.index not in signature.carried:
+            return Decision(
+                role=Role.GRADIENTS,
+                rule="a tree like the parameters that does not come back, in a program without a backward pass",
+                parameter_path=signature.mirrors_parameters[place.leaf.index],
+            )
         return Decision(role=Role.OTHER_STATE, rule="a further tree like the parameters")
     return None
 

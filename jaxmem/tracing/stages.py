@@ -35,6 +35,7 @@ class Staged:
     lowered: Any
     arguments: tuple[tuple[str, Any], ...]
     results: tuple[tuple[str, Any], ...]
+    quiet: bool = False
 
 
 def stage(program: Program) -> Staged:
@@ -337,7 +338,8 @@ def _stage_equinox_jit(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         ("closure", packed["fun"]),
     ]
     marker, out, _ = numbered(traced.out_info)
-    return Staged(traced=traced, lowered=None, arguments=tuple(named), results=(("marker", marker), ("result", out)))
+    results = (("marker", marker), ("result", out))
+    return Staged(traced=traced, lowered=None, arguments=tuple(named), results=results, quiet=fn.filter_warning)
 
 
 def _split_flat(tree: Any) -> tuple[tuple[Any, ...], tuple[tuple[Any, ...], Any]]:
