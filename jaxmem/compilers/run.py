@@ -18,6 +18,8 @@ from jaxmem.layer_table import LayerTable
 from jaxmem.lowering import Lowering
 
 _PLATFORMS = ("cpu",)
+_REFUSED_OPTION = ("No such compile option", "While setting option")
+"""How XLA begins to complain about an option (``xla/pjrt/pjrt_executable.cc``)."""
 
 
 def compile_lowering(
@@ -42,8 +44,8 @@ def compile_lowering(
         timeout: seconds for the compile, the start of the worker included; None waits as long as it takes.
 
     Raises:
-        UsageError: there is no compiler for the device's platform, the program was not lowered for it, or XLA does not
-            know a compiler option.
+        UsageError: there is no compiler for the device's platform, the program was not lowered for it, or XLA does
+            not take a compiler option.
         EnvironmentFailure: the compiler failed, crashed, was killed, ran out of time, or the disk is full.
     """
     _check_platform(lowering, device)
@@ -158,8 +160,11 @@ def _read_answer(folder: Path) -> Answer:
 def _read_dump(folder: Path, answer: Answer) -> bytes:
     if answer.dump is not None:
         return (folder / DUMP / answer.dump).read_bytes()
-    if answer.failure is not None and "No such compile option" in answer.failure:
-        raise UsageError(f"XLA does not know a compiler option that was given:\n{answer.failure}")
+    if answer.failure is not None and any(words in answer.failure for words in _REFUSED_OPTION):
+        raise UsageError(
+            f"XLA does not take a compiler option that was given (true and false are written True and False):\n"
+            f"{answer.failure}"
+        )
     if answer.failure is not None:
         raise EnvironmentFailure(f"The compiler refused the program:\n{answer.failure}")
     raise EnvironmentFailure(
