@@ -272,6 +272,7 @@ class TestVgg:
         model.eval()
         np.testing.assert_array_equal(model(images), model(images))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["vgg11", "vgg11_bn"])
     def test_training_learns(self, name: str) -> None:
         model = programs.real_model(name, rngs=nnx.Rngs(0), classes=10, hidden=256, dropout=0.0)
@@ -286,6 +287,7 @@ class TestVgg:
             assert np.isfinite(array).all(), path
             assert (np.asarray(array) != before[path]).any(), f"{path} did not move"
 
+    @pytest.mark.slow
     def test_remat_leaves_the_step_as_it_is(self) -> None:
         images, labels = images_and_labels(2, 32)
         results = []
