@@ -56,7 +56,7 @@ def report_page(report: Report, *, detail: bool = False) -> Document:
         Heading("Where the bytes go"),
         _roles(report),
         *ledger_section(report, detail=detail),
-        *_estimates_section(report.estimates, "Other answers to the same question", report.required_bytes),
+        *_estimates_section(report.estimates, "Estimates", report.required_bytes),
         *_xla_section(report),
         *_hidden_section(report, detail=detail),
         *_peak_section(report, detail=detail),
@@ -91,7 +91,7 @@ def estimate_page(report: EstimateReport, *, detail: bool = False) -> Document:
         ),
         Heading("The formula"),
         Table(columns=columns, rows=(*rows, total)),
-        *_estimates_section(report.estimates, "Other answers to the same question", None),
+        *_estimates_section(report.estimates, "Estimates", None),
     ]
     layers = [
         (layer.layer, (layer.parameter_bytes, layer.gradient_bytes, layer.optimizer_bytes, layer.activation_bytes))

@@ -145,7 +145,7 @@ def test_a_bare_dump_says_why_there_is_no_formula(report: Report) -> None:
 
 
 def test_estimates_stand_beside_required(report: Report) -> None:
-    found = table(report_page(report), "Other answers to the same question")
+    found = table(report_page(report), "Estimates")
     assert row(found, "textbook: 4w + B·ΣF").cells[2:] == (Size(12_048_000), Percent(-22.251, signed=True))
     assert row(found, "required, by the compiler").cells[2] == Size(report.required_bytes)
 
