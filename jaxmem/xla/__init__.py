@@ -12,6 +12,8 @@ from jaxmem.xla.buffers import (
 from jaxmem.xla.hlo import (
     BufferDonor,
     Computation,
+    ConvolutionDimensions,
+    DotDimensions,
     Frame,
     InputOutputAlias,
     Instruction,
@@ -20,6 +22,7 @@ from jaxmem.xla.hlo import (
     Shape,
     ShapeIndex,
     StackFrame,
+    WindowDimension,
 )
 from jaxmem.xla.read import find_dump, read_hlo_proto
 from jaxmem.xla.replay import (
@@ -40,6 +43,8 @@ __all__ = [
     "BufferAssignment",
     "BufferDonor",
     "Computation",
+    "ConvolutionDimensions",
+    "DotDimensions",
     "Frame",
     "HeapTrace",
     "InputOutputAlias",
@@ -54,6 +59,7 @@ __all__ = [
     "ShapeIndex",
     "StackFrame",
     "TraceEvent",
+    "WindowDimension",
     "find_dump",
     "live_peak_bytes",
     "read_hlo_proto",

@@ -11,6 +11,8 @@ from jaxmem.errors import InputError
 from jaxmem.xla.hlo import (
     BufferDonor,
     Computation,
+    ConvolutionDimensions,
+    DotDimensions,
     Frame,
     InputOutputAlias,
     Instruction,
@@ -18,6 +20,7 @@ from jaxmem.xla.hlo import (
     OutputOperandAliasing,
     Shape,
     StackFrame,
+    WindowDimension,
 )
 from jaxmem.xla.schema import MESSAGES, PRIMITIVE_TYPES
 
@@ -171,6 +174,19 @@ class _ModuleReader:
             source_file=text(metadata.source_file),
             source_line=metadata.source_line,
             dimensions=tuple(proto.dimensions),
+            window=tuple(
+                WindowDimension(
+                    size=dimension.size,
+                    stride=dimension.stride,
+                    padding_low=dimension.padding_low,
+                    padding_high=dimension.padding_high,
+                    window_dilation=dimension.window_dilation,
+                    base_dilation=dimension.base_dilation,
+                )
+                for dimension in proto.window.dimensions
+            ),
+            convolution=_convolution(proto.convolution_dimension_numbers) if opcode == "convolution" else None,
+            dot=_dot(proto.dot_dimension_numbers) if opcode == "dot" else None,
             backend_config=proto.backend_config,
             output_operand_aliasing=tuple(
                 OutputOperandAliasing(
@@ -284,6 +300,28 @@ class _ModuleReader:
                 path[frame_id] = None
                 frame_id = frames[frame_id - 1].parent_id
             ends.update(path)
+
+
+def _convolution(numbers: Any) -> ConvolutionDimensions:
+    return ConvolutionDimensions(
+        input_batch=numbers.input_batch_dimension,
+        input_feature=numbers.input_feature_dimension,
+        input_spatial=tuple(numbers.input_spatial_dimensions),
+        kernel_input_feature=numbers.kernel_input_feature_dimension,
+        kernel_output_feature=numbers.kernel_output_feature_dimension,
+        output_batch=numbers.output_batch_dimension,
+        output_feature=numbers.output_feature_dimension,
+        output_spatial=tuple(numbers.output_spatial_dimensions),
+    )
+
+
+def _dot(numbers: Any) -> DotDimensions:
+    return DotDimensions(
+        lhs_contracting=tuple(numbers.lhs_contracting_dimensions),
+        rhs_contracting=tuple(numbers.rhs_contracting_dimensions),
+        lhs_batch=tuple(numbers.lhs_batch_dimensions),
+        rhs_batch=tuple(numbers.rhs_batch_dimensions),
+    )
 
 
 def _fingerprint(proto: Any, opcode: str, shape: Shape) -> bytes:

@@ -105,6 +105,42 @@ class OutputOperandAliasing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WindowDimension:
+    """One dimension of the window of a convolution or reduce-window. Padding is negative where it crops."""
+
+    size: int
+    stride: int
+    padding_low: int
+    padding_high: int
+    window_dilation: int
+    base_dilation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvolutionDimensions:
+    """Which dimension is what in a convolution's operands and result (`ConvolutionDimensionNumbers`)."""
+
+    input_batch: int
+    input_feature: int
+    input_spatial: tuple[int, ...]
+    kernel_input_feature: int
+    kernel_output_feature: int
+    output_batch: int
+    output_feature: int
+    output_spatial: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DotDimensions:
+    """Which dimensions a dot contracts, and which it runs over (`DotDimensionNumbers`)."""
+
+    lhs_contracting: tuple[int, ...]
+    rhs_contracting: tuple[int, ...]
+    lhs_batch: tuple[int, ...]
+    rhs_batch: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Instruction:
     """One HLO instruction.
 
@@ -120,6 +156,9 @@ class Instruction:
         stack_frame_id: key for `Module.source`; 0 where there is none.
         source_file, source_line: what older compilers write in place of a stack frame.
         dimensions: of broadcast, reduce, transpose, concatenate, iota, ...
+        window: of a convolution or reduce-window, one entry a window dimension; empty otherwise.
+        convolution: of a convolution, else None.
+        dot: of a dot, else None.
         backend_config: as the backend wrote it, uninterpreted.
         fingerprint: digest of what the instruction computes from its operands: opcode, shape without layout, literal,
             window, dimension numbers, comparison direction, slice bounds, and every other field of the proto that is no
@@ -145,6 +184,9 @@ class Instruction:
     source_file: str = ""
     source_line: int = 0
     dimensions: tuple[int, ...] = ()
+    window: tuple[WindowDimension, ...] = ()
+    convolution: ConvolutionDimensions | None = None
+    dot: DotDimensions | None = None
     backend_config: bytes = field(default=b"", repr=False)
     output_operand_aliasing: tuple[OutputOperandAliasing, ...] = ()
     fingerprint: bytes = field(default=b"", repr=False)
