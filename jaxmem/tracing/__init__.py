@@ -77,7 +77,9 @@ class Traced:
             ),
             outputs=self.outputs,
             compiler_options=self.compiler_options,
-            configuration=tuple(sorted((name, str(getattr(jax.config, name, "unset"))) for name in _SETTINGS)),
+            configuration=tuple(
+                (name, str(value)) for name in sorted(_SETTINGS) if (value := getattr(jax.config, name, None)) is not None
+            ),
             device_count=device_count(lowered),
             platforms=self.platforms,
         )

@@ -3,7 +3,7 @@
 import functools
 import warnings
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import haiku as hk
@@ -329,7 +329,7 @@ def test_equinox_lowers_to_what_it_runs(donate):
     """With real arrays Equinox lowers itself: the same module as ours, made from shapes."""
     model = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
     state = ADAM.init(eqx.filter(model, eqx.is_inexact_array))
-    jitted = eqx.filter_jit(equinox_step, donate=donate)
+    jitted: Any = eqx.filter_jit(equinox_step, donate=donate)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
         own = jitted.lower(model, state, jnp.zeros((2, 4))).lowered
@@ -377,8 +377,8 @@ def test_two_models_of_one_kind():
     """Generator and discriminator: the same paths inside, so each path begins with its tree."""
 
     class State(NamedTuple):
-        generator: dict
-        discriminator: dict
+        generator: Any
+        discriminator: Any
         generator_moments: optax.OptState
         discriminator_moments: optax.OptState
 

@@ -1,6 +1,8 @@
 """The lowering itself: bytecode, kept and dropped arguments, keys, keywords, errors, and nothing allocated."""
 
 import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -226,6 +228,15 @@ def test_nothing_is_allocated():
     lower(Program(nnx.jit(lambda model, x: model(x)), model, jax.ShapeDtypeStruct((2, 2**20), jnp.float32)))
     assert {id(array) for array in jax.live_arrays()} == before
     assert sum(a.logical_bytes for a in lowering.arguments if a.role is Role.PARAMETERS) == 2**42
+
+
+def test_tracing_imports_no_framework():
+    code = (
+        "import sys, jax, jaxmem.tracing as t, jaxmem.program as p\n"
+        "t.lower(p.Program(lambda x: x * 2, 1.0))\n"
+        "assert not {'flax', 'optax', 'equinox', 'haiku'} & set(sys.modules), 'framework imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_donation_of_a_jitted_function_cannot_be_changed():

@@ -1,5 +1,8 @@
 """Roles where no type tells them, and the optimizers' states by their documented formulas."""
 
+import itertools
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -87,6 +90,35 @@ def test_adafactor_keeps_rows_and_columns():
     assert sum(a.elements for a in second) == kernels + biases
     assert {a.parameter_path for a in second} == {"0/0", "0/1", "1/0", "1/1"}
     assert {a.parameter_path for a in arguments if a.role is Role.PARAMETERS} == {"0/0", "0/1", "1/0", "1/1"}
+
+
+def test_adafactor_of_vgg16():
+    """944,912 B for configuration D with the paper's three dense layers: by hand from Optax's rule.
+
+    A kernel is factored over its two largest dimensions when both are 128 or more, and keeps one number in place of the
+    whole. All else keeps the whole, and one number for each of row and column. One step count, 4 B.
+    """
+    channels = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+    kernels = [(3, 3, *pair) for pair in itertools.pairwise(channels)] + [(25088, 4096), (4096, 4096), (4096, 1000)]
+    network = [
+        (jax.ShapeDtypeStruct(kernel, jnp.float32), jax.ShapeDtypeStruct(kernel[-1:], jnp.float32))
+        for kernel in kernels
+    ]
+    transformation = optax.adafactor(1e-3)
+    state = jax.eval_shape(transformation.init, network)
+    arguments = trace(Program(lambda g, s, p: transformation.update(g, s, p), network, state, network)).arguments
+    total = sum(a.logical_bytes for a in arguments if a.role in OPTIMIZER_ROLES)
+
+    def kept(shape):
+        small, large = sorted(shape)[-2:] if len(shape) > 1 else (0, 0)
+        if small < 128:
+            return 1 + 1 + math.prod(shape)
+        return math.prod(shape) // large + math.prod(shape) // small + 1
+
+    by_hand = 4 * sum(kept(kernel) + kept(kernel[-1:]) for kernel in kernels)
+    counts = sum(a.logical_bytes for a in arguments if a.role is Role.OPTIMIZER_OTHER)
+    assert counts == 4
+    assert total == by_hand + counts == 944_912
 
 
 def test_multi_steps_gradients_are_other_state():
