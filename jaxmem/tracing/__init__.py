@@ -78,7 +78,9 @@ class Traced:
             outputs=self.outputs,
             compiler_options=self.compiler_options,
             configuration=tuple(
-                (name, str(value)) for name in sorted(_SETTINGS) if (value := getattr(jax.config, name, None)) is not None
+                (name, str(value))
+                for name in sorted(_SETTINGS)
+                if (value := getattr(jax.config, name, None)) is not None
             ),
             device_count=device_count(lowered),
             platforms=self.platforms,
