@@ -1,13 +1,14 @@
 """From result data to pages for people: data → a small document → a terminal.
 
-`document` is the form in between, `pages` writes it, `terminal` shows it. Another form of output is another renderer
-beside `terminal`; renderers do not know one another.
+`document` is the form in between, `pages` and its neighbours write it, `terminal` shows it. Another form
+of output is another renderer beside `terminal`; renderers do not know one another.
 """
 
 from io import StringIO
 
 from jaxmem.report.document import Document
-from jaxmem.report.pages import estimate_page, report_page
+from jaxmem.report.estimate_page import estimate_page
+from jaxmem.report.pages import report_page
 from jaxmem.result import EstimateReport, EstimateReports, Report, Reports
 
 

@@ -10,6 +10,9 @@ from typing import Literal
 Tone = Literal["plain", "strong", "quiet", "good", "bad", "warning"]
 Align = Literal["left", "right"]
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
+"""A space at which no line ends; shown as a plain one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Text:

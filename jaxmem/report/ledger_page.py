@@ -3,7 +3,20 @@
 from collections.abc import Iterable
 from itertools import groupby
 
-from jaxmem.report.document import Cell, Column, Difference, Heading, Missing, Paragraph, Part, Row, Size, Table, Text
+from jaxmem.report.document import (
+    NO_BREAK,
+    Cell,
+    Column,
+    Difference,
+    Heading,
+    Missing,
+    Paragraph,
+    Part,
+    Row,
+    Size,
+    Table,
+    Text,
+)
 from jaxmem.result import EvidenceValue, LedgerItem, LedgerRow, Report
 from jaxmem.units import format_difference
 from jaxmem.unknown import Unknown
@@ -66,7 +79,12 @@ def _group_line(term: str, rows: tuple[LedgerRow, ...]) -> Row:
     for row in rows:
         for item in row.items:
             by_kind[item.kind] = by_kind.get(item.kind, 0) + item.bytes
-    parts = [f"{kind.replace('_', ' ')} {format_difference(size)}" for kind, size in by_kind.items() if size]
+    # A size is not torn apart at the end of a line.
+    parts = [
+        f"{kind.replace('_', ' ')} {format_difference(size).replace(' ', NO_BREAK)}"
+        for kind, size in by_kind.items()
+        if size
+    ]
     return _cells(
         term,
         next(iter(symbols)) if len(symbols) == 1 else "",
@@ -74,7 +92,7 @@ def _group_line(term: str, rows: tuple[LedgerRow, ...]) -> Row:
         sum(row.compiled_bytes for row in rows),
         _sum(row.difference_bytes for row in rows),
         _sum(row.unexplained_bytes for row in rows),
-        notes=(f"{layers} layers: " + " · ".join(parts),) if parts else (f"{layers} layers",),
+        notes=(f"{layers} layers: " + " · ".join(parts),) if parts else (),
     )
 
 

@@ -1,8 +1,5 @@
 """What a page says: result data → document. The one place that chooses words, order and what is left out."""
 
-from collections.abc import Iterable
-
-from jaxmem.lowering import ProgramFacts
 from jaxmem.report.document import (
     Cell,
     Column,
@@ -19,12 +16,23 @@ from jaxmem.report.document import (
     Text,
 )
 from jaxmem.report.ledger_page import ledger_section
-from jaxmem.result import DeviceFacts, Estimate, EstimateReport, LayerRow, Report
+from jaxmem.report.phrases import (
+    LAYER_COLUMNS,
+    SHOWN_LAYERS,
+    estimates_section,
+    facts,
+    file_name,
+    known_or_missing,
+    largest,
+    left_out_line,
+    reasons,
+    title,
+)
+from jaxmem.result import LayerRow, Report
 from jaxmem.units import format_bytes
 from jaxmem.unknown import Unknown
 
 _SHOWN_BUFFERS = 10
-_SHOWN_LAYERS = 12
 _SHOWN_FUSIONS = 5
 
 WHAT_TO_COMPARE = {
@@ -48,15 +56,15 @@ WHAT_TO_COMPARE = {
 def report_page(report: Report, *, detail: bool = False) -> Document:
     """The page of one report. ``detail`` adds every layer, every buffer of the peak and every item of the ledger."""
     parts: list[Part] = [
-        Heading(_title(report.program, report.device), 1),
-        *_facts(report.program),
+        Heading(title(report.program, report.device), 1),
+        *facts(report.program),
         _headline(report),
         *_measured(report),
         _verdict(report),
         Heading("Where the bytes go"),
         _roles(report),
         *ledger_section(report, detail=detail),
-        *_estimates_section(report.estimates, "Estimates", report.required_bytes),
+        *estimates_section(report.estimates, "Estimates", report.required_bytes),
         *_xla_section(report),
         *_hidden_section(report, detail=detail),
         *_peak_section(report, detail=detail),
@@ -66,64 +74,7 @@ def report_page(report: Report, *, detail: bool = False) -> Document:
     return Document(tuple(parts))
 
 
-def estimate_page(report: EstimateReport, *, detail: bool = False) -> Document:
-    """The page of one estimate. ``detail`` adds every layer."""
-    rows = [
-        Row(cells=(Text(_in_layer(row.term, row.layer)), Text(row.symbol), Text(row.formula), Size(row.bytes)))
-        for row in report.rows
-    ]
-    total = Row(cells=(Text("total"), Text(""), Text(""), Size(report.total_bytes)), total=True)
-    columns = (
-        Column(title="term", align="left", flexible="wrap"),
-        Column(title="symbol", align="left", flexible="wrap"),
-        Column(title="with numbers", align="left", flexible="wrap"),
-        Column(title="bytes"),
-    )
-    parts: list[Part] = [
-        Heading(_title(report.program, report.device), 1),
-        *_facts(report.program),
-        Paragraph(
-            (
-                Text("Estimated", "strong"),
-                Size(report.total_bytes, "strong", exact=True),
-                Text("by the formula alone; nothing was compiled.", "quiet"),
-            )
-        ),
-        Heading("The formula"),
-        Table(columns=columns, rows=(*rows, total)),
-        *_estimates_section(report.estimates, "Estimates", None),
-    ]
-    layers = [
-        (layer.layer, (layer.parameter_bytes, layer.gradient_bytes, layer.optimizer_bytes, layer.activation_bytes))
-        for layer in report.layers
-    ]
-    if layers:
-        shown, left_out = _largest(layers, lambda layer: sum(layer[1]), _SHOWN_LAYERS, detail)
-        cells = [Row(cells=(Text(name or "(no layer)"), *(Size(size) for size in sizes))) for name, sizes in shown]
-        parts += [Heading("Layers"), Table(columns=_LAYER_COLUMNS, rows=tuple(cells)), *_left_out(left_out, "layers")]
-    parts += [Paragraph((Text(note, "quiet"),)) for note in report.notes]
-    return Document(tuple(parts))
-
-
 # --- the top of the page ---------------------------------------------------------------------------------------------
-
-
-def _title(program: ProgramFacts, device: DeviceFacts) -> str:
-    count = "" if device.device_count == 1 else f" × {device.device_count}"
-    batch = "" if program.batch_size is None else f"batch {program.batch_size}"
-    return " · ".join(filter(None, (program.name, _MODES.get(program.mode or "", program.mode), batch))) + (
-        f" on {device.name}{count}"
-    )
-
-
-_MODES = {"train": "training", "infer": "inference"}
-
-
-def _facts(program: ProgramFacts) -> list[Paragraph]:
-    parameters = None if program.parameter_count is None else f"{program.parameter_count:,} parameters"
-    donated = "state donated" if program.donated else None
-    facts = [fact for fact in (parameters, program.dtype, program.optimizer, donated, program.source) if fact]
-    return [Paragraph((Text(" · ".join(facts), "quiet"),))] if facts else []
 
 
 def _headline(report: Report) -> Paragraph:
@@ -204,38 +155,10 @@ def _roles(report: Report) -> Table:
     return Table(columns=columns, rows=(*rows, sum_row))
 
 
-def _estimates_section(estimates: tuple[Estimate, ...], title: str, required_bytes: int | None) -> list[Part]:
-    if not estimates:
-        return []
-    columns = [
-        Column(title="formula", align="left", flexible="wrap"),
-        Column(title="with numbers", align="left", flexible="wrap"),
-        Column(title="bytes"),
-    ]
-    rows = []
-    for estimate in estimates:
-        cells: list[Cell] = [Text(estimate.name), Text(estimate.formula), _size(estimate.bytes)]
-        if required_bytes is not None:
-            cells.append(
-                Missing(estimate.error_percent.reason)
-                if isinstance(estimate.error_percent, Unknown)
-                else Percent(estimate.error_percent, signed=True)
-            )
-        rows.append(Row(cells=tuple(cells)))
-    if required_bytes is not None:
-        columns.append(Column(title="error"))
-        rows.append(
-            Row(cells=(Text("required, by the compiler"), Text(""), Size(required_bytes), Text("")), total=True)
-        )
-    reasons = _reasons(value for estimate in estimates for value in (estimate.bytes, estimate.error_percent))
-    quiet = [] if required_bytes is None else reasons
-    return [Heading(title), Table(columns=tuple(columns), rows=tuple(rows)), *quiet]
-
-
 def _xla_section(report: Report) -> list[Part]:
     xla = report.xla
     rows = [
-        Row(cells=(Text(name), _size(size), Text(meaning, "quiet")))
+        Row(cells=(Text(name), known_or_missing(size), Text(meaning, "quiet")))
         for name, size, meaning in (
             ("arguments", xla.argument_bytes, "what the caller hands in"),
             ("outputs", xla.output_bytes, "what the program returns"),
@@ -272,7 +195,7 @@ def _xla_section(report: Report) -> list[Part]:
     return [
         Heading("The compiler's own numbers"),
         Table(columns=columns, rows=tuple(rows)),
-        *_reasons(getattr(xla, name) for name in ("argument_bytes", "temp_bytes", "reported_peak_bytes")),
+        *reasons(getattr(xla, name) for name in ("argument_bytes", "temp_bytes", "reported_peak_bytes")),
         *([Paragraph((Text(advice, "quiet"),))] if advice else []),
     ]
 
@@ -294,9 +217,15 @@ def _hidden_section(report: Report, *, detail: bool) -> list[Part]:
     )
     if hidden.fusions:
         known = [(fusion, fusion.bytes if isinstance(fusion.bytes, int) else -1) for fusion in hidden.fusions]
-        shown, left_out = _largest(known, lambda pair: pair[1], _SHOWN_FUSIONS, detail)
+        shown, left_out = largest(known, lambda pair: pair[1], _SHOWN_FUSIONS, detail)
         rows = tuple(
-            Row(cells=(Text(fusion.layer or "(no layer)"), Text(fusion.instruction, "quiet"), _size(fusion.bytes)))
+            Row(
+                cells=(
+                    Text(fusion.layer or "(no layer)"),
+                    Text(fusion.instruction, "quiet"),
+                    known_or_missing(fusion.bytes),
+                )
+            )
             for fusion, _ in shown
         )
         columns = (
@@ -304,14 +233,14 @@ def _hidden_section(report: Report, *, detail: bool) -> list[Part]:
             Column(title="fusion", align="left", flexible="shorten"),
             Column(title="bytes"),
         )
-        parts += [Table(columns=columns, rows=rows), *_left_out(left_out, "fusions")]
+        parts += [Table(columns=columns, rows=rows), *left_out_line(left_out, "fusions")]
     return parts
 
 
 def _peak_section(report: Report, *, detail: bool) -> list[Part]:
     if not report.peak_buffers:
         return []
-    shown, left_out = _largest(report.peak_buffers, lambda buffer: buffer.bytes, _SHOWN_BUFFERS, detail)
+    shown, left_out = largest(report.peak_buffers, lambda buffer: buffer.bytes, _SHOWN_BUFFERS, detail)
     columns = (
         Column(title="bytes"),
         Column(title="role", align="left"),
@@ -328,21 +257,12 @@ def _peak_section(report: Report, *, detail: bool) -> list[Part]:
                 Text(buffer.layer),
                 Text(f"{buffer.dtype}[{','.join(map(str, buffer.shape))}]"),
                 Text(buffer.instruction, "quiet"),
-                Text(_last_part(buffer.source), "quiet"),
+                Text(file_name(buffer.source), "quiet"),
             )
         )
         for buffer in shown
     )
-    return [Heading("Largest at the peak"), Table(columns=columns, rows=rows), *_left_out(left_out, "buffers")]
-
-
-_LAYER_COLUMNS = (
-    Column(title="layer", align="left", flexible="shorten"),
-    Column(title="parameters"),
-    Column(title="gradients"),
-    Column(title="optimizer"),
-    Column(title="activations"),
-)
+    return [Heading("Largest at the peak"), Table(columns=columns, rows=rows), *left_out_line(left_out, "buffers")]
 
 
 def _layer_section(report: Report, *, detail: bool) -> list[Part]:
@@ -353,7 +273,7 @@ def _layer_section(report: Report, *, detail: bool) -> list[Part]:
         compared = (layer.parameters, layer.gradients, layer.optimizer, layer.activations)
         return tuple(each.compiled_bytes for each in compared)
 
-    shown, left_out = _largest(report.layers, lambda layer: sum(compiled(layer)), _SHOWN_LAYERS, detail)
+    shown, left_out = largest(report.layers, lambda layer: sum(compiled(layer)), SHOWN_LAYERS, detail)
     rows: list[Row] = []
     for layer in shown:
         rows.append(Row(cells=(Text(layer.layer or "(no layer)"), *(Size(size) for size in compiled(layer)))))
@@ -361,14 +281,17 @@ def _layer_section(report: Report, *, detail: bool) -> list[Part]:
             formula = (layer.parameters, layer.gradients, layer.optimizer, layer.activations)
             rows.append(
                 Row(
-                    cells=(Text("by the formula", "quiet"), *(_size(each.formula_bytes) for each in formula)),
+                    cells=(
+                        Text("by the formula", "quiet"),
+                        *(known_or_missing(each.formula_bytes) for each in formula),
+                    ),
                     inset=True,
                 )
             )
     return [
         Heading("Layers, as compiled"),
-        Table(columns=_LAYER_COLUMNS, rows=tuple(rows)),
-        *_left_out(left_out, "layers"),
+        Table(columns=LAYER_COLUMNS, rows=tuple(rows)),
+        *left_out_line(left_out, "layers"),
     ]
 
 
@@ -385,39 +308,6 @@ def _notes_section(report: Report) -> list[Part]:
         if isinstance(version, str)
     ]
     used += [f"{name}={value}" for name, value in versions.compiler_options]
-    sentences = [*report.notes, report.verdict.rule, *report.verdict.assumptions, " · ".join(used)]
-    return [Heading("Notes"), *(Paragraph((Text(sentence, "quiet"),)) for sentence in sentences if sentence)]
-
-
-# --- small things ----------------------------------------------------------------------------------------------------
-
-
-def _size(size: int | Unknown) -> Cell:
-    return Missing(size.reason) if isinstance(size, Unknown) else Size(size)
-
-
-def _in_layer(term: str, layer: str) -> str:
-    return f"{term}  {layer}" if layer else term
-
-
-def _last_part(source: str) -> str:
-    """``/home/me/models/vgg.py:81`` → ``vgg.py:81``."""
-    return source.replace("\\", "/").rsplit("/", 1)[-1]
-
-
-def _largest(rows, size_of, count: int, detail: bool):
-    """The ``count`` largest rows in their own order, and how many were left out; all of them with ``detail``."""
-    if detail or len(rows) <= count + 1:  # a line that says "1 more" is no shorter than that one
-        return tuple(rows), 0
-    kept = sorted(sorted(range(len(rows)), key=lambda index: -size_of(rows[index]))[:count])
-    return tuple(rows[index] for index in kept), len(rows) - count
-
-
-def _left_out(count: int, what: str) -> list[Part]:
-    return [Paragraph((Text(f"and {count} smaller {what}: -v shows them all", "quiet"),))] if count else []
-
-
-def _reasons(values: Iterable[object]) -> list[Part]:
-    """Why numbers are not known, each reason once."""
-    reasons = dict.fromkeys(value.reason for value in values if isinstance(value, Unknown))
-    return [Paragraph((Text(f"Unknown: {reason}.", "quiet"),)) for reason in reasons]
+    sentences = (*report.notes, report.verdict.rule, *report.verdict.assumptions)
+    said = [*(sentence[:1].upper() + sentence[1:] for sentence in sentences if sentence), " · ".join(used)]
+    return [Heading("Notes"), *(Paragraph((Text(sentence, "quiet"),)) for sentence in said)]

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text as StyledText
 
 from jaxmem.report.document import (
+    NO_BREAK,
     Cell,
     Column,
     Difference,
@@ -83,6 +84,7 @@ def print_document(
     ascii_only = not _carries_unicode(stream)
     for line in _lines(document, page_width):
         line.rstrip()
+        line.plain = line.plain.replace(NO_BREAK, " ")
         if ascii_only:
             line = StyledText(line.plain.translate(_ASCII).encode("ascii", "replace").decode("ascii"))
         console.print(line, soft_wrap=True)

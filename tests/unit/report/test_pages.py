@@ -18,7 +18,8 @@ from jaxmem.report.document import (
     Table,
     Text,
 )
-from jaxmem.report.pages import estimate_page, report_page
+from jaxmem.report.estimate_page import estimate_page
+from jaxmem.report.pages import report_page
 from jaxmem.result import BufferTable, EstimateReport, Hidden, Report, Reports
 from jaxmem.roles import Role
 from jaxmem.unknown import Unknown
@@ -109,7 +110,7 @@ def test_the_ledger_is_one_line_a_term(report: Report) -> None:
     ]
     saved = row(found, "saved activations")
     assert saved.cells[2:] == (Size(12_000_000), Size(11_960_024), Difference(-39_976), Size(0, "quiet"))
-    assert saved.notes == ("2 layers: fused away -39.06 KiB · padding +24 B",)
+    assert saved.notes == ("2 layers: fused away -39.06\N{NO-BREAK SPACE}KiB · padding +24\N{NO-BREAK SPACE}B",)
     assert row(found, "workspace").notes == (report.ledger[4].reason,)
     assert row(found, "parameters").notes == ()
     total = row(found, "total")
@@ -180,6 +181,15 @@ def test_the_estimate_page(estimate_report: EstimateReport) -> None:
     assert row(found, "Adam moments").cells[1:] == (Text("2w + 4"), Text("2 × 12,000 B + 4 B"), Size(24_004))
     assert row(found, "total").cells[3] == Size(estimate_report.total_bytes)
     assert "nothing was compiled" in words(document)
+
+
+def test_a_term_of_several_layers_is_one_line_of_the_estimate(estimate_report: EstimateReport) -> None:
+    saved = estimate_report.rows[-1]
+    halves = tuple(replace(saved, layer=layer, bytes=saved.bytes // 2) for layer in ("conv1", "conv2"))
+    split = replace(estimate_report, rows=(*estimate_report.rows[:-1], *halves))
+    short, long = (table(estimate_page(split, detail=detail), "The formula") for detail in (False, True))
+    assert row(short, "saved activations").cells[2:] == (Text("2 layers", "quiet"), Size(saved.bytes))
+    assert row(long, "saved activations  conv2").cells[2:] == (Text(saved.formula), Size(saved.bytes // 2))
 
 
 def test_one_page_a_report(report: Report) -> None:
