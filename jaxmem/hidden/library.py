@@ -1,10 +1,7 @@
-"""Memory that XLA's buffer assignment does not see: what opaque library fusions allocate while they run.
+"""What YNNPACK holds in memory while it runs one fused computation.
 
-On CPU, XLA hands convolutions, matrix products and reductions to YNNPACK (`xla/backends/cpu/ynn_emitter.cc`). Such a
-fusion is one instruction to the buffer assignment, whatever stands inside, and the library takes its memory from
-malloc. This room derives that memory from the fused computation and from how the library schedules it. No number here
-is fitted to a measured size of a process; the two constants of a kernel, `KERNEL_COLUMNS` and `PACKED_BLOCK_BYTES`,
-were read off the sizes of single allocations.
+No number here is fitted to a measured size of a process; the two constants of a kernel, `KERNEL_COLUMNS` and
+`PACKED_BLOCK_BYTES`, were read off the sizes of single allocations.
 
 What a fusion holds (`ynnpack/subgraph/{dot,copy,stencil_copy,runtime}.cc` in XNNPACK, the emitter in XLA):
 
@@ -19,20 +16,13 @@ What a fusion holds (`ynnpack/subgraph/{dot,copy,stencil_copy,runtime}.cc` in XN
   that result one image at a time.
 - **Threads.** A parallel loop has at most as many tasks at work as the pool has threads; with two nested loops, the
   caller works too while it waits (`parallel_for` in slinky's base/thread_pool.cc).
-
-Fusions that do not depend on one another run at the same time on a pool of several threads (XLA's ThunkExecutor).
 """
 
 import heapq
-import json
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 
 from jaxmem.xla.hlo import Computation, Instruction, Module
-
-OPAQUE_FUSION_KINDS = frozenset({"__ynn_fusion", "__xnn_fusion", "__onednn_fusion"})
-"""The fusion kinds of XLA's CPU backend whose body a library runs (``fusion_config.kind`` of the backend config)."""
 
 KERNEL_COLUMNS = 16
 """Columns of the right side that one call of a float32 kernel makes, on AVX2. Decides only how many tasks there are."""
@@ -43,159 +33,8 @@ PACKED_BLOCK_BYTES = 128 << 10
 _KERNEL_ROWS = 6
 _PACK_FROM_ROW_BLOCKS = 10
 _VIRTUAL = frozenset({"parameter", "constant", "broadcast", "bitcast", "reshape", "iota", "slice"})
-_WHOLE = frozenset({"convolution", "dot", "reduce", "reduce-window", "transpose", "concatenate"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpaqueFusion:
-    """A fusion whose body a library runs.
-
-    Attributes:
-        instruction_id, name: the fusion instruction.
-        kind: the library's mark, e.g. ``__ynn_fusion``.
-        computation: name of the computation it stands in.
-        position: its place in that computation's schedule.
-        operations: opcodes of the fused operations that take memory of their own, in order.
-        op_names: name stacks inside, each once, in order: they say which layers it covers.
-        inside_bytes: the most that the library holds at once while it runs.
-    """
-
-    instruction_id: int
-    name: str
-    kind: str
-    computation: str
-    position: int
-    operations: tuple[str, ...]
-    op_names: tuple[str, ...] = field(repr=False)
-    inside_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hidden:
-    """What the opaque fusions of a module need.
-
-    Attributes:
-        bytes: the largest need of fusions that can run at the same time, anywhere in the schedule.
-        reason: where the number comes from, in a sentence.
-        fusions: all opaque fusions, in the order of the schedule.
-        concurrent: names of those that make the largest need together.
-        threads: size of the thread pool that the number holds for.
-    """
-
-    bytes: int
-    reason: str
-    fusions: tuple[OpaqueFusion, ...] = ()
-    concurrent: tuple[str, ...] = ()
-    threads: int = 1
-
-
-def pool_threads() -> int:
-    """Threads of the pool that XLA's CPU backend makes here: what NPROC says, else the CPUs this process may use."""
-    for name in ("PJRT_NPROC", "NPROC"):
-        if os.environ.get(name, "").isdecimal() and int(os.environ[name]) > 0:
-            return int(os.environ[name])
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def opaque_fusions(module: Module, *, threads: int | None = None) -> tuple[OpaqueFusion, ...]:
-    """Every opaque fusion of the module, computation by computation, in the order of the schedule.
-
-    Args:
-        module: the optimized module.
-        threads: size of the thread pool; that of this machine if not given.
-    """
-    workers = pool_threads() if threads is None else threads
-    found = []
-    for computation in module.computations.values():
-        if computation.is_fusion:
-            continue
-        for position, instruction_id in enumerate(module.schedule.get(computation.id, computation.instruction_ids)):
-            instruction = module.instructions[instruction_id]
-            kind = _opaque_kind(instruction)
-            if kind:
-                body = module.computations[instruction.called_computation_ids[0]]
-                inside = [module.instructions[i] for i in body.instruction_ids]
-                found.append(
-                    OpaqueFusion(
-                        instruction_id=instruction_id,
-                        name=instruction.name,
-                        kind=kind,
-                        computation=computation.name,
-                        position=position,
-                        operations=tuple(each.opcode for each in inside if each.opcode in _WHOLE),
-                        op_names=tuple(dict.fromkeys(each.op_name for each in inside if each.op_name)),
-                        inside_bytes=_Body(module, body, workers).most_bytes(),
-                    )
-                )
-    return tuple(found)
-
-
-def hidden_need(module: Module, *, threads: int | None = None) -> Hidden:
-    """The largest concurrent need of the module's opaque fusions.
-
-    Fusions of one computation that do not depend on one another count together, the largest first, as many as the pool
-    has threads.
-
-    Args:
-        module: the optimized module.
-        threads: size of the thread pool; that of this machine if not given.
-    """
-    workers = pool_threads() if threads is None else threads
-    fusions = opaque_fusions(module, threads=workers)
-    if not fusions:
-        return Hidden(bytes=0, reason="no opaque fusions", threads=workers)
-    together: tuple[OpaqueFusion, ...] = ()
-    for name in dict.fromkeys(fusion.computation for fusion in fusions):
-        chosen = _largest_together(module, [each for each in fusions if each.computation == name], workers)
-        together = max(together, chosen, key=_sum_inside)
-    total = _sum_inside(together)
-    return Hidden(
-        bytes=total,
-        reason=(
-            f"derived from the bodies of {len(fusions)} opaque library fusions for a pool of {workers} threads: "
-            "results kept between fused operations, packed kernels, and each task's own copy of its input"
-        ),
-        fusions=fusions,
-        concurrent=tuple(fusion.name for fusion in together),
-        threads=workers,
-    )
-
-
-def _sum_inside(fusions: tuple[OpaqueFusion, ...]) -> int:
-    return sum(fusion.inside_bytes for fusion in fusions)
-
-
-def _opaque_kind(instruction: Instruction) -> str:
-    if instruction.opcode != "fusion" or not instruction.called_computation_ids:
-        return ""
-    try:
-        kind = json.loads(instruction.backend_config or b"{}")["fusion_config"]["kind"]
-    except (ValueError, KeyError, TypeError):
-        return ""
-    return kind if kind in OPAQUE_FUSION_KINDS else ""
-
-
-def _largest_together(module: Module, fusions: list[OpaqueFusion], workers: int) -> tuple[OpaqueFusion, ...]:
-    """Fusions of one computation, none of which waits for another, by size."""
-    bit = {fusion.instruction_id: 1 << number for number, fusion in enumerate(fusions)}
-    computation = module.computations[module.instructions[fusions[0].instruction_id].computation_id]
-    # Which fusions each instruction waits for, itself included, as a set of bits.
-    awaits: dict[int, int] = {}
-    for instruction_id in computation.instruction_ids:
-        instruction = module.instructions[instruction_id]
-        awaited = bit.get(instruction_id, 0)
-        for before in instruction.operand_ids + instruction.control_predecessor_ids:
-            awaited |= awaits.get(before, 0)
-        awaits[instruction_id] = awaited
-    chosen: list[OpaqueFusion] = []
-    for fusion in sorted(fusions, key=lambda each: (-each.inside_bytes, each.position)):
-        mine, waits = bit[fusion.instruction_id], awaits[fusion.instruction_id]
-        independent = all(
-            not waits & bit[other.instruction_id] and not awaits[other.instruction_id] & mine for other in chosen
-        )
-        if independent and fusion.inside_bytes and len(chosen) < workers:
-            chosen.append(fusion)
-    return tuple(chosen)
+WHOLE = frozenset({"convolution", "dot", "reduce", "reduce-window", "transpose", "concatenate"})
+"""Operations whose result is a buffer of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,8 +91,8 @@ def _product(rows: int, columns: int, depth: int, item_bytes: int) -> _Product:
     )
 
 
-class _Body:
-    """The memory of one fused computation, operation by operation."""
+class FusedBody:
+    """The memory of one fused computation, operation by operation, on a pool of ``workers`` threads."""
 
     def __init__(self, module: Module, computation: Computation, workers: int) -> None:
         self.module = module
@@ -291,7 +130,7 @@ class _Body:
         for instruction in reversed(self.order):
             number = self.position[instruction.id]
             # What is no buffer is made where it is read: its operands must live until then.
-            until = number if instruction.opcode in _WHOLE else max(number, last[instruction.id])
+            until = number if instruction.opcode in WHOLE else max(number, last[instruction.id])
             for operand in instruction.operand_ids:
                 last[operand] = max(last[operand], until)
         return last
@@ -303,7 +142,7 @@ class _Body:
             if instruction.opcode in _VIRTUAL:
                 if inside and instruction.opcode in ("bitcast", "reshape"):
                     storage[instruction.id] = storage[inside[0]]
-            elif instruction.opcode in _WHOLE:
+            elif instruction.opcode in WHOLE:
                 storage[instruction.id] = instruction.id
             else:
                 size = instruction.shape.logical_bytes
@@ -374,7 +213,7 @@ class _Body:
         return packed, whole_tiles * tile(product.row_split) + (at_work - whole_tiles) * (tile(rest) if rest else 0)
 
     def _is_elementwise(self, instruction: Instruction) -> bool:
-        return instruction.opcode not in _VIRTUAL and instruction.opcode not in _WHOLE
+        return instruction.opcode not in _VIRTUAL and instruction.opcode not in WHOLE
 
     def _dot_bytes(self, instruction: Instruction) -> int:
         left, right = (self.module.instructions[operand] for operand in instruction.operand_ids)

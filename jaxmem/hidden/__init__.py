@@ -1,0 +1,12 @@
+"""Memory that XLA's buffer assignment does not see: what opaque library fusions allocate while they run."""
+
+from jaxmem.hidden.fusions import (
+    OPAQUE_FUSION_KINDS,
+    Hidden,
+    OpaqueFusion,
+    hidden_need,
+    opaque_fusions,
+    pool_threads,
+)
+
+__all__ = ["OPAQUE_FUSION_KINDS", "Hidden", "OpaqueFusion", "hidden_need", "opaque_fusions", "pool_threads"]
