@@ -8,6 +8,7 @@ _NOT_A_LAYER = re.compile(
     r"^(?:jit|pjit|shard_map|custom_jvp_call|custom_vjp_call|closed_call|core_call)\(.*\)$"
     r"|^(?:|while|body|cond|branch_\d+_fun|scan|checkpoint|remat\d*|rematted_computation|closed_call|core_call"
     r"|custom_jvp_call|custom_vjp_call|custom_lin|shard_map)$"
+    r"|\.__call__$"
 )
 
 
@@ -22,7 +23,7 @@ def scope_components(scope: str) -> tuple[str, ...]:
             component = match[1]
         # A scope opened before the transformation arrives inside its brackets, with its own slashes.
         parts = _split_scope(component) if "/" in component else (component,)
-        components.extend(part for part in parts if not _NOT_A_LAYER.match(part))
+        components.extend(part for part in parts if not _NOT_A_LAYER.search(part))
     return tuple(components)
 
 

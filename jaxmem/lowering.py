@@ -55,7 +55,7 @@ class Output:
     Attributes:
         path: the pytree path of the result.
         role: that of the argument it replaces (the new parameters are `parameters`), else `outputs`.
-        argument_index: index of the argument with the same role and parameter path, which it replaces; None if it replaces none.
+        argument_index: index of the argument with the same role and parameter path, which it replaces; None for none.
     """
 
     path: str

@@ -6,6 +6,7 @@ to exactly one segment, held by a buffer or idle; the sums are checked here, whe
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from jaxmem.errors import InvariantError
 from jaxmem.xla.buffers import Allocation, BufferAssignment
@@ -316,9 +317,10 @@ def _traced_at_peak(
             replay = replay_trace(trace, assignment.buffers)
             if best is None or replay.peak_bytes > best[0].peak_bytes:
                 best = (replay, trace, mentioned)
-    if best is None:
+    if best is None or best[0].peak_event is None:
         return (frozenset(), frozenset()), max(len(schedule) - 1, 0)
     replay, trace, mentioned = best
+    assert replay.peak_event is not None
     event = trace.events[replay.peak_event]
     peak = position.get(by_name.get(event.instruction_name, -1), buffers[event.buffer_id].start)
     return (frozenset(occupant for _, occupant in replay.live_at_peak), mentioned), peak
@@ -338,7 +340,7 @@ def _segments(allocation: Allocation, live: list[Buffer]) -> Iterator[Segment]:
     open_buffers: list[Buffer] = []
     taken = 0
     previous: Segment | None = None
-    for low, high in zip(borders, borders[1:], strict=False):
+    for low, high in pairwise(borders):
         open_buffers = [buffer for buffer in open_buffers if buffer.offset + buffer.size_bytes > low]
         while taken < len(starting) and starting[taken].offset <= low:
             if starting[taken].offset + starting[taken].size_bytes > low:

@@ -120,6 +120,15 @@ class Program:
         for field, value in values.items():
             object.__setattr__(self, field, value)
 
+    def with_compiler_options(self, options: Sequence[tuple[str, Any]]) -> "Program":
+        """The same program with further options for XLA; one that it has already takes the new value."""
+        changed = object.__new__(Program)
+        for name in Program.__slots__:
+            object.__setattr__(changed, name, getattr(self, name))
+        merged = dict(self.compiler_options) | {name: _option(value) for name, value in options}
+        object.__setattr__(changed, "compiler_options", tuple(sorted(merged.items())))
+        return changed
+
 
 def resolve_program(target: str, settings: Mapping[str, str]) -> Program:
     """Find the program that ``package.module:attribute`` or ``path/to/file.py:attribute`` names.

@@ -96,7 +96,7 @@ class Dataflow:
         fusion: int | None,
         position: int | None,
     ) -> dict[tuple[int, ...], int]:
-        """Add a computation's nodes; ``parameters`` says which outer nodes each parameter receives. Returns the root's leaves."""
+        """Add a computation's nodes and return the root's leaves; ``parameters``: which outer nodes each parameter receives."""
         module = self.module
         made: dict[int, dict[tuple[int, ...], int]] = {}
         for identifier in instruction_order(module, computation_id):
@@ -118,12 +118,15 @@ class Dataflow:
         where = self._where
         if opcode == "parameter":
             given = parameters[instruction.parameter_number or 0] if parameters is not None else {}
-            return {index: self._add(instruction, index, given.get(index, ()), hands_on=bool(given)) for index in leaves}
+            return {
+                index: self._add(instruction, index, given.get(index, ()), hands_on=bool(given)) for index in leaves
+            }
         if opcode == "get-tuple-element":
             prefix = (instruction.tuple_index or 0,)
             return {i: self._add(instruction, i, [operands[0][prefix + i]], hands_on=True) for i in leaves}
         if opcode == "tuple":
-            return {i: self._add(instruction, i, [operands[i[0]][i[1:]]], hands_on=True) for i in leaves}
+            elements = {(k, *i): node for k, operand in enumerate(operands) for i, node in operand.items()}
+            return {i: self._add(instruction, i, [elements[i]], hands_on=True) for i in leaves}
         if opcode in ("fusion", "call"):
             body = self._visit(
                 instruction.called_computation_ids[0],
@@ -170,7 +173,9 @@ class Dataflow:
         if opcode in ("async-done", "async-update"):
             prefix = (1,) if opcode == "async-done" else ()
             return {
-                i: self._add(instruction, i, [operands[0][prefix + i]] if prefix + i in operands[0] else (), hands_on=True)
+                i: self._add(
+                    instruction, i, [operands[0][prefix + i]] if prefix + i in operands[0] else (), hands_on=True
+                )
                 for i in leaves
             }
         if opcode == "copy-done":
@@ -199,20 +204,33 @@ class Dataflow:
                     if self.module.instructions[identifier].opcode == "parameter"
                 )
             )
-        body_root = next(
-            root
-            for root, computation in zip(roots, instruction.called_computation_ids, strict=True)
+        body_root, body_parameter = next(
+            (root, parameter)
+            for root, parameter, computation in zip(
+                roots, parameter_ids, instruction.called_computation_ids, strict=True
+            )
             if self.module.instructions[self.module.computations[computation].root_id].shape.is_tuple
             == instruction.shape.is_tuple
             and set(root) == set(leaves)
         )
-        # What one turn leaves is what the next receives.
+        # What one turn leaves is what the next receives; what the body hands on untouched is the same array all the time.
+        carried = {index for index in leaves if not self._is_handed_on(body_root[index], body_parameter, index)}
         for parameter in parameter_ids:
-            for index in leaves:
+            for index in carried:
                 if (node := self.node_at.get((parameter, index))) is not None:
                     self.nodes[node].operands.append(body_root[index])
         self._where = where
-        return {i: self._add(instruction, i, [body_root[i], initial[i]], hands_on=True) for i in leaves}
+        return {
+            i: self._add(instruction, i, [body_root[i], initial[i]] if i in carried else [initial[i]], hands_on=True)
+            for i in leaves
+        }
+
+    def _is_handed_on(self, node: int, parameter: int, index: tuple[int, ...]) -> bool:
+        while self.nodes[node].hands_on and len(self.nodes[node].operands) == 1:
+            if self.nodes[node].leaf == (parameter, index):
+                return True
+            node = self.nodes[node].operands[0]
+        return False
 
     # Questions.
 
@@ -250,7 +268,10 @@ class Dataflow:
         return origins
 
     def readers(self, node: int) -> Iterator[Node]:
-        """The nodes that really read an array: users, seen through names and boundaries."""
+        """The nodes that really read an array: users, seen through names and boundaries.
+
+        Where ways meet (what a loop carries) another array begins, and the meeting point is the reader.
+        """
         seen = {node}
         waiting = list(self.nodes[node].users)
         while waiting:
@@ -258,13 +279,13 @@ class Dataflow:
             if user in seen:
                 continue
             seen.add(user)
-            if self.nodes[user].hands_on:
+            if self.nodes[user].hands_on and len(self.nodes[user].operands) == 1:
                 waiting.extend(self.nodes[user].users)
             else:
                 yield self.nodes[user]
 
     def spread(self, start: Mapping[int, int], *, backwards: bool = False) -> list[int]:
-        """Bits that flow along the graph from ``start`` (node → bits) until nothing changes: forwards to users, or backwards."""
+        """Bits that flow along the graph from ``start`` (node → bits) until nothing changes, to users or to operands."""
         bits = [0] * len(self.nodes)
         for node, value in start.items():
             bits[node] |= value

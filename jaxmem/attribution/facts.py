@@ -39,7 +39,7 @@ class Facts:
         self.depends = dataflow.spread({node: _bit(argument) for node, argument in self._entry_arguments.items()})
         self.scope: list[str] = [_scope(node.instruction.op_name) for node in nodes]
         self.phase = self._find_phases()
-        self._fusion_phase: dict[int, Phase] = {}
+        self._run_phases = self._find_run_phases()
         self.output_nodes = self._find_output_nodes()
         self.gradient_of = self._find_gradients()
         self.first_gradient_position, self.follows_cotangent = self._follow_cotangent()
@@ -94,14 +94,17 @@ class Facts:
         return phases
 
     def run_phase(self, node: Node) -> Phase:
-        """The phase in which a node runs: that of the results of the fusion around it, else its own."""
-        if node.fusion is None:
-            return self.phase[node.index]
-        if node.fusion not in self._fusion_phase:
-            shape = self.dataflow.module.instructions[node.fusion].shape
-            results = [self.dataflow.node_at[(node.fusion, index)] for index, _ in shape.leaves()]
-            self._fusion_phase[node.fusion] = max((self.phase[result] for result in results), key=_ORDER.__getitem__)
-        return self._fusion_phase[node.fusion]
+        """The phase for which a node runs: inside a fusion that of the results it goes into, else its own."""
+        return self._run_phases[node.index]
+
+    def _find_run_phases(self) -> list[Phase]:
+        phases = list(self.phase)
+        for node in reversed(self.dataflow.nodes):
+            if node.fusion is not None:
+                # Users inside the same fusion come later, as do the fusion's own results.
+                goes_into = [phases[user] for user in node.users if user > node.index]
+                phases[node.index] = max(goes_into, key=_ORDER.__getitem__, default=phases[node.index])
+        return phases
 
     def _find_output_nodes(self) -> dict[int, int]:
         """Node → index of the program output that it is."""
@@ -224,28 +227,30 @@ class _Layers:
         self._layer[node.index], self._rule[node.index] = layer, rule
 
     def _decide(self, node: Node) -> None:
+        self._set(node, *self._answer(node))
+
+    def _answer(self, node: Node) -> tuple[str, str]:
         facts = self._facts
         argument = facts.argument[node.index]
         if argument is not None:
-            return self._set(node, argument.layer, "the argument's own layer")
+            return argument.layer, "the argument's own layer"
         origin = facts.dataflow.origins[node.index]
         if origin != node.index and self._layer[origin]:
-            return self._set(node, self._layer[origin], self._rule[origin])
+            return self._layer[origin], self._rule[origin]
         if node.hands_on:
-            return self._set(node, self._largest(node.operands), "its producer's layer")
+            return self._largest(node.operands), "its producer's layer"
         if named := self._scopes.layer(facts.scope[node.index]):
-            return self._set(node, named, "the scope names the layer")
+            return named, "the scope names the layer"
         if flowing := self._parameter(node):
-            return self._set(node, flowing.layer, "a parameter of the layer flows in")
+            return flowing.layer, "a parameter of the layer flows in"
         if facts.phase[node.index] is Phase.BACKWARD:
             output = facts.gradient_of[node.index]
             if output is not None:
-                return self._set(node, facts.outputs[output].layer, "it is the gradient of a parameter of the layer")
+                return facts.outputs[output].layer, "it is the gradient of a parameter of the layer"
             forward = [operand for operand in node.operands if self._made_forward(operand)]
             if layer := self._largest(forward):
-                return self._set(node, layer, "it reads what the layer's forward pass left for it")
-        if layer := self._largest(node.operands):
-            return self._set(node, layer, "its producer's layer")
+                return layer, "it reads what the layer's forward pass left for it"
+        return self._largest(node.operands), "its producer's layer"
 
     def _made_forward(self, operand: int) -> bool:
         return self._facts.phase[operand] is Phase.FORWARD and self._facts.argument[operand] is None

@@ -68,7 +68,7 @@ class Occupant:
 
     @cached_property
     def reader_phases(self) -> frozenset[Phase]:
-        """The phases in which those who read the buffer run: a forward operation repeated inside a backward fusion is backward."""
+        """The phases for which its readers run: a forward operation repeated inside a backward fusion is backward."""
         return frozenset(self.facts.run_phase(reader) for reader in self.readers)
 
     @cached_property

@@ -12,6 +12,7 @@ The layers of these formulas are the convolutions, matrix products and poolings 
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from jaxmem.formula.leaves import Textbook
 from jaxmem.formula.live_ranges import CONTRACTIONS
@@ -53,7 +54,7 @@ def textbook_formulas(
             ),
             answer,
         )
-    pair = max((a + b for a, b in zip(maps, maps[1:], strict=False)), default=maps[0])
+    pair = max((a + b for a, b in pairwise(maps)), default=maps[0])
     return (
         Textbook(
             name="textbook: w + max(F_l + F_l+1)",

@@ -8,6 +8,8 @@ What a fusion holds (`ynnpack/subgraph/{dot,copy,stencil_copy,runtime}.cc` in XN
 - **Results.** What a convolution, dot, reduction or window makes is a whole buffer, until its last use; the root is
   written straight into the fusion's own output. An elementwise operation works in place on such a buffer. Broadcasts,
   reshapes and constants take none.
+- **Rows.** What flows into nothing but a reduction over its rows (the mean over an image) is made a row at a time, all
+  the way back to the fusion's operands: a convolution on that way reads as many rows as its window has.
 - **Packed kernels.** The kernel of a convolution is copied into blocks of columns, the last block filled up, and stays
   until the fusion ends. A dot packs one block a task, and not at all where its left side has few rows.
 - **Tiles.** A convolution runs as tasks over blocks of output channels and of the last spatial dimension. Every task
@@ -101,6 +103,8 @@ class FusedBody:
         self.workers = workers
         self.position = {each.id: number for number, each in enumerate(self.order)}
         self.last_use = self._last_uses()
+        # How many rows (dimension 1) of a value exist at a time; absent where all of them do.
+        self.rows = self._rows_at_a_time()
         # Instruction to the one whose buffer its value is in; absent where it has none of its own.
         self.storage = self._storage()
 
@@ -116,7 +120,7 @@ class FusedBody:
             while ending and ending[0][0] < number:
                 live -= heapq.heappop(ending)[1]
             if self.storage.get(instruction.id) == instruction.id and instruction.id != external:
-                size = instruction.shape.logical_bytes
+                size = self._share(instruction)
                 live += size
                 heapq.heappush(ending, (ends[instruction.id], size))
             kept, passing = self._working_bytes(instruction)
@@ -134,6 +138,39 @@ class FusedBody:
             for operand in instruction.operand_ids:
                 last[operand] = max(last[operand], until)
         return last
+
+    def _rows_at_a_time(self) -> dict[int, int]:
+        rows: dict[int, int] = {}
+        whole = {self.root_id}
+        for instruction in reversed(self.order):
+            made = None if instruction.id in whole else rows.get(instruction.id)
+            for operand in instruction.operand_ids:
+                shape = self.module.instructions[operand].shape
+                if instruction.opcode == "reduce" and 1 in instruction.dimensions and len(shape.dimensions) > 2:
+                    needed = 1
+                elif made is None:
+                    needed = None
+                elif instruction.opcode == "convolution" and instruction.window:
+                    first = instruction.window[0]
+                    needed = (made - 1) * first.stride + (first.size - 1) * first.window_dilation + 1
+                elif shape.dimensions == instruction.shape.dimensions and self._is_elementwise(instruction):
+                    needed = made
+                else:
+                    needed = None
+                if needed is None:
+                    whole.add(operand)
+                else:
+                    rows[operand] = max(rows.get(operand, 0), needed)
+        return {instruction_id: count for instruction_id, count in rows.items() if instruction_id not in whole}
+
+    def _share(self, instruction: Instruction) -> int:
+        """Bytes of a value that exist at a time."""
+        size = instruction.shape.logical_bytes
+        rows = self.rows.get(instruction.id)
+        if rows is None:
+            return size
+        height = max(instruction.shape.dimensions[1], 1)
+        return size * min(rows, height) // height
 
     def _storage(self) -> dict[int, int]:
         storage: dict[int, int] = {}
@@ -196,11 +233,16 @@ class FusedBody:
             ]
             if not padded and left.id not in self.storage:
                 results = [instruction.shape.dimensions[number] for number in dimensions.output_spatial[:-1]]
+                if results and instruction.id in self.rows:
+                    results[0] = min(results[0], self.rows[instruction.id])
                 return prod(outer) * prod(results) * rows * prod(each.size for each in window) * item
             spatial = [
                 left.shape.dimensions[number] + each.padding_low + each.padding_high
                 for number, each in zip(dimensions.input_spatial, window, strict=True)
             ]
+            if spatial and instruction.id in self.rows:
+                first, made = window[0], self.rows[instruction.id]
+                spatial[0] = min(spatial[0], (made - 1) * first.stride + (first.size - 1) * first.window_dilation + 1)
             if spatial:
                 last = window[-1]
                 spatial[-1] = min(spatial[-1], (rows - 1) * last.stride + (last.size - 1) * last.window_dilation + 1)

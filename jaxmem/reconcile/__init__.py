@@ -1,6 +1,6 @@
 """Formula against profile → Ledger."""
 
 from jaxmem.reconcile.kinds import KINDS
-from jaxmem.reconcile.ledger import reconcile
+from jaxmem.reconcile.ledger import compiled_rows, reconcile
 
-__all__ = ["KINDS", "reconcile"]
+__all__ = ["KINDS", "compiled_rows", "reconcile"]

@@ -98,11 +98,18 @@ class Evidence:
         instructions = self.profile.module.instructions
         return tuple(sorted({instructions[node.fusion].name for node in nodes if node.fusion is not None}))
 
+    def is_recomputed(self, value: bytes) -> bool:
+        """Whether the backward pass computes a value inside a fusion of its own."""
+        return any(
+            node.fusion is not None and self.facts.run_phase(node) is Phase.BACKWARD
+            for node in self.nodes_of.get(value, ())
+        )
+
     def recomputed_from(self, value: bytes) -> Iterator[tuple[Buffer, str]]:
-        """The buffers from which the backward pass computes a value again, each with the fusion that does."""
+        """The buffers from which the backward pass or the update computes a value again, each with the fusion that does."""
         nodes, instructions = self._dataflow.nodes, self.profile.module.instructions
         for start in self.nodes_of.get(value, []):
-            if start.fusion is None or self.facts.run_phase(start) is not Phase.BACKWARD:
+            if start.fusion is None or self.facts.run_phase(start) is Phase.FORWARD:
                 continue
             fusion = instructions[start.fusion].name
             waiting, seen = list(start.operands), set()
@@ -120,6 +127,14 @@ class Evidence:
                 if not self.facts.follows_cotangent[index]:
                     waiting.extend(node.operands)
 
+    def operand_of(self, buffer: Buffer) -> Name | None:
+        """The operation for which a buffer holds a broadcast or cast operand; None for any other buffer."""
+        node = self.attributions[buffer.id].node
+        if node is None:
+            return None
+        origin = self._dataflow.nodes[self._dataflow.origins[node]]
+        return self.name(origin) if origin.instruction.opcode in _HELPERS else None
+
     def is_prepared_for_backward(self, buffer: Buffer) -> bool:
         """Whether a buffer holds a function of the forward pass that only the backward pass wants, made before it begins."""
         attribution, first = self.attributions[buffer.id], self.facts.first_gradient_position
@@ -132,6 +147,23 @@ class Evidence:
             and self.facts.depends[origin] != 0
             and buffer.start < first
         )
+
+    @cached_property
+    def _named_in_layer(self) -> set[tuple[str, str]]:
+        return {(layer, given) for layer, given, _ in self.values_named}
+
+    def is_lowered_to_a_function(self, layer: str, given: str) -> bool:
+        """Whether an operation of the program left no instruction under its own name: its lowering traced a function."""
+        return (layer, given) not in self._named_in_layer
+
+    def inside_function(self, buffer: Buffer) -> str | None:
+        """The layer of the traced function's instruction that a buffer holds the result of; None for any other buffer."""
+        node = self.attributions[buffer.id].node
+        if node is None:
+            return None
+        origin = self._dataflow.nodes[self._dataflow.origins[node]]
+        nested = "/jit(" in origin.instruction.op_name
+        return self.facts.layer[origin.index] if nested else None
 
     def label(self, buffer: Buffer) -> str:
         """A buffer's name in evidence: its instruction, with the element of a tuple."""

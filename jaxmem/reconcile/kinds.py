@@ -12,6 +12,9 @@ KINDS: dict[str, str] = {
     "counted under another role": "the leaf is live at the peak in the buffer named, which has the other role",
     "prepared for the backward pass": "a function of the forward pass alone that only the backward pass reads, made before "
     "the first gradient: an index map, a mask",
+    "operand at full size": "a smaller array, broadcast or cast and written to memory as an operand of the operation named",
+    "inside an operation": "an intermediate of the operation named, which JAX lowers to a function of several instructions, "
+    "none of them under the operation's own name",
     "depends on no argument": "no argument of the program flows into the buffer: zeros, index ramps, literals",
     "copy of an argument": "the numbers of the argument named, copied or transposed, while its own slot still holds them",
     "result nobody reads": "one of several results of one instruction, without a reader",

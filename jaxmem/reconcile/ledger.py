@@ -9,15 +9,15 @@ once, so a leaf too many or too few, a buffer resized or removed, is left over a
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from jaxmem.attribution import Attribution, Facts
+from jaxmem.attribution import Account, Attribution, Facts
+from jaxmem.attribution.account import Key
 from jaxmem.formula import Formula, Leaf
 from jaxmem.lowering import Argument, Output
 from jaxmem.profile import Buffer, MemoryProfile, Segment
 from jaxmem.reconcile.evidence import Evidence
 from jaxmem.result import LedgerItem, LedgerRow
 from jaxmem.roles import STATE_ROLES, Role
-
-Key = tuple[Role, str]
+from jaxmem.unknown import Unknown
 
 _HELD_ROLES = STATE_ROLES | {Role.INPUTS}
 """Roles whose values the caller hands over."""
@@ -36,6 +36,7 @@ class _Row:
 
 def reconcile(
     formula: Formula,
+    account: Account,
     profile: MemoryProfile,
     facts: Facts,
     attributions: Mapping[int, Attribution],
@@ -49,6 +50,7 @@ def reconcile(
 
     Args:
         formula: its leaves, counted or not.
+        account: the compiled side by role and layer.
         profile, facts, attributions: the compiled side.
         arguments, outputs: the lowering's tables.
         hidden_bytes: what the compiler cannot see but is known; its row's formula is 0.
@@ -57,8 +59,8 @@ def reconcile(
     Returns:
         Rows in the order of the roles, layers in the order of the formula; their compiled side sums to reserved + hidden.
     """
-    ledger = _Ledger(formula, Evidence(profile, facts, attributions), arguments, outputs)
-    ledger.count_compiled()
+    ledger = _Ledger(formula, account, Evidence(profile, facts, attributions), arguments, outputs)
+    ledger.explain_padding()
     ledger.explain_state()
     ledger.explain_outputs()
     ledger.explain_gradients()
@@ -73,7 +75,12 @@ def reconcile(
 
 class _Ledger:
     def __init__(
-        self, formula: Formula, evidence: Evidence, arguments: Sequence[Argument], outputs: Sequence[Output]
+        self,
+        formula: Formula,
+        account: Account,
+        evidence: Evidence,
+        arguments: Sequence[Argument],
+        outputs: Sequence[Output],
     ) -> None:
         self._formula = formula
         self._evidence = evidence
@@ -81,11 +88,12 @@ class _Ledger:
         self._arguments = arguments
         self._outputs = outputs
         self._rows: dict[Key, _Row] = {}
-        self._held: dict[int, int] = {}
-        """Buffer id → bytes it holds at the peak, without padding."""
-        self._open: dict[int, int] = {}
-        """Buffer id → those of them that nothing has explained yet."""
-        self._idle: list[tuple[Segment, Role]] = []
+        self._account = account
+        self._open = dict(account.held)
+        """Buffer id → bytes it holds at the peak, for buffers that nothing has explained yet."""
+        self._idle = list(account.idle)
+        for (role, layer), size_bytes in account.bytes.items():
+            self.row(role, layer).compiled_bytes += size_bytes
         for leaf in formula.leaves:
             self.row(leaf.role, leaf.layer).formula_bytes += leaf.bytes if leaf.counted else 0
 
@@ -100,40 +108,14 @@ class _Ledger:
         """Take a buffer as explained; what it holds at the peak, if it was still open."""
         return self._open.pop(buffer.id, 0)
 
-    # The compiled side.
-
-    def count_compiled(self) -> None:
-        """Give every byte of the account to a row."""
-        allocations = {allocation.index: allocation for allocation in self._profile.allocations}
-        result_layer = {
-            buffer.allocation: self._evidence.attributions[buffer.id].layer
-            for buffer in self._profile.buffers
-            if self._role(buffer) is Role.OUTPUTS
-        }
-        for segment in self._profile.segments:
-            if segment.buffer_id is None:
-                allocation = allocations[segment.allocation]
-                waits = allocation.maybe_live_out and not allocation.is_entry_computation_parameter
-                role = Role.OUTPUTS if waits else Role.FRAGMENTATION
-                layer = result_layer.get(segment.allocation, "") if waits else ""
-                self.row(role, layer).compiled_bytes += segment.size_bytes
-                self._idle.append((segment, role))
-                continue
-            buffer = self._evidence.buffers[segment.buffer_id]
-            content = buffer.logical_bytes or buffer.size_bytes
-            # Padding is the tail of the buffer: what its segments hold beyond the elements themselves.
-            held = self._held.get(buffer.id, 0)
-            own = min(segment.size_bytes, max(content - held, 0))
-            padding = segment.size_bytes - own
-            self._row_of(buffer).compiled_bytes += own
-            self._held[buffer.id] = held + own
-            if padding:
-                row = self.row(Role.PADDING, self._evidence.attributions[buffer.id].layer)
-                row.compiled_bytes += padding
-                shape = self._profile.instruction(buffer).shape.subshape(buffer.leaf[1])
-                if shape.tiles:
-                    row.add("layout padding", padding, buffer=self._evidence.label(buffer), shape=shape.text())
-        self._open = dict(self._held)
+    def explain_padding(self) -> None:
+        """Padding is what a tiled layout adds, and nothing else."""
+        for identifier, size_bytes in self._account.padding.items():
+            buffer = self._evidence.buffers[identifier]
+            shape = self._profile.instruction(buffer).shape.subshape(buffer.leaf[1])
+            if shape.tiles:
+                row = self.row(Role.PADDING, self._evidence.attributions[identifier].layer)
+                row.add("layout padding", size_bytes, buffer=self._evidence.label(buffer), shape=shape.text())
 
     # State, inputs.
 
@@ -352,13 +334,7 @@ class _Ledger:
         """What the program computes: leaves and buffers brought together by the value they speak of."""
         evidence = self._evidence
         leaves = [leaf for leaf in self._formula.leaves if leaf.primitive and leaf.role is not Role.GRADIENTS]
-        value_of: dict[int, bytes] = {}
-        free = {name: list(values) for name, values in evidence.values_named.items()}
-        for index in sorted(range(len(leaves)), key=lambda i: (not leaves[i].counted, not leaves[i].keeps, i)):
-            leaf = leaves[index]
-            named = free.get((leaf.layer, leaf.primitive, leaf.elements))
-            if named:
-                value_of[index] = named.pop(0)
+        value_of = self._assign_values(leaves)
         absent = []
         for index, leaf in enumerate(leaves):
             value = value_of.get(index)
@@ -385,12 +361,61 @@ class _Ledger:
                         instruction=fusion,
                         formula=leaf.text,
                     )
+        named = {(leaf.layer, leaf.primitive, leaf.elements): leaf for leaf in leaves}
+        functions: dict[str, Leaf] = {}
+        for leaf in leaves:
+            if leaf.layer not in functions and evidence.is_lowered_to_a_function(leaf.layer, leaf.primitive):
+                functions[leaf.layer] = leaf
         for identifier in list(self._open):
             buffer = evidence.buffers[identifier]
+            operation = named.get(evidence.operand_of(buffer) or ("", "", -1))
+            if operation is not None and self._role(buffer) is Role.TRANSIENT:
+                self._row_of(buffer).add(
+                    "operand at full size", self._settle(buffer), buffer=evidence.label(buffer), formula=operation.text
+                )
+                continue
+            function = functions.get(evidence.inside_function(buffer) or "")
+            if function is not None and self._role(buffer) is Role.TRANSIENT:
+                self._row_of(buffer).add(
+                    "inside an operation", self._settle(buffer), buffer=evidence.label(buffer), formula=function.text
+                )
+                continue
             if evidence.is_prepared_for_backward(buffer):
                 self._row_of(buffer).add(
                     "prepared for the backward pass", self._settle(buffer), buffer=evidence.label(buffer)
                 )
+
+    def _assign_values(self, leaves: Sequence[Leaf]) -> dict[int, bytes]:
+        """Leaf (by position) → the value it speaks of; each value serves one leaf.
+
+        Several values may carry one name, and some of them are steps on the way: a value that a buffer holds under the
+        leaf's own role, at the peak if possible, is taken before one that nothing holds; for what autodiff keeps, one that
+        the backward pass computes again comes next.
+        """
+        evidence = self._evidence
+        taken: set[bytes] = set()
+        queues: dict[tuple[tuple[str, str, int], Role], list[bytes]] = {}
+        value_of: dict[int, bytes] = {}
+        for index in sorted(range(len(leaves)), key=lambda i: (not leaves[i].counted, not leaves[i].keeps, i)):
+            leaf = leaves[index]
+            name = (leaf.layer, leaf.primitive, leaf.elements)
+            queue = queues.get((name, leaf.role))
+            if queue is None:
+
+                def preference(value: bytes, role: Role = leaf.role, keeps: bool = leaf.keeps) -> tuple[bool, ...]:
+                    holders = evidence.holders.get(value, ())
+                    own = [buffer for buffer in holders if self._role(buffer) is role]
+                    wanted = keeps and evidence.is_recomputed(value)
+                    return not any(map(evidence.is_live, own)), not own, not wanted, not holders
+
+                queue = sorted(evidence.values_named.get(name, ()), key=preference)[::-1]
+                queues[name, leaf.role] = queue
+            while queue and queue[-1] in taken:
+                queue.pop()
+            if queue:
+                value_of[index] = queue.pop()
+                taken.add(value_of[index])
+        return value_of
 
     def _explain_counted(self, leaf: Leaf, value: bytes, holders: Sequence[Buffer]) -> None:
         evidence, row = self._evidence, self.row(leaf.role, leaf.layer)
@@ -415,9 +440,7 @@ class _Ledger:
         other = live_elsewhere[0]
         role = str(self._role(other))
         held = self._settle(other)
-        row.add(
-            "counted under another role", -held, buffer=evidence.label(other), role=role, formula=leaf.text
-        )
+        row.add("counted under another role", -held, buffer=evidence.label(other), role=role, formula=leaf.text)
         self._row_of(other).add(
             "counted under another role", held, buffer=evidence.label(other), role=str(leaf.role), formula=leaf.text
         )
@@ -496,7 +519,7 @@ class _Ledger:
         keys = sorted(self._rows, key=lambda key: order[key[0]])
         return tuple(
             LedgerRow(
-                term=key[0].value.replace("_", " "),
+                term=_term(key[0]),
                 symbol=self._formula.symbol(key[0]),
                 layer=key[1],
                 formula_bytes=self._rows[key].formula_bytes,
@@ -520,3 +543,24 @@ def _reason(row: _Row) -> str:
     named = sorted(by_kind, key=lambda kind: -abs(by_kind[kind]))
     left = difference - sum(by_kind.values())
     return ", ".join(named + (["unexplained"] if left else []))
+
+
+def compiled_rows(account: Account, *, hidden_bytes: int, reason: Unknown) -> tuple[LedgerRow, ...]:
+    """The compiled side alone, where there is no formula to lay beside it; ``reason`` says why."""
+    sizes = dict(account.bytes) | ({(Role.HIDDEN, ""): hidden_bytes} if hidden_bytes else {})
+    order = {role: place for place, role in enumerate(Role)}
+    return tuple(
+        LedgerRow(
+            term=_term(role),
+            symbol="",
+            layer=layer,
+            formula_bytes=reason,
+            compiled_bytes=sizes[role, layer],
+            reason=reason.reason,
+        )
+        for role, layer in sorted(sizes, key=lambda key: (order[key[0]], key[1]))
+    )
+
+
+def _term(role: Role) -> str:
+    return role.value.replace("_", " ")

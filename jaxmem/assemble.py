@@ -1,0 +1,372 @@
+"""Capture → Report: one compiled program read, attributed, laid beside its formula, and put into the result's own data."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from jaxmem.attribution import Account, Attribution, Dataflow, Facts, attribute, take_account
+from jaxmem.capture import Capture
+from jaxmem.devices import Device
+from jaxmem.errors import InputError
+from jaxmem.formula import Formula, derive_formula
+from jaxmem.hidden import hidden_need
+from jaxmem.lowering import ProgramFacts
+from jaxmem.profile import Buffer, MemoryProfile, profile_memory
+from jaxmem.reconcile import compiled_rows, reconcile
+from jaxmem.result import (
+    BufferRow,
+    BufferTable,
+    Compared,
+    DeviceFacts,
+    Estimate,
+    EstimateLayer,
+    EstimateReport,
+    EstimateRow,
+    Hidden,
+    HiddenFusion,
+    LayerRow,
+    LedgerRow,
+    Report,
+    Verdict,
+    Versions,
+    XlaNumbers,
+    error_percent,
+)
+from jaxmem.roles import OPTIMIZER_ROLES, Phase, Role
+from jaxmem.unknown import Unknown
+from jaxmem.xla import read_hlo_proto
+
+_NO_TABLE = Unknown("the program was handed over already lowered, so its operations are not known")
+
+_ACTIVATIONS = frozenset({Role.SAVED_ACTIVATIONS, Role.TRANSIENT})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Compiled:
+    """The compiled side, read and attributed."""
+
+    profile: MemoryProfile
+    facts: Facts
+    attributions: dict[int, Attribution]
+    account: Account
+
+
+def read_report(capture: Capture, *, origin: str = "the capture") -> Report:
+    """Everything jaxmem knows about one compiled program.
+
+    Args:
+        capture: what the compile left behind.
+        origin: what to call it in error messages.
+
+    Raises:
+        InputError: the module in the capture is damaged, or has no buffer assignment.
+        InvariantError: a sum that must close does not.
+    """
+    module, assignment = read_hlo_proto(capture.hlo_proto, origin=origin)
+    if assignment is None:
+        raise InputError(f"The module in {origin} has no buffer assignment. Capture the program again.")
+    profile = profile_memory(module, assignment, platform=capture.device.platform)
+    facts = Facts(Dataflow(module), capture.arguments, capture.outputs)
+    attributions = attribute(profile, facts)
+    compiled = _Compiled(
+        profile=profile, facts=facts, attributions=attributions, account=take_account(profile, attributions)
+    )
+    hidden = _hidden(compiled)
+    formula = (
+        derive_formula(capture.layer_table, capture.arguments, capture.outputs, capture.program)
+        if capture.layer_table is not None
+        else None
+    )
+    ledger = _ledger(capture, compiled, formula, hidden)
+    required_bytes = profile.reserved_bytes + (hidden.bytes or 0)
+    rows = {buffer.id: _buffer_row(buffer, compiled) for buffer in profile.buffers}
+    live = [rows[identifier] for identifier in profile.live_at_peak]
+    return Report(
+        program=capture.program,
+        device=device_facts(capture.device, capture.device_count),
+        versions=_versions(capture),
+        xla=_xla_numbers(capture),
+        live_peak_bytes=profile.live_peak_bytes,
+        reserved_bytes=profile.reserved_bytes,
+        hidden=hidden,
+        required_bytes=required_bytes,
+        required_is_lower_bound=hidden.bytes is None,
+        roles=_roles(ledger),
+        ledger=ledger,
+        unexplained_bytes=_unexplained(ledger),
+        estimates=_estimates(formula, required_bytes),
+        layers=_layers(ledger, formula),
+        peak_buffers=tuple(sorted(live, key=lambda row: (-row.bytes, row.allocation, row.offset))),
+        buffers=BufferTable.from_rows(rows.values()),
+        verdict=_verdict(capture, required_bytes),
+        notes=_notes(capture, hidden),
+    )
+
+
+def _hidden(compiled: _Compiled) -> Hidden:
+    need = hidden_need(compiled.profile.module)
+    layer = {
+        fusion.instruction_id: next(
+            (
+                compiled.facts.layer[node]
+                for index, _ in compiled.profile.module.instructions[fusion.instruction_id].shape.leaves()
+                if (node := compiled.facts.dataflow.node_at.get((fusion.instruction_id, index))) is not None
+            ),
+            "",
+        )
+        for fusion in need.fusions
+    }
+    return Hidden(
+        bytes=need.bytes,
+        reason=need.reason,
+        fusions=tuple(
+            HiddenFusion(instruction=fusion.name, layer=layer[fusion.instruction_id], bytes=fusion.inside_bytes)
+            for fusion in need.fusions
+        ),
+    )
+
+
+def _ledger(capture: Capture, compiled: _Compiled, formula: Formula | None, hidden: Hidden) -> tuple[LedgerRow, ...]:
+    if formula is None:
+        return compiled_rows(compiled.account, hidden_bytes=hidden.bytes or 0, reason=_NO_TABLE)
+    return reconcile(
+        formula,
+        compiled.account,
+        compiled.profile,
+        compiled.facts,
+        compiled.attributions,
+        capture.arguments,
+        capture.outputs,
+        hidden_bytes=hidden.bytes or 0,
+        hidden_fusions=[fusion.instruction for fusion in hidden.fusions],
+    )
+
+
+def _roles(ledger: Iterable[LedgerRow]) -> dict[Role, int]:
+    """The rows of the ledger are one role each; their compiled side is the account."""
+    sums: dict[Role, int] = {}
+    for row in ledger:
+        role = Role(row.term.replace(" ", "_"))
+        sums[role] = sums.get(role, 0) + row.compiled_bytes
+    return sums
+
+
+def _unexplained(ledger: Iterable[LedgerRow]) -> int | Unknown:
+    total = 0
+    for row in ledger:
+        unexplained = row.unexplained_bytes
+        if isinstance(unexplained, Unknown):
+            return unexplained
+        total += unexplained
+    return total
+
+
+def _estimates(formula: Formula | None, required_bytes: int) -> tuple[Estimate, ...]:
+    if formula is None:
+        return (Estimate(name="jaxmem", formula="", bytes=_NO_TABLE, error_percent=_NO_TABLE),)
+    own = Estimate(
+        name="jaxmem",
+        formula=_written_out(formula),
+        bytes=formula.bytes,
+        error_percent=error_percent(formula.bytes, required_bytes),
+    )
+    return (
+        own,
+        *(
+            Estimate(
+                name=textbook.name,
+                formula=textbook.formula,
+                bytes=textbook.bytes,
+                error_percent=error_percent(textbook.bytes, required_bytes),
+            )
+            for textbook in formula.textbook
+        ),
+    )
+
+
+def _written_out(formula: Formula) -> str:
+    """The sum with the numbers put in: ``w 553,430,176 + ...``, terms in the order of the roles."""
+    sums: dict[Role, int] = {}
+    for leaf in formula.leaves:
+        if leaf.counted:
+            sums[leaf.role] = sums.get(leaf.role, 0) + leaf.bytes
+    return " + ".join(
+        f"{sums[role]:,} ({role.value.replace('_', ' ')}: {formula.symbol(role)})" for role in Role if sums.get(role)
+    )
+
+
+def _layers(ledger: Sequence[LedgerRow], formula: Formula | None) -> tuple[LayerRow, ...]:
+    groups = {
+        "parameters": frozenset({Role.PARAMETERS}),
+        "gradients": frozenset({Role.GRADIENTS}),
+        "optimizer": OPTIMIZER_ROLES,
+        "activations": _ACTIVATIONS,
+    }
+    layers = list(dict.fromkeys(row.layer for row in ledger if row.layer))
+    if formula is not None:
+        order = {layer: place for place, layer in enumerate(dict.fromkeys(leaf.layer for leaf in formula.leaves))}
+        layers.sort(key=lambda layer: order.get(layer, len(order)))
+    rows = []
+    for layer in layers:
+        compared = {}
+        for name, roles in groups.items():
+            own = [row for row in ledger if row.layer == layer and Role(row.term.replace(" ", "_")) in roles]
+            expected = 0
+            for row in own:
+                expected += row.formula_bytes if isinstance(row.formula_bytes, int) else 0
+            compared[name] = Compared(
+                formula_bytes=expected if formula is not None else _NO_TABLE,
+                compiled_bytes=sum(row.compiled_bytes for row in own),
+            )
+        rows.append(LayerRow(layer=layer, **compared))
+    return tuple(rows)
+
+
+def _buffer_row(buffer: Buffer, compiled: _Compiled) -> BufferRow:
+    attribution = compiled.attributions[buffer.id]
+    instruction = compiled.profile.instruction(buffer)
+    shape = instruction.shape.subshape(buffer.leaf[1])
+    node = attribution.node
+    origin = (
+        compiled.facts.dataflow.nodes[compiled.facts.dataflow.origins[node]].instruction if node is not None else None
+    )
+    frames = compiled.profile.module.source(origin or instruction) or compiled.profile.module.source(instruction)
+    return BufferRow(
+        bytes=buffer.size_bytes,
+        logical_bytes=buffer.logical_bytes or (buffer.size_bytes if shape.is_tuple else 0),
+        role=attribution.role,
+        layer=attribution.layer,
+        phase=attribution.phase if node is not None else Phase.UNKNOWN,
+        instruction=instruction.name,
+        opcode=instruction.opcode,
+        shape=shape.dimensions,
+        dtype=shape.element_type,
+        source=f"{frames[0].file}:{frames[0].line}" if frames else "",
+        start=buffer.start,
+        end=buffer.end,
+        allocation=buffer.allocation,
+        offset=buffer.offset,
+        rule=attribution.rule,
+    )
+
+
+def device_facts(device: Device, device_count: int = 1) -> DeviceFacts:
+    """A device, as a report names it."""
+    return DeviceFacts(
+        name=device.name,
+        platform=device.platform,
+        memory_bytes=device.memory_bytes,
+        usable_bytes=device.usable_bytes,
+        device_count=device_count,
+        attached=device.platform == "cpu",
+    )
+
+
+def _versions(capture: Capture) -> Versions:
+    known = dict(capture.versions)
+    missing = Unknown("the capture does not say")
+    return Versions(
+        jaxmem=known.get("jaxmem", ""),
+        jax=known.get("jax", missing),
+        jaxlib=known.get("jaxlib", missing),
+        compiler_options=capture.compiler_options,
+    )
+
+
+def _xla_numbers(capture: Capture) -> XlaNumbers:
+    statistics = capture.statistics
+    return XlaNumbers(
+        argument_bytes=statistics.argument_bytes,
+        output_bytes=statistics.output_bytes,
+        alias_bytes=statistics.alias_bytes,
+        temp_bytes=statistics.temp_bytes,
+        generated_code_bytes=statistics.generated_code_bytes,
+        reported_peak_bytes=statistics.reported_peak_bytes,
+    )
+
+
+def _verdict(capture: Capture, required_bytes: int) -> Verdict:
+    usable = capture.device.usable_bytes
+    known = isinstance(usable, int)
+    return Verdict(
+        fits=required_bytes <= usable if known else usable,
+        judged_bytes=required_bytes,
+        usable_bytes=usable,
+        headroom_bytes=usable - required_bytes if known else usable,
+        rule=f"required against usable ({capture.device.usable_source})",
+        assumptions=(
+            "nothing else of this process lives on the device",
+            "the process itself (Python, JAX, the compiled code) is not counted",
+        ),
+    )
+
+
+def _notes(capture: Capture, hidden: Hidden) -> tuple[str, ...]:
+    notes = []
+    if capture.device.platform == "cpu":
+        notes.append(
+            "On CPU, JAX's own peak (peak_memory_in_bytes) leaves the temporaries out; compare live_peak_bytes instead."
+        )
+    if hidden.fusions:
+        notes.append(
+            f"{len(hidden.fusions)} operations run inside a library that allocates memory XLA does not see; "
+            "it is counted as hidden. The compiler option xla_cpu_experimental_ynn_fusion_type= (empty) opens them."
+        )
+    if capture.layer_table is None:
+        notes.append(f"There is no formula: {_NO_TABLE.reason}.")
+    return tuple(notes)
+
+
+def estimate_report(formula: Formula, program: ProgramFacts, device: DeviceFacts) -> EstimateReport:
+    """The formula alone, as a report."""
+    rows: dict[tuple[Role, str], int] = {}
+    for leaf in formula.leaves:
+        if leaf.counted:
+            rows[(leaf.role, leaf.layer)] = rows.get((leaf.role, leaf.layer), 0) + leaf.bytes
+    order = {role: place for place, role in enumerate(Role)}
+    no_compile = Unknown("nothing was compiled")
+    layers = list(dict.fromkeys(leaf.layer for leaf in formula.leaves if leaf.layer and leaf.counted))
+
+    def layer_bytes(layer: str, roles: Iterable[Role]) -> int:
+        return sum(rows.get((role, layer), 0) for role in roles)
+
+    return EstimateReport(
+        program=program,
+        device=device,
+        rows=tuple(
+            EstimateRow(
+                term=role.value.replace("_", " "),
+                symbol=formula.symbol(role),
+                layer=layer,
+                formula=_leaves_written_out(formula, role, layer),
+                bytes=rows[(role, layer)],
+            )
+            for role, layer in sorted(rows, key=lambda key: order[key[0]])
+        ),
+        total_bytes=formula.bytes,
+        layers=tuple(
+            EstimateLayer(
+                layer=layer,
+                parameter_bytes=layer_bytes(layer, [Role.PARAMETERS]),
+                gradient_bytes=layer_bytes(layer, [Role.GRADIENTS]),
+                optimizer_bytes=layer_bytes(layer, OPTIMIZER_ROLES),
+                activation_bytes=layer_bytes(layer, _ACTIVATIONS),
+            )
+            for layer in layers
+        ),
+        estimates=(
+            Estimate(name="jaxmem", formula=_written_out(formula), bytes=formula.bytes, error_percent=no_compile),
+            *(
+                Estimate(name=t.name, formula=t.formula, bytes=t.bytes, error_percent=no_compile)
+                for t in formula.textbook
+            ),
+        ),
+        notes=(f"The formula's peak is in the {formula.peak}.",),
+    )
+
+
+def _leaves_written_out(formula: Formula, role: Role, layer: str, most: int = 6) -> str:
+    """What a row adds up, leaf by leaf."""
+    leaves = [leaf for leaf in formula.leaves if leaf.counted and leaf.role is role and leaf.layer == layer]
+    named = [f"{leaf.name} {leaf.bytes:,}" for leaf in sorted(leaves, key=lambda leaf: -leaf.bytes)]
+    more = [f"{len(named) - most} more"] if len(named) > most else []
+    return " + ".join(named[:most] + more)
