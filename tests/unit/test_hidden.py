@@ -238,6 +238,20 @@ def test_a_value_read_again_later_is_not_overwritten():
     assert body.bytes() == 2 * whole + 2 * packed + 2 * (2 * 114 * 114 * 64 * 4)
 
 
+def test_what_is_reduced_over_its_rows_is_made_row_by_row():
+    body = Body()
+    image, kernel = body.parameter(2, 112, 112, 64), body.parameter(3, 3, 64, 64)
+    shape = (2, 112, 112, 64)
+    first = body.convolution(image, kernel, shape, same(3))
+    second = body.convolution(body.add("negate", f32(*shape), first), kernel, shape, same(3))
+    body.add("reduce", f32(2, 64), second, body.parameter(), dimensions=(1, 2))
+    row = 2 * 112 * 64 * 4
+    packed, padded_row = 3 * 3 * 64 * 96 * 4, 2 * 114 * 64 * 4
+    # One row of the second result needs three of the first, and those five of the image. The most is held while the
+    # second runs: its row, three rows of the first, both packed kernels, and two tasks' three padded rows.
+    assert body.bytes() == row + 3 * row + 2 * packed + 2 * 3 * padded_row
+
+
 class TestModule:
     def test_nothing_opaque(self):
         for config in (b"", b"not json", b'{"fusion_config":{}}', b'{"fusion_config":{"kind":"__triton"}}', b"[1]"):
