@@ -125,7 +125,9 @@ class Dataflow:
             prefix = (instruction.tuple_index or 0,)
             return {i: self._add(instruction, i, [operands[0][prefix + i]], hands_on=True) for i in leaves}
         if opcode == "tuple":
-            elements = {(k, *i): node for k, operand in enumerate(operands) for i, node in operand.items()}
+            elements: dict[tuple[int, ...], int] = {
+                (k, *i): node for k, operand in enumerate(operands) for i, node in operand.items()
+            }
             return {i: self._add(instruction, i, [elements[i]], hands_on=True) for i in leaves}
         if opcode in ("fusion", "call"):
             body = self._visit(
@@ -160,10 +162,11 @@ class Dataflow:
             self._where = where
             result = {}
             for index in leaves:
-                if index[0] == 0 and len(index) > 1 and index[1] < len(operands):
-                    source = operands[index[1]].get(index[2:])
-                elif index[0] == 1:
-                    source = body.get(index[1:])
+                part, *rest = index
+                if part == 0 and rest and rest[0] < len(operands):
+                    source = operands[rest[0]].get(tuple(rest[1:]))
+                elif part == 1:
+                    source = body.get(tuple(rest))
                 else:
                     source = None
                 result[index] = self._add(
