@@ -282,6 +282,12 @@ class TestModule:
         # `a` waits for nothing, but all others wait for it: `a` is not in the largest set.
         assert hidden_need(fan, threads=2).bytes == 2 * FORWARD.bytes(2)
 
+    def test_every_pair_of_a_set_must_be_independent(self):
+        # `b` and `c` wait for nothing of each other, `d` waits for `b`: three threads find at most two at once.
+        module = entry([("b", FORWARD, ()), ("c", FORWARD, ()), ("d", FORWARD, ("b",))])
+        assert hidden_need(module, threads=3).bytes == 2 * FORWARD.bytes(3)
+        assert hidden_need(module, threads=3).concurrent == ("b", "c")
+
     def test_the_reason_names_the_pool(self):
         assert "for a pool of 2 threads" in hidden_need(entry([("a", FORWARD, ())]), threads=2).reason
 

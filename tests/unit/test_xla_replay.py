@@ -56,6 +56,12 @@ def test_sharing_takes_no_memory_and_the_last_holder_frees_it():
     assert replay.live_at_peak == ((1, 3), (2, 2))
 
 
+def test_of_two_live_holders_the_later_is_the_occupant():
+    replay = replay_trace(trace("+1", (3, 1), "+2", "-1", "-3", "-2"), buffers())
+    assert replay.peak_event == 2
+    assert replay.live_at_peak == ((1, 3), (2, 2))
+
+
 def test_sharing_with_what_was_freed_takes_its_memory_anew():
     replay = replay_trace(trace("+1", "-1", (3, 1), "+2", "-2", "-3"), buffers())
     assert replay.live_bytes == (100, 0, 100, 130, 100, 0)
