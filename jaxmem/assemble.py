@@ -184,13 +184,14 @@ def _estimates(formula: Formula | None, required_bytes: int) -> tuple[Estimate, 
 
 
 def _written_out(formula: Formula) -> str:
-    """The sum with the numbers put in: ``w 553,430,176 + ...``, terms in the order of the roles."""
-    sums: dict[Role, int] = {}
-    for leaf in formula.leaves:
-        if leaf.counted:
-            sums[leaf.role] = sums.get(leaf.role, 0) + leaf.bytes
+    """The sum with the numbers put in, ``3w 1,660,290,528 + B·input 602,112 + ...``; terms of one symbol together."""
+    sums: dict[str, list[int]] = {}
+    for role in Role:
+        size_bytes = sum(leaf.bytes for leaf in formula.leaves if leaf.counted and leaf.role is role)
+        if size_bytes:
+            sums.setdefault(formula.symbol(role), []).append(size_bytes)
     return " + ".join(
-        f"{sums[role]:,} ({role.value.replace('_', ' ')}: {formula.symbol(role)})" for role in Role if sums.get(role)
+        f"{len(sizes) if len(sizes) > 1 else ''}{symbol} {sum(sizes):,}" for symbol, sizes in sums.items()
     )
 
 

@@ -91,12 +91,13 @@ def _output_leaves(arguments: Sequence[Argument], outputs: Sequence[Output], use
             Leaf(
                 role=output.role if in_place else Role.OUTPUTS,
                 layer=output.layer,
-                name=f"result {output.path}",
+                name=output.path if output.path.startswith("result") else f"result {output.path}",
                 elements=0,
                 bytes=output.logical_bytes,
                 counted=not in_place,
                 why="written over the argument it replaces" if in_place else "a result has memory of its own",
                 path=output.path,
+                is_result=True,
             )
         )
     if len(outputs) != 1:
@@ -109,7 +110,7 @@ def _output_leaves(arguments: Sequence[Argument], outputs: Sequence[Output], use
                 bytes=POINTER_BYTES * len(outputs),
                 counted=True,
                 why="one address for each result",
-                path="",
+                is_result=True,
             )
         )
     return leaves
@@ -217,7 +218,8 @@ def _symbols(leaves: Sequence[Leaf], program: ProgramFacts) -> dict[Role, str]:
     }
     for role in OPTIMIZER_ROLES:
         if rule is not None:
-            symbols[role] = rule.symbol(role)
+            extra = total[role] - rule.state_bytes(role, w)
+            symbols[role] = rule.symbol(role) + (f" + {extra}" if extra > 0 else "")
         elif w and total[role] and total[role] % w == 0:
             symbols[role] = "w" if total[role] == w else f"{total[role] // w}w"
         else:

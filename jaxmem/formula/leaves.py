@@ -20,6 +20,7 @@ class Leaf:
         why: the rule that says so, in a sentence.
         path: of the argument or output it is; for a gradient that of its parameter inside the parameter tree.
         keeps: it is listed by autodiff as kept for the backward pass.
+        is_result: it is a result of the program, or the table of its results.
     """
 
     role: Role
@@ -33,6 +34,7 @@ class Leaf:
     why: str
     path: str = ""
     keeps: bool = False
+    is_result: bool = False
 
     @property
     def text(self) -> str:

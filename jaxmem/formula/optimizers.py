@@ -13,7 +13,7 @@ The number of arrays is that of the rule; a schedule or a wrapper of the user's 
 
 from dataclasses import dataclass
 
-from jaxmem.roles import Role
+from jaxmem.roles import OPTIMIZER_ROLES, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,15 @@ class OptimizerRule:
     second_moments: int = 0
     other_copies: int = 0
     constant_bytes: int = 0
+
+    def state_bytes(self, role: Role, parameter_bytes: int) -> int:
+        """Bytes of the state of one role."""
+        copies = {
+            Role.OPTIMIZER_FIRST_MOMENT: self.first_moments,
+            Role.OPTIMIZER_SECOND_MOMENT: self.second_moments,
+            Role.OPTIMIZER_OTHER: self.other_copies,
+        }[role]
+        return copies * parameter_bytes + (self.constant_bytes if role is Role.OPTIMIZER_OTHER else 0)
 
     def symbol(self, role: Role) -> str:
         """How the formula writes the state of one role."""
@@ -57,6 +66,4 @@ def state_bytes(optimizer: str, parameter_bytes: int) -> int:
     Raises:
         KeyError: no rule is written down for the optimizer.
     """
-    rule = RULES[optimizer]
-    copies = rule.first_moments + rule.second_moments + rule.other_copies
-    return copies * parameter_bytes + rule.constant_bytes
+    return sum(RULES[optimizer].state_bytes(role, parameter_bytes) for role in OPTIMIZER_ROLES)

@@ -224,7 +224,7 @@ class _Ledger:
             if output.argument_index is not None and self._arguments[output.argument_index].donated
         }
         for leaf in self._formula.leaves:
-            if leaf.role is not Role.OUTPUTS and not leaf.name.startswith("result "):
+            if not leaf.is_result:
                 continue
             places = [table] if not leaf.path and table is not None else by_path.get(leaf.path, [])
             for place in places[:1]:
