@@ -70,7 +70,7 @@ def read_report(capture: Capture, *, origin: str = "the capture") -> Report:
     compiled = _Compiled(
         profile=profile, facts=facts, attributions=attributions, account=take_account(profile, attributions)
     )
-    hidden = _hidden(compiled)
+    hidden = _hidden(compiled, capture)
     formula = (
         derive_formula(capture.layer_table, capture.arguments, capture.outputs, capture.program)
         if capture.layer_table is not None
@@ -102,8 +102,8 @@ def read_report(capture: Capture, *, origin: str = "the capture") -> Report:
     )
 
 
-def _hidden(compiled: _Compiled) -> Hidden:
-    need = hidden_need(compiled.profile.module)
+def _hidden(compiled: _Compiled, capture: Capture) -> Hidden:
+    need = hidden_need(compiled.profile.module, threads=capture.host.threads)
     layer = {
         fusion.instruction_id: next(
             (
