@@ -4,7 +4,7 @@ The account is the set of allocations that the runtime must make in one physical
 to exactly one segment, held by a buffer or idle; the sums are checked here, where they are made.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -32,6 +32,7 @@ class Buffer:
         size_bytes: what it occupies; ``logical_bytes`` its elements alone; 0 of them for a table of pointers.
         start, end: first and last position in the schedule at which its bytes are taken, both included.
         allocation, offset: where it lies.
+        color: XLA's number of the memory space.
     """
 
     id: int
@@ -42,6 +43,7 @@ class Buffer:
     end: int
     allocation: int
     offset: int
+    color: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ class MemoryProfile:
         schedule: instruction ids in the order they run, bodies of loops and branches once, before their instruction.
         allocations: those of the account; thread-local ones are on stacks and not in it.
         buffers: every value in the account.
+        elsewhere: values in other memories (on-chip, host), which are no part of the account.
         peak_position: position in the schedule at which the most is live.
         live_at_peak: ids of the buffers that hold bytes at the peak.
         segments: every byte of every allocation at the peak.
@@ -74,6 +77,7 @@ class MemoryProfile:
     schedule: tuple[int, ...] = field(repr=False)
     allocations: tuple[Allocation, ...] = field(repr=False)
     buffers: tuple[Buffer, ...] = field(repr=False)
+    elsewhere: tuple[Buffer, ...] = field(repr=False)
     peak_position: int
     live_at_peak: frozenset[int] = field(repr=False)
     segments: tuple[Segment, ...] = field(repr=False)
@@ -117,28 +121,12 @@ def profile_memory(module: Module, assignment: BufferAssignment, *, platform: st
         if allocation.color in colors and not allocation.is_thread_local
     )
     ranges = _LiveRanges(module, assignment, schedule)
-    buffers: dict[int, Buffer] = {}
-    for allocation in allocations:
-        held_by_caller = (
-            allocation.is_entry_computation_parameter and not allocation.is_parameter_aliased_with_output
-        ) or allocation.is_constant
-        for assigned in allocation.assigned:
-            logical = assignment.buffers[assigned.buffer_id]
-            leaf = (logical.instruction_id, logical.shape_index)
-            start, end = ranges.of(leaf)
-            if held_by_caller:
-                start, end = 0, max(len(schedule) - 1, 0)
-            shape = module.instructions[logical.instruction_id].shape.subshape(logical.shape_index)
-            buffers[assigned.buffer_id] = Buffer(
-                id=assigned.buffer_id,
-                leaf=leaf,
-                size_bytes=assigned.size,
-                logical_bytes=shape.logical_bytes,
-                start=start,
-                end=end,
-                allocation=allocation.index,
-                offset=assigned.offset,
-            )
+    buffers = {buffer.id: buffer for buffer in _place(module, assignment, allocations, ranges, schedule)}
+    others = [
+        allocation
+        for allocation in assignment.allocations
+        if allocation.color not in colors and not allocation.is_thread_local
+    ]
     traced, peak_position = _traced_at_peak(module, assignment, buffers, schedule)
     live = frozenset(
         traced[0] | {b.id for b in buffers.values() if b.id not in traced[1] and b.start <= peak_position <= b.end}
@@ -159,6 +147,7 @@ def profile_memory(module: Module, assignment: BufferAssignment, *, platform: st
         schedule=schedule,
         allocations=allocations,
         buffers=tuple(buffers.values()),
+        elsewhere=tuple(_place(module, assignment, others, ranges, schedule)),
         peak_position=peak_position,
         live_at_peak=frozenset(segment.buffer_id for segment in segments if segment.buffer_id is not None),
         segments=segments,
@@ -166,6 +155,36 @@ def profile_memory(module: Module, assignment: BufferAssignment, *, platform: st
         reserved_bytes=reserved,
         missing=_missing(module, assignment, schedule, ranges),
     )
+
+
+def _place(
+    module: Module,
+    assignment: BufferAssignment,
+    allocations: Iterable[Allocation],
+    ranges: "_LiveRanges",
+    schedule: tuple[int, ...],
+) -> Iterator[Buffer]:
+    """The values assigned to some allocations, with their live ranges."""
+    for allocation in allocations:
+        held_by_caller = (
+            allocation.is_entry_computation_parameter and not allocation.is_parameter_aliased_with_output
+        ) or allocation.is_constant
+        for assigned in allocation.assigned:
+            logical = assignment.buffers[assigned.buffer_id]
+            leaf = (logical.instruction_id, logical.shape_index)
+            start, end = (0, max(len(schedule) - 1, 0)) if held_by_caller else ranges.of(leaf)
+            shape = module.instructions[logical.instruction_id].shape.subshape(logical.shape_index)
+            yield Buffer(
+                id=assigned.buffer_id,
+                leaf=leaf,
+                size_bytes=assigned.size,
+                logical_bytes=shape.logical_bytes,
+                start=start,
+                end=end,
+                allocation=allocation.index,
+                offset=assigned.offset,
+                color=allocation.color,
+            )
 
 
 def flatten_schedule(module: Module) -> tuple[int, ...]:

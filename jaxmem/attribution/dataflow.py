@@ -60,6 +60,10 @@ class Node:
         return self.instruction.shape.subshape(self.leaf[1]).element_type
 
 
+def _is_compilers_cast(instruction: Instruction) -> bool:
+    return instruction.opcode == "convert" and not instruction.op_name.endswith("convert_element_type")
+
+
 class Dataflow:
     """The graph. Building it and every question below are linear in the size of the module."""
 
@@ -260,10 +264,14 @@ class Dataflow:
         return numbers
 
     def _find_origins(self) -> list[int]:
-        """For each node the node that first made its numbers: back through aliases, copies, transposes and reshapes."""
+        """For each node the node that first made its numbers.
+
+        Back through aliases, copies, transposes and reshapes, and through casts that the program did not ask for: a mask
+        widened to bytes, an operand narrowed for a matrix unit.
+        """
         origins: list[int] = []
         for node in self.nodes:
-            moved = node.hands_on or node.instruction.opcode in MOVES
+            moved = node.hands_on or node.instruction.opcode in MOVES or _is_compilers_cast(node.instruction)
             if moved and len(node.operands) == 1 and node.operands[0] < node.index:
                 origins.append(origins[node.operands[0]])
             else:

@@ -5,7 +5,7 @@ role has evidence of its own. What no rule knows is unattributed, and counted.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from jaxmem.attribution.dataflow import Dataflow, Node
@@ -43,8 +43,8 @@ class Occupant:
     node: Node | None
     slot_of: Argument | None
     """The donated argument whose memory the buffer lies in."""
-    argument_ends: dict[int, int] = field(repr=False)
-    """Parameter number → last position at which the argument's own slot still holds it."""
+    stands_in: bool
+    """The argument whose numbers it holds is gone from its own slot at the peak, and this is the copy in its place."""
 
     @property
     def dataflow(self) -> Dataflow:
@@ -114,20 +114,12 @@ def _output(occupant: Occupant) -> Role | None:
 
 
 def _copy_of_argument(occupant: Occupant) -> Role | None:
-    # XLA copies a donated argument out and reuses its slot: then the copy is the argument. While the slot still holds it, a
-    # copy is a second one, made for a kernel's sake.
-    if occupant.argument is None or occupant.argument.parameter_number is None:
+    # XLA copies a donated argument out and reuses its slot: then one copy is the argument. While the slot still holds it,
+    # and beside that one, a copy is a second one, made for a kernel's sake.
+    argument = occupant.argument
+    if argument is None or argument.parameter_number is None:
         return None
-    slot_ends = occupant.argument_ends.get(occupant.argument.parameter_number)
-    gone = slot_ends is not None and slot_ends < occupant.profile.peak_position
-    return occupant.argument.role if gone and _is_the_copy(occupant) else Role.WORKSPACE
-
-
-def _is_the_copy(occupant: Occupant) -> bool:
-    """Of several copies of one argument only the plain one, not a transposed one made from it, stands for the argument."""
-    assert occupant.node is not None
-    opcode = occupant.node.instruction.opcode
-    return opcode in ("copy", "copy-start", "copy-done")
+    return argument.role if occupant.stands_in else Role.WORKSPACE
 
 
 def _depends_on_nothing(occupant: Occupant) -> Role | None:
@@ -223,18 +215,25 @@ def attribute(profile: MemoryProfile, facts: Facts) -> dict[int, Attribution]:
         if allocation.is_entry_computation_parameter
     }
     argument_of_number: dict[int, Argument] = {}
-    argument_ends: dict[int, int] = {}
+    gone: set[int] = set()
+    copies: dict[int, list[Buffer]] = {}
     dataflow = facts.dataflow
     for buffer in profile.buffers:
         node = dataflow.node_at.get(buffer.leaf)
         argument = facts.argument[node] if node is not None else None
-        if (
-            argument is not None
-            and argument.parameter_number is not None
-            and profile.instruction(buffer).opcode == "parameter"
-        ):
-            argument_of_number[argument.parameter_number] = argument
-            argument_ends[argument.parameter_number] = buffer.end
+        if argument is None or argument.parameter_number is None:
+            continue
+        if profile.instruction(buffer).opcode != "parameter":
+            copies.setdefault(argument.parameter_number, []).append(buffer)
+            continue
+        argument_of_number[argument.parameter_number] = argument
+        if buffer.id not in profile.live_at_peak:
+            gone.add(argument.parameter_number)
+    stand_ins = {
+        min(found, key=lambda buffer: _stand_in_order(profile, buffer)).id
+        for number, found in copies.items()
+        if number in gone
+    }
     answers: dict[int, Attribution] = {}
     for buffer in profile.buffers:
         node_index = dataflow.node_at.get(buffer.leaf)
@@ -245,7 +244,7 @@ def attribute(profile: MemoryProfile, facts: Facts) -> dict[int, Attribution]:
             buffer=buffer,
             node=dataflow.nodes[node_index] if node_index is not None else None,
             slot_of=argument_of_number.get(number) if number is not None else None,
-            argument_ends=argument_ends,
+            stands_in=buffer.id in stand_ins,
         )
         role, rule = Role.UNATTRIBUTED, "no rule"
         for name, ask in RULES:
@@ -264,6 +263,13 @@ def attribute(profile: MemoryProfile, facts: Facts) -> dict[int, Attribution]:
             role=role, layer=layer, phase=occupant.phase, rule=rule, layer_rule=layer_rule, node=node_index
         )
     return answers
+
+
+def _stand_in_order(profile: MemoryProfile, buffer: Buffer) -> tuple[bool, bool, int]:
+    """Live at the peak comes first, then a plain copy before a transposed one, then the earlier."""
+    plain = profile.instruction(buffer).opcode in ("copy", "copy-start", "copy-done")
+    return buffer.id not in profile.live_at_peak, not plain, buffer.start
+
 
 
 __all__ = ["RULES", "Attribution", "Occupant", "attribute"]

@@ -135,6 +135,59 @@ class Evidence:
         origin = self._dataflow.nodes[self._dataflow.origins[node]]
         return self.name(origin) if origin.instruction.opcode in _HELPERS else None
 
+    def made_from(self, value: bytes) -> Iterator[tuple[Buffer, str]]:
+        """The buffers that a fusion writes from a value of the same size that it computes on the way, with the fusion."""
+        nodes, instructions = self._dataflow.nodes, self.profile.module.instructions
+        for start in self.nodes_of.get(value, []):
+            if start.fusion is None:
+                continue
+            waiting, seen = list(start.users), set()
+            while waiting:
+                node = nodes[waiting.pop()]
+                if node.index in seen or node.elements != start.elements:
+                    continue
+                seen.add(node.index)
+                if node.fusion is not None:
+                    waiting.extend(node.users)
+                elif (buffer := self._buffer_at.get(node.leaf)) is not None:
+                    yield buffer, instructions[start.fusion].name
+
+    @cached_property
+    def held_elsewhere(self) -> dict[bytes, list[Buffer]]:
+        """Value → the buffers that hold it in other memories."""
+        found: dict[bytes, list[Buffer]] = {}
+        for buffer in self.profile.elsewhere:
+            node = self._dataflow.node_at.get(buffer.leaf)
+            if node is not None:
+                found.setdefault(self._number(node), []).append(buffer)
+        return found
+
+    @cached_property
+    def library_calls(self) -> dict[tuple[str, int], list[str]]:
+        """(layer, elements) → the library calls that write a result of that size."""
+        found: dict[tuple[str, int], list[str]] = {}
+        for node in self._dataflow.nodes:
+            if node.instruction.opcode == "custom-call":
+                found.setdefault((self.facts.layer[node.index], node.elements), []).append(node.instruction.name)
+        return found
+
+    def step_of(self, buffer: Buffer) -> Iterator[Name]:
+        """The operations that a nameless value is on the way to; none for a value that has a name of its own."""
+        start = self.attributions[buffer.id].node
+        if start is None or self.name(self._dataflow.nodes[self._dataflow.origins[start]])[1]:
+            return
+        waiting, seen = list(self._dataflow.nodes[start].users), set()
+        while waiting:
+            node = self._dataflow.nodes[waiting.pop()]
+            if node.index in seen:
+                continue
+            seen.add(node.index)
+            name = self.name(node)
+            if name[1] and not node.hands_on:
+                yield name
+            else:
+                waiting.extend(node.users)
+
     def is_prepared_for_backward(self, buffer: Buffer) -> bool:
         """Whether a buffer holds a function of the forward pass that only the backward pass wants, made before it begins."""
         attribution, first = self.attributions[buffer.id], self.facts.first_gradient_position

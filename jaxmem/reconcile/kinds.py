@@ -6,9 +6,13 @@ KINDS: dict[str, str] = {
     "freed before the peak": "the buffer named holds the leaf, and its live range ends before the peak",
     "made after the peak": "the buffer named holds the leaf, and its live range begins after the peak",
     "fused away": "no buffer ever holds the leaf: every instruction that computes it is inside the fusions named",
+    "held in another memory": "the buffer named holds the leaf in on-chip or host memory, which is an account of its own",
+    "inside a library call": "the library call named does the leaf's operation together with its neighbours and writes only "
+    "their result",
+    "step of an operation": "the compiler does the operation named in several steps; the buffer is between two of them",
     "kept twice": "both buffers named are live at the peak and hold the same value",
-    "kept instead": "no buffer holds the leaf named; the backward pass computes it again, inside the fusion named, from "
-    "this buffer",
+    "kept instead": "no buffer holds the leaf named; the backward pass computes it again from this buffer, or reads this "
+    "buffer, made from it, in its place; the fusion named does that",
     "counted under another role": "the leaf is live at the peak in the buffer named, which has the other role",
     "prepared for the backward pass": "a function of the forward pass alone that only the backward pass reads, made before "
     "the first gradient: an index map, a mask",

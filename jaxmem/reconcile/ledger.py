@@ -336,9 +336,12 @@ class _Ledger:
         leaves = [leaf for leaf in self._formula.leaves if leaf.primitive and leaf.role is not Role.GRADIENTS]
         value_of = self._assign_values(leaves)
         absent = []
+        in_calls: set[tuple[str, str]] = set()
         for index, leaf in enumerate(leaves):
             value = value_of.get(index)
             if value is None:
+                if leaf.counted:
+                    self._explain_in_call(leaf, in_calls)
                 continue
             holders = [b for b in evidence.holders.get(value, []) if self._role(b) not in _HELD_ROLES]
             if not holders and leaf.keeps:
@@ -352,7 +355,7 @@ class _Ledger:
                 holders = [b for b in evidence.holders.get(value, []) if self._role(b) in allowed]
                 self._alive_at_the_peak(leaf, holders)
         for leaf, value in absent:
-            for buffer, fusion in evidence.recomputed_from(value):
+            for buffer, fusion in (*evidence.recomputed_from(value), *evidence.made_from(value)):
                 if buffer.id in self._open and self._role(buffer) in (Role.SAVED_ACTIVATIONS, Role.TRANSIENT):
                     self._row_of(buffer).add(
                         "kept instead",
@@ -374,6 +377,12 @@ class _Ledger:
                     "operand at full size", self._settle(buffer), buffer=evidence.label(buffer), formula=operation.text
                 )
                 continue
+            step = next((named[name] for name in evidence.step_of(buffer) if name in named), None)
+            if step is not None and self._role(buffer) is Role.TRANSIENT:
+                self._row_of(buffer).add(
+                    "step of an operation", self._settle(buffer), buffer=evidence.label(buffer), formula=step.text
+                )
+                continue
             function = functions.get(evidence.inside_function(buffer) or "")
             if function is not None and self._role(buffer) is Role.TRANSIENT:
                 self._row_of(buffer).add(
@@ -384,6 +393,16 @@ class _Ledger:
                 self._row_of(buffer).add(
                     "prepared for the backward pass", self._settle(buffer), buffer=evidence.label(buffer)
                 )
+
+    def _explain_in_call(self, leaf: Leaf, in_calls: set[tuple[str, str]]) -> None:
+        """A leaf without an instruction: a library call does it with its neighbours. Each call does an operation once."""
+        for call in self._evidence.library_calls.get((leaf.layer, leaf.elements), ()):
+            if (call, leaf.primitive) not in in_calls:
+                in_calls.add((call, leaf.primitive))
+                self.row(leaf.role, leaf.layer).add(
+                    "inside a library call", -leaf.bytes, instruction=call, formula=leaf.text
+                )
+                return
 
     def _assign_values(self, leaves: Sequence[Leaf]) -> dict[int, bytes]:
         """Leaf (by position) → the value it speaks of; each value serves one leaf.
@@ -425,7 +444,16 @@ class _Ledger:
         ]
         if any(evidence.is_live(buffer) for buffer in same_role) or not live_elsewhere:
             fusions = evidence.fusions_around(value)
-            if not holders and fusions:
+            elsewhere = evidence.held_elsewhere.get(value, ())
+            if not holders and elsewhere:
+                row.add(
+                    "held in another memory",
+                    -leaf.bytes,
+                    buffer=evidence.label(elsewhere[0]),
+                    color=elsewhere[0].color,
+                    formula=leaf.text,
+                )
+            elif not holders and fusions:
                 row.add("fused away", -leaf.bytes, instruction=fusions, formula=leaf.text)
             else:
                 self._match(leaf, same_role or holders)
