@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from jaxmem.capture.data import Cost, MemoryStatistics
+from jaxmem.devices import CudaTarget, Topology
 
 REQUEST, MODULE, DUMP, ANSWER = "request.json", "module.mlirbc", "dump", "answer.json"
 
@@ -35,10 +36,19 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the worker is asked for. ``compiler_options`` are handed to XLA as they are."""
+    """What the worker is asked for.
+
+    Attributes:
+        platform: ``cpu``, ``cuda`` or ``tpu``.
+        device_count: devices the program is partitioned over.
+        target: of a device that need not be there: the description of a card, or the chips of a TPU; None for the
+            processor.
+        compiler_options: handed to XLA as they are.
+    """
 
     platform: str
     device_count: int
+    target: CudaTarget | Topology | None
     compiler_options: tuple[tuple[str, str], ...]
 
 

@@ -3,23 +3,36 @@
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import jaxmem
 from jaxmem.capture import Capture, installed_versions, this_host
+from jaxmem.capture.machine import COMPILING_PACKAGES
 from jaxmem.codec import Mismatch, decode, encode
 from jaxmem.compilers.job import ANSWER, DUMP, MODULE, NUMERIC_OPTIONS, REQUEST, Answer, Request, Step
 from jaxmem.compilers.process import Progress, job_folder, last_words, run_worker
-from jaxmem.devices import Device
+from jaxmem.devices import Device, TpuTarget, compiler_packages, obstacle, topology_of
 from jaxmem.errors import EnvironmentFailure, UsageError
 from jaxmem.layer_table import LayerTable
 from jaxmem.lowering import Lowering
 
-_PLATFORMS = ("cpu",)
 _REFUSED_OPTION = ("No such compile option", "While setting option")
 """How XLA begins to complain about an option (``xla/pjrt/pjrt_executable.cc``)."""
+_TOO_LARGE = "RESOURCE_EXHAUSTED"
+_NO_TILES, _TRITON_OPTION = "Couldn't find output tile sizes", "xla_gpu_enable_triton_gemm"
+_TPU_VARIABLES = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # otherwise a second process dies of the first one's lock file
+    # Without these, libtpu asks Google Cloud what machine this is, and complains that nobody answers. The type need
+    # not be that of the topology.
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+DEFAULT_TIMEOUT_SECONDS = 3600.0
+"""No compile that was seen took longer than some minutes: after an hour, a compiler hangs."""
 
 
 def compile_lowering(
@@ -28,13 +41,15 @@ def compile_lowering(
     device: Device,
     *,
     progress: Progress | None = None,
-    timeout: float | None = None,
+    timeout: float | None = DEFAULT_TIMEOUT_SECONDS,
 ) -> Capture:
     """Compile a program for a device and keep everything the compile leaves behind.
 
     The compile happens in a process of its own, with its own environment and its own dump folder; nothing of the
-    caller's JAX, its caches included, takes part. The result is that of ``jax.jit(f).lower(...).compile()`` on the same
-    machine.
+    caller's JAX, its caches included, takes part. For the processor the result is that of
+    ``jax.jit(f).lower(...).compile()`` on the same machine; for a card or a TPU, that of XLA's ahead-of-time compile,
+    which needs no such device. A program that the CUDA compiler finds no tiles for is compiled again without Triton
+    matrix products; the capture's compiler options say so.
 
     Args:
         lowering: the program.
@@ -44,34 +59,25 @@ def compile_lowering(
         timeout: seconds for the compile, the start of the worker included; None waits as long as it takes.
 
     Raises:
-        UsageError: there is no compiler for the device's platform, the program was not lowered for it, or XLA does
-            not take a compiler option.
-        EnvironmentFailure: the compiler failed, crashed, was killed, ran out of time, or the disk is full.
+        UsageError: the program was not lowered for the device's platform, or XLA does not take a compiler option.
+        EnvironmentFailure: the compiler is not installed (the message has the line that installs it), it failed,
+            crashed, was killed, ran out of time, or the disk is full.
     """
     _check_platform(lowering, device)
     _check_options(lowering)
-    report = progress or (lambda phase, seconds: None)
     started = time.monotonic()
-    step_seconds: dict[Step, float] = {}
 
-    def on_step(step: Step, seconds: float) -> None:
-        step_seconds[step] = seconds
-        if step is Step.COMPILE:
-            report(f"compiling for {device.name}", time.monotonic() - started)
+    def report(phase: str) -> None:
+        if progress is not None:
+            progress(phase, time.monotonic() - started)
 
-    report("starting the compiler", 0.0)
-    with job_folder() as folder:
-        try:
-            _write_job(folder, lowering, device)
-            run_worker(folder, _environment(lowering, device), on_step, timeout)
-            report("collecting what the compiler left", time.monotonic() - started)
-            answer = _read_answer(folder)
-            hlo_proto = _read_dump(folder, answer)
-        except OSError as error:
-            raise EnvironmentFailure(
-                f"The compiler's files in {folder} could not be written or read: {error.strerror or error}. "
-                "Free some space, or set TMPDIR to another folder."
-            ) from error
+    finished = _compile(lowering, device, report, timeout)
+    if _wants_no_triton(lowering, device, finished.answer):
+        report("the compiler found no tiles for a matrix product: again without Triton")
+        without_triton = (*lowering.compiler_options, (_TRITON_OPTION, "False"))
+        lowering = replace(lowering, compiler_options=tuple(sorted(without_triton)))
+        finished = _compile(lowering, device, report, timeout)
+    answer = finished.answer
     return Capture(
         program=lowering.program,
         arguments=lowering.arguments,
@@ -79,31 +85,68 @@ def compile_lowering(
         layer_table=layer_table,
         device=device,
         device_count=lowering.device_count,
-        versions=installed_versions(),
+        versions=installed_versions((*COMPILING_PACKAGES, *compiler_packages(device.platform))),
         compiler_options=lowering.compiler_options,
         configuration=lowering.configuration,
         host=this_host(),
         statistics=answer.statistics,
         cost=answer.cost,
-        hlo_proto=hlo_proto,
+        hlo_proto=_complete(finished, device),
         stablehlo=lowering.stablehlo,
         compile_seconds=answer.compile_seconds,
-        worker_start_seconds=step_seconds.get(Step.COMPILE, 0.0),
+        worker_start_seconds=finished.worker_start_seconds,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         failure=answer.failure,
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finished:
+    """What a worker left. ``hlo_proto`` is None where it dumped no module with a buffer assignment."""
+
+    answer: Answer
+    hlo_proto: bytes | None
+    worker_start_seconds: float
+
+
+def _compile(lowering: Lowering, device: Device, report: Callable[[str], None], timeout: float | None) -> _Finished:
+    step_seconds: dict[Step, float] = {}
+
+    def on_step(step: Step, seconds: float) -> None:
+        step_seconds[step] = seconds
+        if step is Step.COMPILE:
+            report(f"compiling for {device.name}")
+
+    report("starting the compiler")
+    with job_folder() as folder:
+        try:
+            _write_job(folder, lowering, device)
+            run_worker(folder, _environment(lowering, device), on_step, timeout)
+            report("collecting what the compiler left")
+            answer = _read_answer(folder)
+            hlo_proto = None if answer.dump is None else (folder / DUMP / answer.dump).read_bytes()
+        except OSError as error:
+            raise EnvironmentFailure(
+                f"The compiler's files in {folder} could not be written or read: {error.strerror or error}. "
+                "Free some space, or set TMPDIR to another folder."
+            ) from error
+    return _Finished(answer=answer, hlo_proto=hlo_proto, worker_start_seconds=step_seconds.get(Step.COMPILE, 0.0))
+
+
+def _wants_no_triton(lowering: Lowering, device: Device, answer: Answer) -> bool:
+    """Whether the compile failed for want of tiles, which a card's own measurements would have found."""
+    failed = answer.failure is not None and _NO_TILES in answer.failure
+    return failed and device.platform == "cuda" and _TRITON_OPTION not in dict(lowering.compiler_options)
+
+
 def _check_platform(lowering: Lowering, device: Device) -> None:
-    if device.platform not in _PLATFORMS:
-        raise UsageError(
-            f"jaxmem has no compiler for {device.name} ({device.platform}); it compiles for {', '.join(_PLATFORMS)}."
-        )
     if device.platform not in lowering.platforms:
         raise UsageError(
             f"{lowering.program.name} was lowered for {', '.join(lowering.platforms)} and cannot be compiled for "
             f"{device.name} ({device.platform}). Lower it for {device.platform}."
         )
+    if (problem := obstacle(device.platform)) is not None:
+        raise EnvironmentFailure(f"jaxmem cannot compile for {device.name} here: {problem}")
 
 
 def _check_options(lowering: Lowering) -> None:
@@ -122,6 +165,9 @@ def _write_job(folder: Path, lowering: Lowering, device: Device) -> None:
     request = Request(
         platform=device.platform,
         device_count=lowering.device_count,
+        target=(
+            topology_of(device.target, lowering.device_count) if isinstance(device.target, TpuTarget) else device.target
+        ),
         # What XLA dumps, and where, is the worker's to say; it does not change what is compiled.
         compiler_options=tuple(pair for pair in lowering.compiler_options if not pair[0].startswith("xla_dump_")),
     )
@@ -140,10 +186,12 @@ def _environment(lowering: Lowering, device: Device) -> Mapping[str, str]:
     return environment | {
         "PYTHONPATH": os.pathsep.join([package_parent, inherited] if inherited else [package_parent]),
         "PYTHONUNBUFFERED": "1",
-        "JAX_PLATFORMS": device.platform,
+        # Described devices need no backend. Naming theirs would start it, and it looks for a device that is not there.
+        "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(lowering.device_count),
         "JAX_ENABLE_COMPILATION_CACHE": "false",  # a cached compile dumps nothing
         "TF_CPP_MIN_LOG_LEVEL": "1",
+        **(_TPU_VARIABLES if device.platform == "tpu" else {}),
     }
 
 
@@ -157,17 +205,21 @@ def _read_answer(folder: Path) -> Answer:
         ) from error
 
 
-def _read_dump(folder: Path, answer: Answer) -> bytes:
-    if answer.dump is not None:
-        return (folder / DUMP / answer.dump).read_bytes()
-    if answer.failure is not None and any(words in answer.failure for words in _REFUSED_OPTION):
-        raise UsageError(
-            f"XLA does not take a compiler option that was given (true and false are written True and False):\n"
-            f"{answer.failure}"
+def _complete(finished: _Finished, device: Device) -> bytes:
+    """The compiled module with its buffer assignment; an error where there is none, or it is not what would run."""
+    failure = finished.answer.failure
+    if failure is None and finished.hlo_proto is not None:
+        return finished.hlo_proto
+    if failure is None:
+        raise EnvironmentFailure(
+            "The compiler left no module with a buffer assignment. If the variable XLA_FLAGS restricts what XLA dumps "
+            "(xla_dump_hlo_module_re, xla_enable_dumping), unset it; otherwise this version of jaxlib is not supported."
         )
-    if answer.failure is not None:
-        raise EnvironmentFailure(f"The compiler refused the program:\n{answer.failure}")
-    raise EnvironmentFailure(
-        "The compiler left no module with a buffer assignment. If the variable XLA_FLAGS restricts what XLA dumps "
-        "(xla_dump_hlo_module_re, xla_enable_dumping), unset it; otherwise this version of jaxlib is not supported."
-    )
+    # A TPU program that is too large is refused once all its buffers have their places.
+    if device.platform == "tpu" and _TOO_LARGE in failure and finished.hlo_proto is not None:
+        return finished.hlo_proto
+    if any(words in failure for words in _REFUSED_OPTION):
+        raise UsageError(
+            f"XLA does not take a compiler option that was given (true and false are written True and False):\n{failure}"
+        )
+    raise EnvironmentFailure(f"The compiler refused the program:\n{failure}")

@@ -15,6 +15,7 @@ from typing import Any
 from jaxmem.capture.data import Cost, MemoryStatistics
 from jaxmem.codec import decode, encode
 from jaxmem.compilers.job import ANSWER, DUMP, MODULE, NUMERIC_OPTIONS, REQUEST, Answer, Request, Step
+from jaxmem.devices import CudaTarget, Topology
 from jaxmem.unknown import Unknown
 
 
@@ -23,14 +24,14 @@ def main(folder: Path) -> None:
     _say(Step.START)
     threading.Thread(target=_end_with_the_caller, args=(folder,), daemon=True).start()
     request = decode(Request, json.loads((folder / REQUEST).read_bytes()))
-    client = _client(request.platform)
+    devices = _devices(request)
     module = _parse((folder / MODULE).read_bytes())
-    options = _compile_options(client, module, request, folder / DUMP)
+    options = _compile_options(devices, module, request, folder / DUMP)
     _say(Step.COMPILE)
     started = time.perf_counter()
     executable, failure = None, None
     try:
-        executable = _compile(client, module, options, request.device_count)
+        executable = _compile(devices, module, options)
     except _compiler_error() as error:
         failure = str(error)
     compile_seconds = time.perf_counter() - started
@@ -57,11 +58,31 @@ def _end_with_the_caller(folder: Path) -> None:
     os._exit(1)
 
 
-def _client(platform: str) -> Any:
-    """JAX's own client for the platform. Importing all of JAX registers the custom calls of its linear algebra."""
-    from jax._src import xla_bridge
+def _devices(request: Request) -> list[Any]:
+    """What to compile for: this machine's processor, or devices that are described and need not be there.
 
-    return xla_bridge.get_backend(platform)
+    Importing all of JAX registers the custom calls of its linear algebra.
+    """
+    from jax._src import xla_bridge
+    from jax.experimental import topologies
+
+    count = request.device_count
+    if isinstance(request.target, CudaTarget):
+        # Partitions, hosts, cards of a host: eight cards share a host, as in the machines that are sold.
+        hosts, cards = (count // 8, 8) if count % 8 == 0 else (1, count)
+        topology = topologies.get_topology_desc(
+            platform="cuda", topology=f"1x{hosts}x{cards}", target_config=request.target.description
+        )
+        return list(topology.devices[:count])
+    if isinstance(request.target, Topology):
+        topology = topologies.get_topology_desc(
+            request.target.name,
+            "tpu",
+            chips_per_host_bounds=request.target.chips_per_host,
+            **dict(request.target.options),
+        )
+        return list(topology.devices[:count])
+    return xla_bridge.get_backend(request.platform).devices()[:count]
 
 
 def _parse(bytecode: bytes) -> Any:
@@ -73,7 +94,7 @@ def _parse(bytecode: bytes) -> Any:
         return ir.Module.parse(bytecode)
 
 
-def _compile_options(client: Any, module: Any, request: Request, dump: Path) -> Any:
+def _compile_options(devices: list[Any], module: Any, request: Request, dump: Path) -> Any:
     """The options that ``jax.stages.Lowered.compile`` would use, and the dump."""
     import numpy
     from jax._src import compiler
@@ -83,10 +104,10 @@ def _compile_options(client: Any, module: Any, request: Request, dump: Path) -> 
     options = compiler.get_compile_options(
         num_replicas=1,
         num_partitions=request.device_count,
-        device_assignment=numpy.array(client.devices()[: request.device_count]).reshape(1, request.device_count),
+        device_assignment=numpy.array(devices).reshape(1, request.device_count),
         env_options_overrides=chosen,
         detailed_logging=compiler.use_detailed_logging(module),
-        backend=client,
+        backend=devices[0].client,
     )
     build = options.executable_build_options
     arguments_free, results_free = _without_sharding(module)
@@ -111,12 +132,12 @@ def _without_sharding(module: Any) -> tuple[list[bool], list[bool]]:
     return free("arg_attrs", len(kind.inputs)), free("res_attrs", len(kind.results))
 
 
-def _compile(client: Any, module: Any, options: Any, device_count: int) -> Any:
+def _compile(devices: list[Any], module: Any, options: Any) -> Any:
     from jax._src import compiler
     from jaxlib import xla_client
 
-    devices = xla_client.DeviceList(tuple(client.devices()[:device_count]))
-    return compiler.backend_compile_and_load(client, module, devices, options, [])
+    wanted = xla_client.DeviceList(tuple(devices))
+    return compiler.backend_compile_and_load(devices[0].client, module, wanted, options, [])
 
 
 def _compiler_error() -> type[Exception]:

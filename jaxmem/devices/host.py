@@ -1,34 +1,10 @@
-"""The devices a program can be compiled for: name, platform, memory, each number with its source."""
+"""The machine's own processor as a device: its memory, and the limit of a container."""
 
-import difflib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from jaxmem.errors import UsageError
+from jaxmem.devices.data import Device
 from jaxmem.unknown import Unknown
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """A device that XLA can compile for.
-
-    Attributes:
-        name: as in ``-d``.
-        platform: ``cpu``.
-        kind: what a person calls it.
-        memory_bytes: the memory the device has; ``memory_source`` says who says so.
-        usable_bytes: what a program may take of it; ``usable_source`` likewise.
-    """
-
-    name: str
-    platform: str
-    kind: str
-    memory_bytes: int | Unknown
-    memory_source: str
-    usable_bytes: int | Unknown
-    usable_source: str
 
 
 def cpu_device(root: Path = Path("/")) -> Device:
@@ -53,25 +29,8 @@ def cpu_device(root: Path = Path("/")) -> Device:
         memory_source=memory_source,
         usable_bytes=usable_bytes,
         usable_source=usable_source,
+        attached=True,
     )
-
-
-DEVICES: tuple[tuple[str, Callable[[], Device]], ...] = (("cpu", cpu_device),)
-"""Every device by name, and what describes it."""
-
-
-def find_device(name: str) -> Device:
-    """The device of that name.
-
-    Raises:
-        UsageError: there is none; the message has the nearest names.
-    """
-    catalogue = dict(DEVICES)
-    if name in catalogue:
-        return catalogue[name]()
-    near = difflib.get_close_matches(name.lower(), catalogue, n=3, cutoff=0.5)
-    advice = f"Did you mean {' or '.join(near)}?" if near else f"Known devices: {', '.join(catalogue)}."
-    raise UsageError(f"There is no device {name!r}. {advice}")
 
 
 def _physical_memory() -> tuple[int | Unknown, str]:

@@ -1,0 +1,63 @@
+"""The devices a program can be compiled for: name, platform, memory, compile target, each number with its source.
+
+Nothing here imports JAX. The device in this machine (``attached``) is asked for in a process of its own.
+"""
+
+import difflib
+
+from jaxmem.devices.attached import attached_device
+from jaxmem.devices.data import CudaTarget, Device, TpuTarget
+from jaxmem.devices.host import cpu_device
+from jaxmem.devices.installed import compiler_packages, obstacle, pip_line
+from jaxmem.devices.nvidia import DEFAULT_MEMORY_FRACTION, cuda_cards
+from jaxmem.devices.own import load_card, save_card
+from jaxmem.devices.tpu import Topology, topology_of, tpu_chips
+from jaxmem.errors import UsageError
+
+__all__ = [
+    "DEFAULT_MEMORY_FRACTION",
+    "CudaTarget",
+    "Device",
+    "Topology",
+    "TpuTarget",
+    "attached_device",
+    "catalogue",
+    "compiler_packages",
+    "cpu_device",
+    "find_device",
+    "load_card",
+    "obstacle",
+    "pip_line",
+    "save_card",
+    "topology_of",
+]
+
+ATTACHED = "attached"
+
+
+def catalogue() -> tuple[Device, ...]:
+    """Every device that has a name: the processor, NVIDIA's cards, Google's TPUs."""
+    return (cpu_device(), *cuda_cards(), *tpu_chips())
+
+
+def find_device(name: str) -> Device:
+    """The device of that name, of the card file of that path (``*.toml``), or the one in this machine (``attached``).
+
+    Raises:
+        UsageError: there is none; the message has the nearest names.
+        InputError: the card file was not understood.
+        EnvironmentFailure: JAX could not say what is in this machine.
+    """
+    if name.lower().endswith(".toml"):
+        return load_card(name)
+    if name == ATTACHED:
+        return attached_device()
+    known = {device.name: device for device in catalogue()}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name.lower(), [*known, ATTACHED], n=3, cutoff=0.5)
+    advice = f"Did you mean {' or '.join(near)}?" if near else f"Known devices: {', '.join(known)}, {ATTACHED}."
+    raise UsageError(
+        f"There is no device {name!r}. {advice} A card that is not listed is described in a file: "
+        "jaxmem devices --help."
+    )
