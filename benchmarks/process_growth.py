@@ -1,0 +1,390 @@
+"""How far a process really grows while a program runs on CPU, beside what jaxmem says it requires.
+
+    python -m benchmarks.process_growth            # all rows, five fresh processes each
+    python -m benchmarks.process_growth vgg16      # the rows of one network
+
+Every measurement is a fresh process: it compiles the program, makes its arguments and touches each of their pages,
+hands free memory back to the system, notes its resident memory, starts the kernel's high-water mark anew, and runs the
+program once. Growth is the high-water mark less what was resident before. What jaxmem says comes from
+`jaxmem.analyze` on the same program, and XLA's own statistics must be equal on both sides.
+
+Each measurement is written as it is made; an interrupted command goes on where it stopped. The predictions are made
+again every time, so that they are those of the present rules.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.records import RESULTS, Setting, in_words, read, table, this_setting, today, write
+from jaxmem.errors import EnvironmentFailure, InvariantError, JaxmemError, UsageError
+
+FILE = RESULTS / "process_growth.json"
+OPENED = "xla_cpu_experimental_ynn_fusion_type"
+"""Set to nothing, this option of XLA's CPU compiler leaves no fusion to the library (YNNPACK)."""
+
+MIB = 1 << 20
+OPENED_LIMIT_BYTES, OPENED_LIMIT_PERCENT, DEFAULT_LIMIT_PERCENT = 45 * MIB, 3.0, 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One program: a network of the zoo or of `benchmarks.networks`, compiled with or without library fusions."""
+
+    network: str
+    mode: str
+    batch_size: int
+    opened: bool
+
+
+CASES = tuple(
+    Case(network=network, mode=mode, batch_size=batch_size, opened=opened)
+    for network, batches in (
+        ("vgg16", (("infer", 8), ("infer", 16), ("train", 4), ("train", 8))),
+        ("zfnet", (("infer", 32), ("infer", 64), ("train", 16), ("train", 32))),
+        ("resnet18", (("infer", 16), ("infer", 32), ("train", 8), ("train", 16))),
+    )
+    for mode, batch_size in batches
+    for opened in (False, True)
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A case with what jaxmem says of it and what was measured.
+
+    Attributes:
+        date: of the last measurement.
+        argument_bytes: what the caller hands in, by XLA.
+        required_bytes, reserved_bytes, hidden_bytes: by jaxmem.
+        growth_bytes: one number for each fresh process, in the order they ran.
+        resident_argument_bytes: by how much the process grew while the arguments were made, likewise.
+    """
+
+    case: Case
+    date: str
+    argument_bytes: int
+    required_bytes: int
+    reserved_bytes: int
+    hidden_bytes: int
+    growth_bytes: tuple[int, ...] = ()
+    resident_argument_bytes: tuple[int, ...] = ()
+
+    @property
+    def growth(self) -> int:
+        """The median."""
+        return round(statistics.median(self.growth_bytes))
+
+    @property
+    def predicted_growth(self) -> int:
+        """What is required besides the arguments."""
+        return self.required_bytes - self.argument_bytes
+
+    @property
+    def difference(self) -> int:
+        """Predicted less measured; the same for the whole and for the growth alone, for the arguments are in both."""
+        return self.predicted_growth - self.growth
+
+    @property
+    def error_percent(self) -> float:
+        """Of required against arguments and measured growth together."""
+        return 100 * self.difference / (self.argument_bytes + self.growth)
+
+    @property
+    def growth_error_percent(self) -> float:
+        """Of the predicted growth against the measured one."""
+        return 100 * self.difference / self.growth
+
+    def holds(self, percent: float) -> bool:
+        """Whether an error of so many percent is within what is asked of this row."""
+        if self.case.opened:
+            return abs(self.difference) <= OPENED_LIMIT_BYTES and abs(percent) <= OPENED_LIMIT_PERCENT
+        return abs(percent) <= DEFAULT_LIMIT_PERCENT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """All rows, measured in one setting."""
+
+    setting: Setting
+    rows: tuple[Row, ...] = ()
+
+    def row(self, case: Case) -> Row | None:
+        """The row of a case, if there is one."""
+        return next((row for row in self.rows if row.case == case), None)
+
+    def with_row(self, row: Row) -> "Results":
+        """The same, with a row added or replaced; rows stand in the order of `CASES`."""
+        rows = {each.case: each for each in (*self.rows, row)}
+        order = {case: position for position, case in enumerate(CASES)}
+        return replace(self, rows=tuple(sorted(rows.values(), key=lambda each: order.get(each.case, len(order)))))
+
+
+# The program, in the parent to be analysed and in the child to be run.
+
+
+def build_program(case: Case) -> tuple[Any, tuple[Any, ...]]:
+    """The jitted function of a case and its arguments, of which only shape and dtype exist."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from flax import nnx
+
+    from benchmarks.networks import HELD_OUT
+    from jaxmem_models.programs import build
+    from jaxmem_models.steps import infer, train_step
+
+    if case.network not in HELD_OUT:
+        spec = build(case.network, mode=case.mode, batch_size=case.batch_size)
+        return spec.function, spec.arguments
+    model = nnx.eval_shape(lambda: HELD_OUT[case.network](rngs=nnx.Rngs(0)))
+    images = jax.ShapeDtypeStruct((case.batch_size, 224, 224, 3), jnp.float32)
+    if case.mode == "infer":
+        model.eval()
+        return jax.jit(infer), (model, images)
+    model.train()
+    optimizer = nnx.eval_shape(lambda model: nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param), model)
+    labels = jax.ShapeDtypeStruct((case.batch_size,), jnp.int32)
+    return nnx.jit(train_step, donate_argnums=(0, 1)), (model, optimizer, images, labels)
+
+
+def compiler_options(case: Case) -> dict[str, str]:
+    """What XLA is told."""
+    return {OPENED: ""} if case.opened else {}
+
+
+def predict(case: Case) -> tuple[Row, tuple[int, ...]]:
+    """The row of a case without measurements, and XLA's statistics."""
+    import jaxmem
+
+    function, arguments = build_program(case)
+    report = jaxmem.analyze(
+        jaxmem.Program(function, *arguments, name=case.network, mode=case.mode, compiler_options=compiler_options(case))
+    )
+    xla, hidden = report.xla, report.hidden
+    sizes = (xla.argument_bytes, xla.output_bytes, xla.alias_bytes, xla.temp_bytes)
+    known = tuple(size for size in sizes if isinstance(size, int))
+    if len(known) < len(sizes) or hidden.bytes is None:
+        raise InvariantError(f"not every size of {case} is known: {sizes}, hidden: {hidden.reason}")
+    row = Row(
+        case=case,
+        date=today(),
+        argument_bytes=known[0],
+        required_bytes=report.required_bytes,
+        reserved_bytes=report.reserved_bytes,
+        hidden_bytes=hidden.bytes,
+    )
+    return row, known
+
+
+# One measurement, in a process of its own.
+
+
+def status_bytes(key: str) -> int:
+    """A size that the kernel keeps of this process (``/proc/self/status``)."""
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def hand_back_free_memory() -> None:
+    """So that the program cannot grow into what the compiler has freed, which would not be seen."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def measure_here(case: Case) -> dict[str, Any]:
+    """Compile, make the arguments, run once; how far this process grew each time."""
+    import jax
+    import jax.numpy as jnp
+
+    function, abstract = build_program(case)
+    compiled = function.lower(*abstract).compile(compiler_options=compiler_options(case))
+    analysis = compiled.memory_analysis()
+
+    def real(leaf: Any) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.split(jax.random.key(0), leaf.shape)
+        # Written by JAX into memory of its own: NumPy's would be borrowed, and could not be donated.
+        return jnp.full(leaf.shape, 0 if jnp.issubdtype(leaf.dtype, jnp.integer) else 0.01, leaf.dtype)
+
+    hand_back_free_memory()
+    empty = status_bytes("VmRSS")
+    arguments = jax.block_until_ready(jax.tree.map(real, abstract))
+    hand_back_free_memory()
+    before = status_bytes("VmRSS")
+    with open("/proc/self/clear_refs", "w") as clear:
+        clear.write("5")  # the high-water mark starts anew
+    results = compiled(*arguments)
+    jax.block_until_ready((jax.tree.leaves(results), jax.tree.leaves(arguments)))
+    return {
+        "growth": status_bytes("VmHWM") - before,
+        "resident_arguments": before - empty,
+        "statistics": [
+            analysis.argument_size_in_bytes,
+            analysis.output_size_in_bytes,
+            analysis.alias_size_in_bytes,
+            analysis.temp_size_in_bytes,
+        ],
+    }
+
+
+def measure(position: int) -> dict[str, Any]:
+    """`measure_here` in a fresh process.
+
+    Raises:
+        EnvironmentFailure: it did not come to its end; with its own last words.
+    """
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.process_growth", "--measure", str(position)],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode != 0:
+        raise EnvironmentFailure(f"The measuring process ended with {run.returncode}:\n{run.stderr[-2000:]}")
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+# The page.
+
+
+def page(results: Results) -> str:
+    """The table, and which rows do not hold."""
+    rows = [row for row in results.rows if row.growth_bytes]
+    cells = [
+        (
+            row.case.network,
+            row.case.mode,
+            str(row.case.batch_size),
+            "opened" if row.case.opened else "default",
+            *(f"{size / MIB:,.1f}" for size in (row.argument_bytes, row.growth, row.required_bytes)),
+            f"{row.predicted_growth / MIB:,.1f}",
+            f"{row.hidden_bytes / MIB:,.1f}",
+            f"{row.difference:+,}",
+            f"{row.error_percent:+.1f}",
+            f"{row.growth_error_percent:+.1f}",
+            f"{(max(row.growth_bytes) - min(row.growth_bytes)) / MIB:,.1f}",
+            str(len(row.growth_bytes)),
+        )
+        for row in rows
+    ]
+    header = (
+        *("network", "mode", "batch", "fusions", "arguments", "growth", "required", "required − arguments"),
+        *("of it hidden", "difference, bytes", "error, %", "error of growth alone, %", "spread", "processes"),
+    )
+    whole = [row for row in rows if not row.holds(row.error_percent)]
+    alone = [row for row in rows if not row.holds(row.growth_error_percent)]
+    return f"""# Growth of a process on CPU against what jaxmem requires
+
+{in_words(results.setting, tuple(row.date for row in rows))}
+
+    python -m benchmarks.process_growth
+
+Sizes in MiB. Every row: a fresh process compiles the program, makes its arguments and touches them, and runs it once;
+*growth* is the median of its high-water mark less what was resident before, *spread* the largest less the smallest.
+*Difference* is required − arguments − growth: above zero, jaxmem says more than the process took. *Error* is that
+difference against arguments + growth, then against the growth alone. *Opened* is the compiler option
+`{OPENED}=` (empty): no fusion is left to a library that allocates for itself.
+zfnet and resnet18 (`benchmarks/networks.py`) took no part in deriving the rules for such fusions.
+
+{table(header, cells, left=4)}
+
+Asked for, of the error: with fusions opened at most {OPENED_LIMIT_BYTES // MIB} MiB and {OPENED_LIMIT_PERCENT:g} %,
+by default at most {DEFAULT_LIMIT_PERCENT:g} %.
+
+- {_count(rows, whole)} {_named(whole)}
+- Were the same asked of the growth alone: {_count(rows, alone)} {_named(alone)}
+"""
+
+
+def _count(rows: list[Row], failing: list[Row]) -> str:
+    return f"{len(rows) - len(failing)} of {len(rows)} rows hold."
+
+
+def _named(failing: list[Row]) -> str:
+    if not failing:
+        return ""
+    words = (
+        f"{row.case.network} {row.case.mode} {row.case.batch_size} {'opened' if row.case.opened else 'default'}"
+        for row in failing
+    )
+    return f"Not: {', '.join(words)}."
+
+
+def main() -> int:
+    """Measure what is missing, and write the page."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.process_growth",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="only these (default: all)")
+    parser.add_argument("--processes", type=int, default=5, metavar="N", help="fresh processes for each row")
+    parser.add_argument("--results", type=Path, default=FILE, metavar="FILE", help=f"default: {FILE}")
+    parser.add_argument("--measure", type=int, metavar="POSITION", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure is not None:
+        print(json.dumps(measure_here(CASES[options.measure])))
+        return 0
+    try:
+        run(tuple(options.networks), options.processes, options.results)
+    except JaxmemError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def run(networks: tuple[str, ...], processes: int, file: Path) -> None:
+    """Go through the cases; write after every measurement."""
+    strangers = sorted(set(networks) - {case.network for case in CASES})
+    if strangers:
+        raise UsageError(f"No rows for {', '.join(strangers)}. There are: {', '.join({c.network for c in CASES})}.")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    results = read(Results, file) or Results(setting=this_setting())
+    if results.setting != this_setting():
+        raise UsageError(f"{file} was measured on another machine or with other versions. Give another --results FILE.")
+    for position, case in enumerate(CASES):
+        if networks and case.network not in networks:
+            continue
+        row, expected = predict(case)
+        if (known := results.row(case)) is not None:
+            row = replace(
+                row,
+                date=known.date,
+                growth_bytes=known.growth_bytes,
+                resident_argument_bytes=known.resident_argument_bytes,
+            )
+        results = results.with_row(row)
+        for _ in range(processes - len(row.growth_bytes)):
+            measured = measure(position)
+            if tuple(measured["statistics"]) != expected:
+                raise InvariantError(f"XLA says {measured['statistics']} of {case} where it ran, and {expected} here.")
+            row = replace(
+                row,
+                date=today(),
+                growth_bytes=(*row.growth_bytes, measured["growth"]),
+                resident_argument_bytes=(*row.resident_argument_bytes, measured["resident_arguments"]),
+            )
+            results = results.with_row(row)
+            write(results, file, page(results))
+        write(results, file, page(results))
+        print(
+            f"{case.network} {case.mode} {case.batch_size} {'opened' if case.opened else 'default'}: "
+            f"growth {row.growth / MIB:,.1f} MiB, predicted {row.predicted_growth / MIB:,.1f} MiB "
+            f"({row.error_percent:+.1f} %, {row.growth_error_percent:+.1f} % of the growth alone)",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

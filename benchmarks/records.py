@@ -1,0 +1,95 @@
+"""What every measurement is kept with: the machine, the versions, the day. And the files it is kept in."""
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxmem.capture import installed_versions, this_host
+from jaxmem.codec import Mismatch, decode, encode
+from jaxmem.errors import InputError
+from jaxmem.files import write_whole
+from jaxmem.units import format_bytes
+
+RESULTS = Path(__file__).parent / "results"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """Where something was measured.
+
+    Attributes:
+        processor: the model's name.
+        cores: processors this process may use.
+        memory_bytes: of the machine.
+        system: the operating system.
+        versions: (package, version); Python's own is among them.
+    """
+
+    processor: str
+    cores: int
+    memory_bytes: int
+    system: str
+    versions: tuple[tuple[str, str], ...]
+
+
+def this_setting() -> Setting:
+    """The machine and the versions of this process."""
+    host = this_host()
+    return Setting(
+        processor=host.cpu_model,
+        cores=host.threads,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        system=f"{platform.system()} {platform.machine()}",
+        versions=(
+            *installed_versions(("jax", "jaxlib", "flax", "optax")),
+            ("python", platform.python_version()),
+        ),
+    )
+
+
+def today() -> str:
+    """The date, in UTC."""
+    return datetime.now(UTC).date().isoformat()
+
+
+def in_words(setting: Setting, dates: tuple[str, ...]) -> str:
+    """One paragraph that stands above a table."""
+    versions = ", ".join(f"{name} {version}" for name, version in setting.versions)
+    days = " to ".join(sorted({min(dates), max(dates)})) if dates else today()
+    return (
+        f"{days} · {setting.processor}, {setting.cores} cores, {format_bytes(setting.memory_bytes)} of memory, "
+        f"{setting.system} · {versions}."
+    )
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]], *, left: int = 1) -> str:
+    """A Markdown table whose first ``left`` columns are text and the others numbers."""
+    marks = tuple("---" if column < left else "---:" for column in range(len(header)))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, marks, *rows))
+
+
+def read(kind: type[T], path: Path) -> T | None:
+    """A file of results; None where there is none yet.
+
+    Raises:
+        InputError: the file is something else.
+    """
+    if not path.exists():
+        return None
+    try:
+        return decode(kind, json.loads(path.read_text()))
+    except (ValueError, Mismatch) as error:
+        raise InputError(f"{path} holds no results of this command: {error}. Move it away to begin anew.") from None
+
+
+def write(value: Any, path: Path, page: str) -> None:
+    """Results as JSON, and the page that people read beside them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(encode(value)[0], indent=1, ensure_ascii=False) + "\n", force=True)
+    write_whole(path.with_suffix(".md"), page, force=True)
