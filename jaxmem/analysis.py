@@ -94,7 +94,13 @@ def estimate_target(target: Target, *, progress: Progress = _silent) -> Estimate
                 f"{target.text} was captured from a program that was already lowered: its operations are not known, so "
                 "there is no formula. `jaxmem report` shows the compiled side."
             )
-        formula = derive_formula(capture.layer_table, capture.arguments, capture.outputs, capture.program)
+        formula = derive_formula(
+            capture.layer_table,
+            capture.arguments,
+            capture.outputs,
+            capture.program,
+            platform=capture.device.platform,
+        )
         return estimate_report(formula, capture.program, device_facts(capture.device, capture.device_count))
     device = find_device(target.device or "cpu")
     progress("tracing", 0.0)
@@ -184,7 +190,7 @@ def _estimate(program: Program, device: Device) -> EstimateReport:
     table = _layer_table(traced)
     if table is None:
         raise UsageError(f"There is no formula for this program: {traced.without_jaxpr}.")
-    formula = derive_formula(table, traced.arguments, traced.outputs, traced.facts)
+    formula = derive_formula(table, traced.arguments, traced.outputs, traced.facts, platform=device.platform)
     return estimate_report(formula, traced.facts, device_facts(device))
 
 

@@ -72,7 +72,13 @@ def read_report(capture: Capture, *, origin: str = "the capture") -> Report:
     )
     hidden = _hidden(compiled, capture)
     formula = (
-        derive_formula(capture.layer_table, capture.arguments, capture.outputs, capture.program)
+        derive_formula(
+            capture.layer_table,
+            capture.arguments,
+            capture.outputs,
+            capture.program,
+            platform=capture.device.platform,
+        )
         if capture.layer_table is not None
         else None
     )
@@ -233,7 +239,7 @@ def _buffer_row(buffer: Buffer, compiled: _Compiled) -> BufferRow:
     frames = compiled.profile.module.source(origin or instruction) or compiled.profile.module.source(instruction)
     return BufferRow(
         bytes=buffer.size_bytes,
-        logical_bytes=buffer.logical_bytes or (buffer.size_bytes if shape.is_tuple else 0),
+        logical_bytes=buffer.logical_bytes,
         role=attribution.role,
         layer=attribution.layer,
         phase=attribution.phase if node is not None else Phase.UNKNOWN,

@@ -16,6 +16,9 @@ from jaxmem.xla.replay import live_peak_bytes, replay_trace
 MAIN_COLORS = {"cpu": frozenset({0}), "cuda": frozenset({0, 1, 2}), "tpu": frozenset({0})}
 """Memory spaces that are the device's main memory. On CUDA the collective (1) and temp (2) spaces are device memory too."""
 
+POINTER_BYTES = {"cpu": 8, "cuda": 8, "tpu": 4}
+"""One entry of a table of pointers."""
+
 _CONTROL_FLOW = ("while", "conditional", "call", "async-start")
 
 Leaf = tuple[int, tuple[int, ...]]
@@ -29,7 +32,7 @@ class Buffer:
     Attributes:
         id: XLA's number of the logical buffer.
         leaf: where the value is made.
-        size_bytes: what it occupies; ``logical_bytes`` its elements alone; 0 of them for a table of pointers.
+        size_bytes: what it occupies; ``logical_bytes`` its elements or pointers alone.
         start, end: first and last position in the schedule at which its bytes are taken, both included.
         allocation, offset: where it lies.
         color: XLA's number of the memory space.
@@ -120,8 +123,9 @@ def profile_memory(module: Module, assignment: BufferAssignment, *, platform: st
         for allocation in assignment.allocations
         if allocation.color in colors and not allocation.is_thread_local
     )
+    pointers = POINTER_BYTES[platform]
     ranges = _LiveRanges(module, assignment, schedule)
-    buffers = {buffer.id: buffer for buffer in _place(module, assignment, allocations, ranges, schedule)}
+    buffers = {buffer.id: buffer for buffer in _place(module, assignment, allocations, ranges, schedule, pointers)}
     others = [
         allocation
         for allocation in assignment.allocations
@@ -147,7 +151,7 @@ def profile_memory(module: Module, assignment: BufferAssignment, *, platform: st
         schedule=schedule,
         allocations=allocations,
         buffers=tuple(buffers.values()),
-        elsewhere=tuple(_place(module, assignment, others, ranges, schedule)),
+        elsewhere=tuple(_place(module, assignment, others, ranges, schedule, pointers)),
         peak_position=peak_position,
         live_at_peak=frozenset(segment.buffer_id for segment in segments if segment.buffer_id is not None),
         segments=segments,
@@ -163,6 +167,7 @@ def _place(
     allocations: Iterable[Allocation],
     ranges: "_LiveRanges",
     schedule: tuple[int, ...],
+    pointer_bytes: int,
 ) -> Iterator[Buffer]:
     """The values assigned to some allocations, with their live ranges."""
     for allocation in allocations:
@@ -178,7 +183,7 @@ def _place(
                 id=assigned.buffer_id,
                 leaf=leaf,
                 size_bytes=assigned.size,
-                logical_bytes=shape.logical_bytes,
+                logical_bytes=len(shape.tuple_shapes) * pointer_bytes if shape.is_tuple else shape.logical_bytes,
                 start=start,
                 end=end,
                 allocation=allocation.index,

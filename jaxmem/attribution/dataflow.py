@@ -55,13 +55,20 @@ class Node:
         return self.instruction.shape.subshape(self.leaf[1]).elements
 
     @property
+    def bits(self) -> int:
+        """Bits of one element as stored."""
+        shape = self.instruction.shape.subshape(self.leaf[1])
+        return 8 * shape.logical_bytes // shape.elements if shape.elements else 0
+
+    @property
     def dtype(self) -> str:
         """Element type by XLA's name."""
         return self.instruction.shape.subshape(self.leaf[1]).element_type
 
 
-def _is_compilers_cast(instruction: Instruction) -> bool:
-    return instruction.opcode == "convert" and not instruction.op_name.endswith("convert_element_type")
+def _is_compilers_cast(cast: Instruction, operand: Instruction) -> bool:
+    """A cast without a name, or under the name of what it casts: the program did not ask for it."""
+    return cast.opcode == "convert" and cast.op_name in ("", operand.op_name)
 
 
 class Dataflow:
@@ -271,11 +278,13 @@ class Dataflow:
         """
         origins: list[int] = []
         for node in self.nodes:
-            moved = node.hands_on or node.instruction.opcode in MOVES or _is_compilers_cast(node.instruction)
-            if moved and len(node.operands) == 1 and node.operands[0] < node.index:
-                origins.append(origins[node.operands[0]])
-            else:
-                origins.append(node.index)
+            origin = node.index
+            if len(node.operands) == 1 and node.operands[0] < node.index:
+                source = origins[node.operands[0]]
+                moved = node.hands_on or node.instruction.opcode in MOVES
+                if moved or _is_compilers_cast(node.instruction, self.nodes[source].instruction):
+                    origin = source
+            origins.append(origin)
         return origins
 
     def readers(self, node: int) -> Iterator[Node]:

@@ -271,5 +271,4 @@ def _stand_in_order(profile: MemoryProfile, buffer: Buffer) -> tuple[bool, bool,
     return buffer.id not in profile.live_at_peak, not plain, buffer.start
 
 
-
 __all__ = ["RULES", "Attribution", "Occupant", "attribute"]

@@ -15,7 +15,7 @@ class Leaf:
         name: what a person calls it: ``feature map (max)``, ``mask (gt)``, the path of an argument.
         primitive: the operation that makes it; empty for arguments and outputs.
         phase: when it is made.
-        elements, bytes: its size without padding.
+        elements, itemsize_bits, bytes: its size without padding; ``itemsize_bits`` is 0 where it is no array.
         counted: it is live at the formula's own peak, so its bytes are in the sum.
         why: the rule that says so, in a sentence.
         path: of the argument or output it is; for a gradient that of its parameter inside the parameter tree.
@@ -29,6 +29,7 @@ class Leaf:
     primitive: str = ""
     phase: Phase = Phase.UNKNOWN
     elements: int
+    itemsize_bits: int = 0
     bytes: int
     counted: bool
     why: str

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 from jaxmem.attribution import Attribution, Facts
-from jaxmem.attribution.dataflow import Node
+from jaxmem.attribution.dataflow import MOVES, Node
 from jaxmem.attribution.facts import primitive
 from jaxmem.profile import Buffer, MemoryProfile
 from jaxmem.roles import Phase
@@ -79,10 +79,39 @@ class Evidence:
         return found
 
     def _is_the_operation(self, node: Node) -> bool:
-        """Whether a node is the operation it is named after, not a cast or a broadcast made for its operands."""
+        """Whether a node is the operation it is named after, not a cast or a broadcast made for that operation's sake."""
+        if not self.facts.depends[node.index]:
+            return False
         helper_of = _HELPERS.get(node.instruction.opcode)
-        depends = self.facts.depends[node.index] != 0
-        return depends and (helper_of is None or primitive(node.instruction.op_name) == helper_of)
+        name = node.instruction.op_name
+        if helper_of is None or primitive(name) == helper_of:
+            return True
+        return all(
+            reader.instruction.op_name != name or reader.instruction.opcode in MOVES
+            for reader in self._dataflow.readers(node.index)
+        )
+
+    @cached_property
+    def shapes_named(self) -> dict[tuple[str, str], dict[int, list[bytes]]]:
+        """(layer, primitive) → elements → the values that carry that name."""
+        found: dict[tuple[str, str], dict[int, list[bytes]]] = {}
+        for (layer, given, elements), values in self.values_named.items():
+            found.setdefault((layer, given), {})[elements] = values
+        return found
+
+    def bits(self, buffer: Buffer) -> int:
+        """Bits of one element that a buffer holds; 0 for a table of pointers."""
+        node = self.attributions[buffer.id].node
+        return self._dataflow.nodes[node].bits if node is not None else 0
+
+    def elements(self, buffer: Buffer) -> int:
+        """Number of elements a buffer holds; 0 for a table of pointers."""
+        node = self.attributions[buffer.id].node
+        return self._dataflow.nodes[node].elements if node is not None else 0
+
+    def instruction_of(self, value: bytes) -> str:
+        """An instruction that computes a value."""
+        return self.nodes_of[value][0].instruction.name
 
     def name(self, node: Node) -> Name:
         """How the formula would name a node."""

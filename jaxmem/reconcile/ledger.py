@@ -92,6 +92,8 @@ class _Ledger:
         self._open = dict(account.held)
         """Buffer id → bytes it holds at the peak, for buffers that nothing has explained yet."""
         self._idle = list(account.idle)
+        self._reshaped: set[int] = set()
+        """Leaves, by their place in `explain_values`, that the compiler computes in another shape."""
         for (role, layer), size_bytes in account.bytes.items():
             self.row(role, layer).compiled_bytes += size_bytes
         for leaf in formula.leaves:
@@ -113,7 +115,7 @@ class _Ledger:
         for identifier, size_bytes in self._account.padding.items():
             buffer = self._evidence.buffers[identifier]
             shape = self._profile.instruction(buffer).shape.subshape(buffer.leaf[1])
-            if shape.tiles:
+            if shape.tiles or shape.is_tuple:
                 row = self.row(Role.PADDING, self._evidence.attributions[identifier].layer)
                 row.add("layout padding", size_bytes, buffer=self._evidence.label(buffer), shape=shape.text())
 
@@ -171,20 +173,36 @@ class _Ledger:
             self._explain_absent(row, leaf, ordered)
 
     def _explain_size(self, row: _Row, leaf: Leaf, buffer: Buffer, held: int) -> None:
-        """A buffer that stands for a leaf but holds part of it: another buffer was written over the rest in place."""
-        if held < leaf.bytes == buffer.logical_bytes:
-            over = sorted(
-                {
-                    self._evidence.label(self._evidence.buffers[segment.buffer_id])
-                    for segment in self._profile.segments
-                    if segment.allocation == buffer.allocation
-                    and segment.buffer_id not in (None, buffer.id)
-                    and segment.offset < buffer.offset + buffer.size_bytes
-                    and buffer.offset < segment.offset + segment.size_bytes
-                }
-            )
+        """A buffer that stands for a leaf but holds more or less than it."""
+        form = self._form(leaf, buffer)
+        if form is not None:
+            row.add(form, buffer.logical_bytes - leaf.bytes, buffer=self._evidence.label(buffer), formula=leaf.text)
+        if held < buffer.logical_bytes and (form is not None or leaf.bytes == buffer.logical_bytes):
+            over = self._written_over(buffer)
             if over:
-                row.add("slot lent out", held - leaf.bytes, buffer=tuple(over), formula=leaf.text)
+                row.add("slot lent out", held - buffer.logical_bytes, buffer=tuple(over), formula=leaf.text)
+
+    def _form(self, leaf: Leaf, buffer: Buffer) -> str | None:
+        """The kind that says in which other form a buffer holds a leaf; None if it is the leaf's own."""
+        if not leaf.elements or not leaf.primitive:
+            return None
+        if self._evidence.elements(buffer) != leaf.elements:
+            return "another shape"
+        as_traced = leaf.bytes == (leaf.elements * leaf.itemsize_bits + 7) // 8
+        return "another number format" if as_traced and self._evidence.bits(buffer) != leaf.itemsize_bits else None
+
+    def _written_over(self, buffer: Buffer) -> list[str]:
+        """The buffers that hold part of another one's place at the peak."""
+        return sorted(
+            {
+                self._evidence.label(self._evidence.buffers[segment.buffer_id])
+                for segment in self._profile.segments
+                if segment.allocation == buffer.allocation
+                and segment.buffer_id not in (None, buffer.id)
+                and segment.offset < buffer.offset + buffer.size_bytes
+                and buffer.offset < segment.offset + segment.size_bytes
+            }
+        )
 
     def _explain_absent(self, row: _Row, leaf: Leaf, holders: Sequence[Buffer]) -> None:
         """A counted leaf that no buffer of its role holds at the peak."""
@@ -197,7 +215,7 @@ class _Ledger:
             found, kind = before[-1], "freed before the peak"
         else:
             return
-        if found.logical_bytes == leaf.bytes:
+        if found.logical_bytes == leaf.bytes or self._form(leaf, found) is not None:
             row.add(
                 kind,
                 -leaf.bytes,
@@ -214,7 +232,7 @@ class _Ledger:
         by_path: dict[str, list[Buffer]] = {}
         table = None
         for buffer in self._profile.buffers:
-            if buffer.leaf == (self._profile.module.entry.root_id, ()) and not buffer.logical_bytes:
+            if buffer.leaf == (self._profile.module.entry.root_id, ()) and self._is_table(buffer):
                 table = buffer
             elif self._role(buffer) is Role.OUTPUTS and (output := self._output_of(buffer)) is not None:
                 by_path.setdefault(output.path, []).append(buffer)
@@ -229,6 +247,9 @@ class _Ledger:
             places = [table] if not leaf.path and table is not None else by_path.get(leaf.path, [])
             for place in places[:1]:
                 self._explain_place(self.row(leaf.role, leaf.layer), leaf, place, refused=leaf.path in donated)
+
+    def _is_table(self, buffer: Buffer) -> bool:
+        return self._profile.instruction(buffer).shape.subshape(buffer.leaf[1]).is_tuple
 
     def _explain_place(self, row: _Row, leaf: Leaf, place: Buffer, *, refused: bool) -> None:
         evidence = self._evidence
@@ -251,23 +272,16 @@ class _Ledger:
         if not leaf.counted and refused:
             self._row_of(place).add("donation refused", live + waiting, buffer=evidence.label(place), formula=leaf.text)
             return
+        if live + waiting == place.size_bytes > place.logical_bytes == leaf.bytes and not live:
+            # A result that is not written yet holds its place with its padding.
+            shape = self._profile.instruction(place).shape.subshape(place.leaf[1])
+            if shape.tiles or shape.is_tuple:
+                row.add("layout padding", waiting - leaf.bytes, buffer=evidence.label(place), formula=leaf.text)
         missing = leaf.bytes - live - waiting
         if missing > 0:
-            lent = [
-                evidence.buffers[segment.buffer_id]
-                for segment in self._profile.segments
-                if segment.allocation == place.allocation
-                and segment.buffer_id not in (None, place.id)
-                and segment.offset < place.offset + place.size_bytes
-                and place.offset < segment.offset + segment.size_bytes
-            ]
+            lent = self._written_over(place)
             if lent:
-                row.add(
-                    "slot lent out",
-                    -missing,
-                    buffer=tuple(evidence.label(buffer) for buffer in lent),
-                    formula=leaf.text,
-                )
+                row.add("slot lent out", -missing, buffer=tuple(lent), formula=leaf.text)
 
     # Gradients.
 
@@ -346,7 +360,11 @@ class _Ledger:
             holders = [b for b in evidence.holders.get(value, []) if self._role(b) not in _HELD_ROLES]
             if not holders and leaf.keeps:
                 absent.append((leaf, value))
-            if leaf.counted:
+            if leaf.counted and index in self._reshaped and not holders:
+                self.row(leaf.role, leaf.layer).add(
+                    "another shape", -leaf.bytes, instruction=evidence.instruction_of(value), formula=leaf.text
+                )
+            elif leaf.counted:
                 self._explain_counted(leaf, value, holders)
         for index, leaf in enumerate(leaves):
             value = value_of.get(index)
@@ -434,7 +452,32 @@ class _Ledger:
             if queue:
                 value_of[index] = queue.pop()
                 taken.add(value_of[index])
+        self._assign_other_shapes(leaves, value_of, taken)
         return value_of
+
+    def _assign_other_shapes(self, leaves: Sequence[Leaf], value_of: dict[int, bytes], taken: set[bytes]) -> None:
+        """Leaves whose operation the compiler does on arrays of another shape: largest value first, each once."""
+        sizes: dict[tuple[str, str], set[int]] = {}
+        for leaf in leaves:
+            sizes.setdefault((leaf.layer, leaf.primitive), set()).add(leaf.elements)
+        queues: dict[tuple[str, str], list[bytes]] = {}
+        for index, leaf in enumerate(leaves):
+            name = (leaf.layer, leaf.primitive)
+            if index in value_of or (*name, leaf.elements) in self._evidence.values_named:
+                continue
+            if name not in queues:
+                found = self._evidence.shapes_named.get(name, {})
+                queues[name] = [
+                    value
+                    for elements in sorted(found)
+                    if elements not in sizes[name]
+                    for value in found[elements]
+                    if value not in taken
+                ]
+            if queues[name]:
+                value_of[index] = queues[name].pop()
+                taken.add(value_of[index])
+                self._reshaped.add(index)
 
     def _explain_counted(self, leaf: Leaf, value: bytes, holders: Sequence[Buffer]) -> None:
         evidence, row = self._evidence, self.row(leaf.role, leaf.layer)
@@ -469,6 +512,9 @@ class _Ledger:
         role = str(self._role(other))
         held = self._settle(other)
         row.add("counted under another role", -held, buffer=evidence.label(other), role=role, formula=leaf.text)
+        form = self._form(leaf, other)
+        if form is not None and held == other.logical_bytes:
+            row.add(form, held - leaf.bytes, buffer=evidence.label(other), formula=leaf.text)
         self._row_of(other).add(
             "counted under another role", held, buffer=evidence.label(other), role=str(leaf.role), formula=leaf.text
         )

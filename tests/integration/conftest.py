@@ -26,7 +26,7 @@ def formula_of(program: Program) -> Formula:
     """The formula of a program, traced and never compiled."""
     traced = trace(program)
     table = layer_table(traced.closed_jaxpr, traced.arguments)
-    return derive_formula(table, traced.arguments, traced.outputs, traced.facts)
+    return derive_formula(table, traced.arguments, traced.outputs, traced.facts, platform="cpu")
 
 
 @pytest.fixture(scope="session")
