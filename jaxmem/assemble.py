@@ -10,7 +10,7 @@ from jaxmem.errors import InputError
 from jaxmem.formula import Formula, derive_formula
 from jaxmem.hidden import hidden_need
 from jaxmem.lowering import ProgramFacts
-from jaxmem.profile import Buffer, MemoryProfile, profile_memory
+from jaxmem.profile import MAIN_COLORS, Buffer, MemoryProfile, profile_memory
 from jaxmem.reconcile import compiled_rows, reconcile
 from jaxmem.result import (
     BufferRow,
@@ -25,15 +25,17 @@ from jaxmem.result import (
     HiddenFusion,
     LayerRow,
     LedgerRow,
+    OtherMemory,
     Report,
-    Verdict,
     Versions,
     XlaNumbers,
     error_percent,
 )
 from jaxmem.roles import OPTIMIZER_ROLES, Phase, Role
 from jaxmem.unknown import Unknown
-from jaxmem.xla import read_hlo_proto
+from jaxmem.verdict import judge
+from jaxmem.xla import BufferAssignment, read_hlo_proto
+from jaxmem.xla.replay import live_peak_bytes
 
 _NO_TABLE = Unknown("the program was handed over already lowered, so its operations are not known")
 
@@ -83,7 +85,8 @@ def read_report(capture: Capture, *, origin: str = "the capture") -> Report:
         else None
     )
     ledger = _ledger(capture, compiled, formula, hidden)
-    required_bytes = profile.reserved_bytes + (hidden.bytes or 0)
+    reserved_bytes = profile.reserved_bytes + _code_bytes(capture)
+    required_bytes = reserved_bytes + (hidden.bytes or 0)
     rows = {buffer.id: _buffer_row(buffer, compiled) for buffer in profile.buffers}
     live = [rows[identifier] for identifier in profile.live_at_peak]
     return Report(
@@ -92,7 +95,7 @@ def read_report(capture: Capture, *, origin: str = "the capture") -> Report:
         versions=_versions(capture),
         xla=_xla_numbers(capture),
         live_peak_bytes=profile.live_peak_bytes,
-        reserved_bytes=profile.reserved_bytes,
+        reserved_bytes=reserved_bytes,
         hidden=hidden,
         required_bytes=required_bytes,
         required_is_lower_bound=hidden.bytes is None,
@@ -103,12 +106,32 @@ def read_report(capture: Capture, *, origin: str = "the capture") -> Report:
         layers=_layers(ledger, formula),
         peak_buffers=tuple(sorted(live, key=lambda row: (-row.bytes, row.allocation, row.offset))),
         buffers=BufferTable.from_rows(rows.values()),
-        verdict=_verdict(capture, required_bytes),
+        other_memories=_other_memories(assignment, capture.device.platform),
+        verdict=judge(capture, required_bytes=required_bytes, planned_bytes=profile.reserved_bytes),
         notes=_notes(capture, hidden),
     )
 
 
+def _code_bytes(capture: Capture) -> int:
+    """The program's code, where it takes main memory: on TPU. Not known, and 0 here, where the compiler refused it."""
+    code = capture.statistics.generated_code_bytes
+    return code if capture.device.platform == "tpu" and isinstance(code, int) else 0
+
+
+_HIDDEN = {
+    "cuda": Hidden(
+        bytes=None,
+        reason="compiled without the card, XLA leaves out what it would measure or load there: workspace of cuDNN's "
+        "convolutions (planned as 0 bytes), the program's code, the CUDA context, NCCL's buffers.",
+    ),
+    "tpu": Hidden(bytes=0, reason="the TPU compiler plans all memory of a program; its code is counted."),
+}
+"""What is hidden where no library runs inside the program."""
+
+
 def _hidden(compiled: _Compiled, capture: Capture) -> Hidden:
+    if capture.device.platform in _HIDDEN:
+        return _HIDDEN[capture.device.platform]
     need = hidden_need(compiled.profile.module, threads=capture.host.threads)
     layer = {
         fusion.instruction_id: next(
@@ -133,7 +156,9 @@ def _hidden(compiled: _Compiled, capture: Capture) -> Hidden:
 
 def _ledger(capture: Capture, compiled: _Compiled, formula: Formula | None, hidden: Hidden) -> tuple[LedgerRow, ...]:
     if formula is None:
-        return compiled_rows(compiled.account, hidden_bytes=hidden.bytes or 0, reason=_NO_TABLE)
+        return compiled_rows(
+            compiled.account, hidden_bytes=hidden.bytes or 0, code_bytes=_code_bytes(capture), reason=_NO_TABLE
+        )
     return reconcile(
         formula,
         compiled.account,
@@ -144,6 +169,7 @@ def _ledger(capture: Capture, compiled: _Compiled, formula: Formula | None, hidd
         capture.outputs,
         hidden_bytes=hidden.bytes or 0,
         hidden_fusions=[fusion.instruction for fusion in hidden.fusions],
+        code_bytes=_code_bytes(capture),
     )
 
 
@@ -264,7 +290,7 @@ def device_facts(device: Device, device_count: int = 1) -> DeviceFacts:
         memory_bytes=device.memory_bytes,
         usable_bytes=device.usable_bytes,
         device_count=device_count,
-        attached=device.platform == "cpu",
+        attached=device.attached or device.platform == "cpu",
     )
 
 
@@ -275,6 +301,7 @@ def _versions(capture: Capture) -> Versions:
         jaxmem=known.get("jaxmem", ""),
         jax=known.get("jax", missing),
         jaxlib=known.get("jaxlib", missing),
+        **({"libtpu": known.get("libtpu", missing)} if capture.device.platform == "tpu" else {}),
         compiler_options=capture.compiler_options,
     )
 
@@ -291,24 +318,40 @@ def _xla_numbers(capture: Capture) -> XlaNumbers:
     )
 
 
-def _verdict(capture: Capture, required_bytes: int) -> Verdict:
-    usable = capture.device.usable_bytes
-    known = isinstance(usable, int)
-    return Verdict(
-        fits=required_bytes <= usable if known else usable,
-        judged_bytes=required_bytes,
-        usable_bytes=usable,
-        headroom_bytes=usable - required_bytes if known else usable,
-        rule=f"required against usable ({capture.device.usable_source})",
-        assumptions=(
-            "nothing else of this process lives on the device",
-            "the process itself (Python, JAX, the compiled code) is not counted",
-        ),
+_MEMORIES = {
+    ("tpu", 1): "VMEM (on-chip)",
+    ("tpu", 2): "SMEM (on-chip)",
+    ("tpu", 3): "CMEM (on-chip)",
+    ("tpu", 5): "host memory",
+    ("cuda", 5): "host memory",
+}
+"""What people call a memory space (`xla/layout.h` and, on TPU, what its dumps show)."""
+
+
+def _other_memories(assignment: BufferAssignment, platform: str) -> tuple[OtherMemory, ...]:
+    sizes: dict[int, int] = {}
+    for allocation in assignment.allocations:
+        if allocation.color not in MAIN_COLORS[platform] and not allocation.is_thread_local:
+            sizes[allocation.color] = sizes.get(allocation.color, 0) + allocation.size
+    return tuple(
+        OtherMemory(
+            name=_MEMORIES.get((platform, color), f"memory space {color}"),
+            color=color,
+            reserved_bytes=sizes[color],
+            live_peak_bytes=live_peak_bytes(assignment, frozenset({color})),
+        )
+        for color in sorted(sizes)
     )
 
 
 def _notes(capture: Capture, hidden: Hidden) -> tuple[str, ...]:
     notes = []
+    if capture.failure is not None:
+        notes.append(f"The compiler refused the program: {capture.failure}")
+    if "xla_gpu_enable_triton_gemm" in dict(capture.compiler_options):
+        notes.append("Compiled without Triton matrix products (xla_gpu_enable_triton_gemm).")
+    if capture.device.derived:
+        notes.append(f"{capture.device.name}: {capture.device.target_source}")
     if capture.device.platform == "cpu":
         notes.append(
             "On CPU, JAX's own peak (peak_memory_in_bytes) leaves the temporaries out; compare live_peak_bytes instead."

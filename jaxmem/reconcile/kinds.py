@@ -32,6 +32,7 @@ KINDS: dict[str, str] = {
     "slot lent out": "the result is not written yet, and the buffer named uses its memory",
     "donation refused": "the argument was donated, but XLA gave the result memory of its own",
     "layout padding": "the layout of the buffer named is tiled",
+    "code of the program": "the compiled program itself, which this backend keeps in main memory; as the compiler reports it",
     "hidden by opaque fusions": "the library behind the fusions named allocates while it runs",
 }
 """Kind → the predicate, in words."""

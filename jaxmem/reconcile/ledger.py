@@ -45,6 +45,7 @@ def reconcile(
     *,
     hidden_bytes: int,
     hidden_fusions: Sequence[str] = (),
+    code_bytes: int = 0,
 ) -> tuple[LedgerRow, ...]:
     """Lay the formula beside the compiled program.
 
@@ -55,6 +56,7 @@ def reconcile(
         arguments, outputs: the lowering's tables.
         hidden_bytes: what the compiler cannot see but is known; its row's formula is 0.
         hidden_fusions: the fusions that it is in.
+        code_bytes: the program's code, where it lies in main memory; its row's formula is 0.
 
     Returns:
         Rows in the order of the roles, layers in the order of the formula; their compiled side sums to reserved + hidden.
@@ -66,6 +68,10 @@ def reconcile(
     ledger.explain_gradients()
     ledger.explain_values()
     ledger.explain_what_no_formula_knows()
+    if code_bytes:
+        row = ledger.row(Role.PROGRAM_CODE)
+        row.compiled_bytes += code_bytes
+        row.add("code of the program", code_bytes, statistic="generated_code_bytes")
     if hidden_bytes:
         row = ledger.row(Role.HIDDEN)
         row.compiled_bytes += hidden_bytes
@@ -619,9 +625,12 @@ def _reason(row: _Row) -> str:
     return ", ".join(named + (["unexplained"] if left else []))
 
 
-def compiled_rows(account: Account, *, hidden_bytes: int, reason: Unknown) -> tuple[LedgerRow, ...]:
+def compiled_rows(
+    account: Account, *, hidden_bytes: int, code_bytes: int = 0, reason: Unknown
+) -> tuple[LedgerRow, ...]:
     """The compiled side alone, where there is no formula to lay beside it; ``reason`` says why."""
-    sizes = dict(account.bytes) | ({(Role.HIDDEN, ""): hidden_bytes} if hidden_bytes else {})
+    beside = {(Role.HIDDEN, ""): hidden_bytes, (Role.PROGRAM_CODE, ""): code_bytes}
+    sizes = dict(account.bytes) | {key: size_bytes for key, size_bytes in beside.items() if size_bytes}
     order = {role: place for place, role in enumerate(Role)}
     return tuple(
         LedgerRow(

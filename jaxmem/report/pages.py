@@ -67,6 +67,7 @@ def report_page(report: Report, *, detail: bool = False) -> Document:
         *estimates_section(report.estimates, "Estimates", report.required_bytes),
         *_xla_section(report),
         *_hidden_section(report, detail=detail),
+        *_other_memories_section(report),
         *_peak_section(report, detail=detail),
         *_layer_section(report, detail=detail),
         *_notes_section(report),
@@ -212,9 +213,8 @@ def _hidden_section(report: Report, *, detail: bool) -> list[Part]:
     count = len(hidden.fusions)
     said = hidden.reason[:1].upper() + hidden.reason[1:].rstrip(".") + "."
     size: Cell = Missing(hidden.reason) if hidden.bytes is None else Size(hidden.bytes, "strong")
-    parts.append(
-        Paragraph((size, Text(f"in {count} opaque fusion{'s' * (count != 1)}.", "plain"), Text(said, "quiet")))
-    )
+    where = [Text(f"in {count} opaque fusion{'s' * (count != 1)}.", "plain")] if count else []
+    parts.append(Paragraph((size, *where, Text(said, "quiet"))))
     if hidden.fusions:
         known = [(fusion, fusion.bytes if isinstance(fusion.bytes, int) else -1) for fusion in hidden.fusions]
         shown, left_out = largest(known, lambda pair: pair[1], _SHOWN_FUSIONS, detail)
@@ -235,6 +235,22 @@ def _hidden_section(report: Report, *, detail: bool) -> list[Part]:
         )
         parts += [Table(columns=columns, rows=rows), *left_out_line(left_out, "fusions")]
     return parts
+
+
+def _other_memories_section(report: Report) -> list[Part]:
+    if not report.other_memories:
+        return []
+    rows = [
+        Row(cells=(Text(memory.name), Size(memory.reserved_bytes), Size(memory.live_peak_bytes)))
+        for memory in report.other_memories
+    ]
+    return [
+        Heading("Other memories, not part of required", 2),
+        Table(
+            columns=(Column(title="memory", align="left"), Column(title="reserved"), Column(title="live peak")),
+            rows=tuple(rows),
+        ),
+    ]
 
 
 def _peak_section(report: Report, *, detail: bool) -> list[Part]:

@@ -78,6 +78,22 @@ class Hidden:
     fusions: tuple[HiddenFusion, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherMemory:
+    """A memory beside the main one: an account of its own, never added to it.
+
+    Attributes:
+        name: what people call it; ``color`` is XLA's number of the memory space.
+        reserved_bytes: what the program's allocations there take.
+        live_peak_bytes: the most that is live there at any moment.
+    """
+
+    name: str
+    color: int
+    reserved_bytes: int
+    live_peak_bytes: int
+
+
 @dataclass(frozen=True, slots=True, init=False, eq=False)
 class RoleBytes(Mapping[Role, int]):
     """Bytes by role, in the order of `Role`; every role is there, zero where it has nothing.

@@ -8,7 +8,7 @@ from typing import Literal
 from jaxmem.errors import InvariantError
 from jaxmem.lowering import ProgramFacts
 from jaxmem.result.buffers import BufferRow, BufferTable
-from jaxmem.result.facts import DeviceFacts, Hidden, Measured, RoleBytes, Verdict, Versions, XlaNumbers
+from jaxmem.result.facts import DeviceFacts, Hidden, Measured, OtherMemory, RoleBytes, Verdict, Versions, XlaNumbers
 from jaxmem.result.ledger import Estimate, LayerRow, LedgerRow
 from jaxmem.roles import Role
 from jaxmem.unknown import Unknown
@@ -46,6 +46,7 @@ class Report:
         layers: per layer path.
         peak_buffers: what is live at the peak, largest first.
         buffers: every buffer.
+        other_memories: what the program takes of on-chip and host memory, beside all that.
         verdict: does it fit?
         measured: a real run, where one was asked for.
         notes: what a reader must know besides, one sentence each.
@@ -70,6 +71,7 @@ class Report:
     layers: tuple[LayerRow, ...] = ()
     peak_buffers: tuple[BufferRow, ...] = ()
     buffers: BufferTable = NO_BUFFERS
+    other_memories: tuple[OtherMemory, ...] = ()
     verdict: Verdict
     measured: Measured | None = None
     notes: tuple[str, ...] = ()

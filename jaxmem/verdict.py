@@ -1,0 +1,41 @@
+"""Does it fit? What is held against what, by platform, and what had to be taken for granted."""
+
+from jaxmem.capture import Capture
+from jaxmem.result import Verdict
+
+_ASSUMPTIONS = {
+    "cpu": (
+        "nothing else of this process lives in the machine's memory",
+        "the process itself (Python, JAX, the compiled code) is not counted",
+    ),
+    "cuda": (
+        "nothing else lives on the card",
+        "the CUDA context, loaded kernels and NCCL lie outside JAX's pool, in the part of the card it leaves",
+    ),
+    "tpu": ("nothing else lives on the chip",),
+}
+
+
+def judge(capture: Capture, *, required_bytes: int, planned_bytes: int) -> Verdict:
+    """The verdict on one compiled program.
+
+    Args:
+        required_bytes: what the program needs, as far as it is known.
+        planned_bytes: the allocations of main memory alone. On a TPU the compiler itself holds their sum against the
+            memory, without the program's code, and refuses what is above it: its word is the verdict.
+    """
+    device = capture.device
+    usable = device.usable_bytes
+    known = isinstance(usable, int)
+    on_tpu = device.platform == "tpu"
+    judged_bytes = planned_bytes if on_tpu else required_bytes
+    return Verdict(
+        fits=capture.failure is None if on_tpu else judged_bytes <= usable if known else usable,
+        judged_bytes=judged_bytes,
+        usable_bytes=usable,
+        headroom_bytes=usable - judged_bytes if known else usable,
+        rule="the TPU compiler's own check: all allocations of HBM, the program's code apart"
+        if on_tpu
+        else f"required against usable ({device.usable_source})",
+        assumptions=_ASSUMPTIONS[device.platform],
+    )
