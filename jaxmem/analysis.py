@@ -25,6 +25,7 @@ from jaxmem.devices import Device, find_device
 from jaxmem.errors import UsageError
 from jaxmem.formula import derive_formula
 from jaxmem.program import Program, resolve_program
+from jaxmem.quiet import start_jax
 from jaxmem.result import EstimateReport, Report, Reports
 from jaxmem.result import load as load_result
 
@@ -79,6 +80,7 @@ def capture_target(target: Target, *, progress: Progress = _silent) -> Capture:
         progress("found in the cache", 0.0)
         return replace(known, device=device)  # the memory of this machine today, not of the day of the compile
     progress("tracing", 0.0)
+    start_jax()
     capture, key = _capture(program_of(target), device, cache, progress)
     if cache is not None and request is not None:
         cache.put_request(request, key)
@@ -104,6 +106,7 @@ def estimate_target(target: Target, *, progress: Progress = _silent) -> Estimate
         return estimate_report(formula, capture.program, device_facts(capture.device, capture.device_count))
     device = find_device(target.device or "cpu")
     progress("tracing", 0.0)
+    start_jax()
     return _estimate(program_of(target), device)
 
 

@@ -36,6 +36,8 @@ NEVER: dict[str, frozenset[str]] = {
     "reconcile": JAX | {"compilers", "report"},
     "result": JAX | {"xla", "tracing", "compilers", "attribution", "formula", "rich"},
     "assemble": JAX | {"tracing", "compilers", "report", "rich", "cli"},
+    "verdict": JAX | {"xla", "attribution", "report"},
+    "quiet": frozenset({"tracing", "compilers", "xla", "report"}),
     "analysis": frozenset({"rich", "cli"}),
     "report": JAX | {"compilers", "xla", "tracing", "attribution", "formula"},
     "cli": JAX | {"xla", "attribution"},
