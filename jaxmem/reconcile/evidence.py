@@ -50,6 +50,15 @@ class Evidence:
         """Whether a buffer holds bytes at the peak."""
         return buffer.id in self.profile.live_at_peak
 
+    def lent_bytes(self, buffer: Buffer) -> int:
+        """Bytes of a buffer's place that another one holds at the peak."""
+        end = buffer.offset + buffer.size_bytes
+        return sum(
+            max(0, min(segment.offset + segment.size_bytes, end) - max(segment.offset, buffer.offset))
+            for segment in self.profile.segments
+            if segment.allocation == buffer.allocation and segment.buffer_id not in (None, buffer.id)
+        )
+
     @cached_property
     def holders(self) -> dict[bytes, list[Buffer]]:
         """Value → the buffers that ever hold it, those live at the peak first, then in the order of the schedule."""
@@ -74,11 +83,11 @@ class Evidence:
         """Name → the different values that carry it, in the order of the schedule."""
         found: dict[Name, list[bytes]] = {}
         for value, nodes in sorted(self.nodes_of.items(), key=lambda pair: (pair[1][0].position, pair[1][0].index)):
-            for name in {self.name(node) for node in nodes if self._is_the_operation(node)}:
+            for name in {self.name(node) for node in nodes if self.is_the_operation(node)}:
                 found.setdefault(name, []).append(value)
         return found
 
-    def _is_the_operation(self, node: Node) -> bool:
+    def is_the_operation(self, node: Node) -> bool:
         """Whether a node is the operation it is named after, not a cast or a broadcast made for that operation's sake."""
         if not self.facts.depends[node.index]:
             return False
@@ -126,6 +135,11 @@ class Evidence:
             return ()
         instructions = self.profile.module.instructions
         return tuple(sorted({instructions[node.fusion].name for node in nodes if node.fusion is not None}))
+
+    def logical_bytes(self, value: bytes) -> int:
+        """Bytes of a value as the program computes it."""
+        node = self.nodes_of[value][0]
+        return node.instruction.shape.subshape(node.leaf[1]).logical_bytes
 
     def is_recomputed(self, value: bytes) -> bool:
         """Whether the backward pass computes a value inside a fusion of its own."""

@@ -33,6 +33,8 @@ KINDS: dict[str, str] = {
     "donation refused": "the argument was donated, but XLA gave the result memory of its own",
     "layout padding": "the layout of the buffer named is tiled",
     "code of the program": "the compiled program itself, which this backend keeps in main memory; as the compiler reports it",
+    "not in the formula": "the compiled program has the array named, in no buffer at the peak, and the formula does not speak "
+    "of it: a defect of the formula, which leaves its row open",
     "hidden by opaque fusions": "the library behind the fusions named allocates while it runs",
 }
 """Kind → the predicate, in words."""

@@ -14,6 +14,7 @@ from jaxmem.attribution.account import Key
 from jaxmem.formula import Formula, Leaf
 from jaxmem.lowering import Argument, Output
 from jaxmem.profile import Buffer, MemoryProfile, Segment
+from jaxmem.reconcile.completeness import left_out
 from jaxmem.reconcile.evidence import Evidence
 from jaxmem.result import LedgerItem, LedgerRow
 from jaxmem.roles import STATE_ROLES, Role
@@ -68,6 +69,7 @@ def reconcile(
     ledger.explain_gradients()
     ledger.explain_values()
     ledger.explain_what_no_formula_knows()
+    ledger.ask_for_what_is_left_out()
     if code_bytes:
         row = ledger.row(Role.PROGRAM_CODE)
         row.compiled_bytes += code_bytes
@@ -98,6 +100,8 @@ class _Ledger:
         self._open = dict(account.held)
         """Buffer id → bytes it holds at the peak, for buffers that nothing has explained yet."""
         self._idle = list(account.idle)
+        self._absent: set[int] = set()
+        """Buffers that have said for one leaf where it is when it is not held at the peak."""
         self._reshaped: set[int] = set()
         """Leaves, by their place in `explain_values`, that the compiler computes in another shape."""
         for (role, layer), size_bytes in account.bytes.items():
@@ -175,8 +179,9 @@ class _Ledger:
                     buffer=(evidence.label(live[0]), evidence.label(other)),
                     formula=leaf.text,
                 )
-        else:
+        elif not any(map(evidence.is_live, ordered)):
             self._explain_absent(row, leaf, ordered)
+        # A live buffer that already stands for another leaf says nothing about this one.
 
     def _explain_size(self, row: _Row, leaf: Leaf, buffer: Buffer, held: int) -> None:
         """A buffer that stands for a leaf but holds more or less than it."""
@@ -221,6 +226,9 @@ class _Ledger:
             found, kind = before[-1], "freed before the peak"
         else:
             return
+        if found.id in self._absent:
+            return
+        self._absent.add(found.id)
         if found.logical_bytes == leaf.bytes or self._form(leaf, found) is not None:
             row.add(
                 kind,
@@ -236,10 +244,9 @@ class _Ledger:
     def explain_outputs(self) -> None:
         """Results have memory from the start: matched by their position in the program's result."""
         by_path: dict[str, list[Buffer]] = {}
-        table = None
         for buffer in self._profile.buffers:
             if buffer.leaf == (self._profile.module.entry.root_id, ()) and self._is_table(buffer):
-                table = buffer
+                by_path.setdefault("", []).append(buffer)
             elif self._role(buffer) is Role.OUTPUTS and (output := self._output_of(buffer)) is not None:
                 by_path.setdefault(output.path, []).append(buffer)
         donated = {
@@ -250,8 +257,8 @@ class _Ledger:
         for leaf in self._formula.leaves:
             if not leaf.is_result:
                 continue
-            places = [table] if not leaf.path and table is not None else by_path.get(leaf.path, [])
-            for place in places[:1]:
+            if by_path.get(leaf.path):
+                place = by_path[leaf.path].pop(0)
                 self._explain_place(self.row(leaf.role, leaf.layer), leaf, place, refused=leaf.path in donated)
 
     def _is_table(self, buffer: Buffer) -> bool:
@@ -284,7 +291,7 @@ class _Ledger:
             if shape.tiles or shape.is_tuple:
                 row.add("layout padding", waiting - leaf.bytes, buffer=evidence.label(place), formula=leaf.text)
         missing = leaf.bytes - live - waiting
-        if missing > 0:
+        if missing > 0 and leaf.bytes == (place.logical_bytes or place.size_bytes):
             lent = self._written_over(place)
             if lent:
                 row.add("slot lent out", -missing, buffer=tuple(lent), formula=leaf.text)
@@ -302,11 +309,13 @@ class _Ledger:
                     holders.setdefault(self._outputs[output].parameter_path, []).append(buffer)
         instructions = self._profile.module.instructions
         becomes: dict[str, set[str]] = {}
+        sizes: dict[str, set[int]] = {}
         outside: set[str] = set()
         for node in self._evidence.facts.dataflow.nodes:
             output = self._evidence.facts.gradient_of[node.index]
             if output is not None and not node.hands_on:
                 path = self._outputs[output].parameter_path
+                sizes.setdefault(path, set()).add(node.instruction.shape.subshape(node.leaf[1]).logical_bytes)
                 if node.fusion is None:
                     outside.add(path)
                 else:
@@ -316,8 +325,11 @@ class _Ledger:
                 continue
             found = holders.get(leaf.path, [])
             if leaf.counted and not found and leaf.path in becomes and leaf.path not in outside:
-                row = self.row(leaf.role, leaf.layer)
-                row.add("fused away", -leaf.bytes, instruction=tuple(sorted(becomes[leaf.path])), formula=leaf.text)
+                if leaf.bytes in sizes[leaf.path]:
+                    fusions = tuple(sorted(becomes.pop(leaf.path)))
+                    self.row(leaf.role, leaf.layer).add(
+                        "fused away", -leaf.bytes, instruction=fusions, formula=leaf.text
+                    )
             elif leaf.counted:
                 self._match(leaf, found)
             else:
@@ -503,7 +515,8 @@ class _Ledger:
                     formula=leaf.text,
                 )
             elif not holders and fusions:
-                row.add("fused away", -leaf.bytes, instruction=fusions, formula=leaf.text)
+                if evidence.logical_bytes(value) == leaf.bytes:
+                    row.add("fused away", -leaf.bytes, instruction=fusions, formula=leaf.text)
             else:
                 self._match(leaf, same_role or holders)
                 for other in live_elsewhere:
@@ -592,6 +605,11 @@ class _Ledger:
                     allocation=segment.allocation,
                     argument=paths.get(slot.parameter_number, ""),
                 )
+
+    def ask_for_what_is_left_out(self) -> None:
+        """An array that the formula should speak of is no part of a difference, and leaves its row open."""
+        for missing in left_out(self._formula, self._evidence, self._arguments, self._outputs):
+            self.row(missing.role, missing.layer).add("not in the formula", missing.size_bytes, formula=missing.what)
 
     def rows(self) -> tuple[LedgerRow, ...]:
         """The finished ledger."""

@@ -1,0 +1,138 @@
+"""What the formula leaves out: the capture asks for leaves.
+
+The ledger explains the leaves that there are. A leaf that is missing leaves its buffer open where XLA holds it at the peak;
+where it does not, nobody would miss it. So every argument, every result, every gradient, every convolution, matrix product
+and pooling, and every array that the backward pass reads of the forward pass must be spoken of by some leaf, counted or not.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from jaxmem.attribution.dataflow import Node
+from jaxmem.formula import Formula
+from jaxmem.lowering import Argument, Output
+from jaxmem.reconcile.evidence import Evidence
+from jaxmem.roles import Phase, Role
+
+_LAYER_OPERATIONS = frozenset({"convolution", "dot", "reduce-window", "select-and-scatter"})
+"""Opcodes of the operations that layers are made of; the compiler never invents one under a layer's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """An array of the compiled program of which the formula does not speak. ``what`` names it in the ledger."""
+
+    role: Role
+    layer: str
+    size_bytes: int
+    what: str
+
+
+def left_out(
+    formula: Formula, evidence: Evidence, arguments: Sequence[Argument], outputs: Sequence[Output]
+) -> Iterator[LeftOut]:
+    """The arrays that the formula should speak of and does not. None of them is held by a buffer at the peak.
+
+    Operations are compared by layer and primitive alone: the compiler may change shapes, and do one operation twice.
+    """
+    yield from _arguments_left_out(formula, evidence, arguments, outputs)
+    yield from _results_left_out(formula, evidence, outputs)
+    yield from _gradients_left_out(formula, evidence, outputs)
+    yield from _operations_left_out(formula, evidence)
+
+
+def _arguments_left_out(
+    formula: Formula, evidence: Evidence, arguments: Sequence[Argument], outputs: Sequence[Output]
+) -> Iterator[LeftOut]:
+    spoken_of = {leaf.path for leaf in formula.leaves if leaf.elements and not leaf.primitive}
+    held = set()
+    for node in _live_nodes(evidence):
+        argument, output = evidence.facts.argument[node], evidence.facts.output_of(node)
+        if argument is not None:
+            held.add(argument.path)
+        elif output is not None and (replaced := outputs[output].argument_index) is not None:
+            held.add(arguments[replaced].path)
+    for argument in arguments:
+        received = argument.parameter_number is not None and argument.elements
+        if received and argument.path not in spoken_of | held:
+            yield LeftOut(
+                role=argument.role, layer=argument.layer, size_bytes=argument.logical_bytes, what=argument.path
+            )
+
+
+def _results_left_out(formula: Formula, evidence: Evidence, outputs: Sequence[Output]) -> Iterator[LeftOut]:
+    """A result has memory from the start, and shows there unless another buffer uses it at the peak."""
+    spoken_of = {leaf.path for leaf in formula.leaves if leaf.is_result}
+    for buffer in evidence.profile.buffers:
+        node = evidence.attributions[buffer.id].node
+        position = evidence.facts.output_of(node) if node is not None else None
+        if position is None or evidence.attributions[buffer.id].role is not Role.OUTPUTS:
+            continue
+        output = outputs[position]
+        if output.path not in spoken_of and (lent := evidence.lent_bytes(buffer)):
+            spoken_of.add(output.path)
+            yield LeftOut(role=output.role, layer=output.layer, size_bytes=lent, what=output.path)
+
+
+def _gradients_left_out(formula: Formula, evidence: Evidence, outputs: Sequence[Output]) -> Iterator[LeftOut]:
+    spoken_of = {leaf.path for leaf in formula.leaves if leaf.role is Role.GRADIENTS}
+    held = {
+        outputs[output].parameter_path
+        for node in _live_nodes(evidence)
+        if (output := evidence.facts.gradient_of[node]) is not None
+    }
+    for position in sorted({output for output in evidence.facts.gradient_of if output is not None}):
+        output = outputs[position]
+        if output.parameter_path not in spoken_of | held:
+            spoken_of.add(output.parameter_path)
+            yield LeftOut(
+                role=Role.GRADIENTS,
+                layer=output.layer,
+                size_bytes=output.logical_bytes,
+                what=f"gradient of {output.parameter_path}",
+            )
+
+
+def _live_nodes(evidence: Evidence) -> Iterator[int]:
+    """The nodes whose numbers the buffers hold that are live at the peak."""
+    for buffer in evidence.profile.buffers:
+        node = evidence.attributions[buffer.id].node
+        if node is not None and evidence.is_live(buffer):
+            yield node
+
+
+def _operations_left_out(formula: Formula, evidence: Evidence) -> Iterator[LeftOut]:
+    spoken_of = {(leaf.layer, leaf.primitive) for leaf in formula.leaves}
+    for node, role in _operations(evidence):
+        layer, given, _ = evidence.name(node)
+        value = evidence.facts.dataflow.value_numbers[node.index]
+        if (layer, given) in spoken_of or any(map(evidence.is_live, evidence.holders.get(value, ()))):
+            continue
+        spoken_of.add((layer, given))
+        size_bytes = node.instruction.shape.subshape(node.leaf[1]).logical_bytes
+        yield LeftOut(role=role, layer=layer, size_bytes=size_bytes, what=given)
+
+
+def _operations(evidence: Evidence) -> Iterator[tuple[Node, Role]]:
+    """Origins under JAX's own names: what layers are made of, and what the backward pass reads of the forward pass."""
+    facts, nodes = evidence.facts, evidence.facts.dataflow.nodes
+    saved = set()
+    for node in nodes:
+        if facts.phase[node.index] is not Phase.BACKWARD:
+            continue
+        for operand in node.operands:
+            origin = facts.dataflow.origins[operand]
+            if facts.phase[origin] is Phase.FORWARD and facts.argument[origin] is None:
+                saved.add(origin)
+    for node in nodes:
+        name = node.instruction.op_name
+        if not name or not evidence.is_the_operation(node):
+            continue
+        if facts.dataflow.origins[node.index] != node.index or facts.phase[node.index] is not Phase.FORWARD:
+            continue
+        if facts.output_of(node.index) is not None:
+            continue
+        if node.index in saved:
+            yield node, Role.SAVED_ACTIVATIONS
+        elif node.instruction.opcode in _LAYER_OPERATIONS:
+            yield node, Role.TRANSIENT
