@@ -61,8 +61,9 @@ class _ModuleReader:
         self.origin = origin
         self.instructions: dict[int, Instruction] = {}
         self.computations: dict[int, Computation] = {}
-        # Most instructions share a few shapes: each is decoded once.
-        self.shapes: dict[bytes, Shape] = {}
+        # Most instructions share a few shapes and scopes: each is decoded once.
+        self.shapes: dict[bytes, tuple[Shape, bytes]] = {}
+        self.texts: dict[bytes, str] = {}
 
     def module(self, proto: Any) -> Module:
         name = text(proto.name)
@@ -152,7 +153,8 @@ class _ModuleReader:
         )
 
     def instruction(self, proto: Any, serialized: bytes, computation_id: int) -> Instruction:
-        opcode, metadata, shape = text(proto.opcode), proto.metadata, self.shape(proto.shape)
+        opcode, metadata = self.shared_text(proto.opcode), proto.metadata
+        shape, shape_without_layout = self.shape(proto.shape)
         if not opcode:
             raise self.broken(f"an instruction ({text(proto.name) or 'without a name'}) has no opcode")
         return Instruction(
@@ -166,25 +168,15 @@ class _ModuleReader:
             computation_id=computation_id,
             parameter_number=proto.parameter_number if opcode == "parameter" else None,
             tuple_index=proto.tuple_index if opcode == "get-tuple-element" else None,
-            fusion_kind=text(proto.fusion_kind),
-            custom_call_target=text(proto.custom_call_target),
-            op_name=text(metadata.op_name),
-            op_type=text(metadata.op_type),
+            fusion_kind=self.shared_text(proto.fusion_kind),
+            custom_call_target=self.shared_text(proto.custom_call_target),
+            op_name=self.shared_text(metadata.op_name),
+            op_type=self.shared_text(metadata.op_type),
             stack_frame_id=metadata.stack_frame_id,
-            source_file=text(metadata.source_file),
+            source_file=self.shared_text(metadata.source_file),
             source_line=metadata.source_line,
             dimensions=tuple(proto.dimensions),
-            window=tuple(
-                WindowDimension(
-                    size=dimension.size,
-                    stride=dimension.stride,
-                    padding_low=dimension.padding_low,
-                    padding_high=dimension.padding_high,
-                    window_dilation=dimension.window_dilation,
-                    base_dilation=dimension.base_dilation,
-                )
-                for dimension in proto.window.dimensions
-            ),
+            window=_window(proto.window) if proto.HasField("window") else (),
             convolution=_convolution(proto.convolution_dimension_numbers) if opcode == "convolution" else None,
             dot=_dot(proto.dot_dimension_numbers) if opcode == "dot" else None,
             backend_config=proto.backend_config,
@@ -196,14 +188,23 @@ class _ModuleReader:
                 )
                 for alias in proto.output_operand_aliasing
             ),
-            fingerprint=_fingerprint(proto, opcode, shape),
+            fingerprint=_fingerprint(proto, opcode, shape_without_layout),
         )
 
-    def shape(self, serialized: bytes) -> Shape:
-        shape = self.shapes.get(serialized)
-        if shape is None:
-            shape = self.shapes[serialized] = self.decode_shape(self.parse("Shape", serialized))
-        return shape
+    def shape(self, serialized: bytes) -> tuple[Shape, bytes]:
+        """A shape, and what a fingerprint says of it."""
+        decoded = self.shapes.get(serialized)
+        if decoded is None:
+            shape = self.decode_shape(self.parse("Shape", serialized))
+            decoded = self.shapes[serialized] = shape, repr(_without_layout(shape)).encode()
+        return decoded
+
+    def shared_text(self, value: bytes) -> str:
+        """`text` for fields that many instructions have in common."""
+        found = self.texts.get(value)
+        if found is None:
+            found = self.texts[value] = text(value)
+        return found
 
     def decode_shape(self, proto: Any) -> Shape:
         if proto.element_type not in PRIMITIVE_TYPES:
@@ -302,6 +303,20 @@ class _ModuleReader:
             ends.update(path)
 
 
+def _window(window: Any) -> tuple[WindowDimension, ...]:
+    return tuple(
+        WindowDimension(
+            size=dimension.size,
+            stride=dimension.stride,
+            padding_low=dimension.padding_low,
+            padding_high=dimension.padding_high,
+            window_dilation=dimension.window_dilation,
+            base_dilation=dimension.base_dilation,
+        )
+        for dimension in window.dimensions
+    )
+
+
 def _convolution(numbers: Any) -> ConvolutionDimensions:
     return ConvolutionDimensions(
         input_batch=numbers.input_batch_dimension,
@@ -324,18 +339,16 @@ def _dot(numbers: Any) -> DotDimensions:
     )
 
 
-def _fingerprint(proto: Any, opcode: str, shape: Shape) -> bytes:
+def _fingerprint(proto: Any, opcode: str, shape: bytes) -> bytes:
     # What a custom call computes is written in its configuration alone.
     configuration = proto.backend_config + proto.backend_config_payload if opcode == "custom-call" else b""
     for name in _NOT_WHAT_IT_COMPUTES:
         proto.ClearField(name)
     # The rest is written with its known fields in order and its unknown ones as they came, which XLA writes in order.
     rest = proto.SerializeToString(deterministic=True)
-    digest = blake2b(digest_size=16)
-    for part in (rest, configuration, repr(_without_layout(shape)).encode()):
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.digest()
+    # With the lengths in front, no two different triples are the same text.
+    lengths = b"%d %d " % (len(rest), len(configuration))
+    return blake2b(lengths + rest + configuration + shape, digest_size=16).digest()
 
 
 def _without_layout(shape: Shape) -> tuple[Any, ...]:
