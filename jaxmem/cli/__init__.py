@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from jaxmem import __version__
-from jaxmem.cli import capture, estimate, models, report
+from jaxmem.cli import capture, devices, estimate, models, report
 from jaxmem.cli.analysis_protocol import Analysis, load_analysis
 from jaxmem.errors import JaxmemError, UsageError
 
@@ -22,6 +22,7 @@ COMMANDS = (
     ("estimate", estimate),
     ("capture", capture),
     ("models", models),
+    ("devices", devices),
 )
 
 DONE, ANSWER_IS_NO, USAGE, INPUT, DEFECT, ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130

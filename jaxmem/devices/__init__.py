@@ -16,6 +16,7 @@ from jaxmem.errors import UsageError
 
 __all__ = [
     "DEFAULT_MEMORY_FRACTION",
+    "PLATFORMS",
     "CudaTarget",
     "Device",
     "Topology",
@@ -32,6 +33,7 @@ __all__ = [
     "topology_of",
 ]
 
+PLATFORMS = ("cpu", "cuda", "tpu")
 ATTACHED = "attached"
 
 

@@ -6,16 +6,25 @@ from itertools import chain, cycle, islice
 from jaxmem.devices.data import Device, TpuTarget
 from jaxmem.errors import UsageError
 
+_MEMORY = "libtpu's account of the device in its out-of-memory message, what it reserves included (libtpu 0.0.42.1)"
 _LIMIT = (
-    "libtpu's own limit for a device: the largest program that it compiled, found by trying (libtpu 0.0.42.1); what the "
-    "chip keeps for itself is not in it"
+    "libtpu's own limit, for buffers and program code together: from its out-of-memory messages at the border between "
+    "programs that compile and programs that do not (libtpu 0.0.42.1)"
 )
 _TARGET = "libtpu's name of the chip"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chip:
-    """A generation of TPUs. ``memory_bytes`` is that of a device as JAX sees it; the rest as in `TpuTarget`."""
+    """A generation of TPUs.
+
+    Attributes:
+        name, kind: as in `Device`.
+        generation, dimensions, devices_per_chip, options: as in `TpuTarget`.
+        memory_bytes: of a device as JAX sees it.
+        limit_bytes: the most that a program may take of it, its code included. (For a v5p, Google's ``tpu-info`` has
+            512 bytes more as the total: 102,803,439,616.)
+    """
 
     name: str
     kind: str
@@ -23,6 +32,7 @@ class Chip:
     dimensions: int
     devices_per_chip: int
     memory_bytes: int
+    limit_bytes: int
     options: tuple[tuple[str, str], ...] = ()
 
 
@@ -31,20 +41,20 @@ _GIB = 1 << 30
 # fmt: off
 CHIPS = (
     Chip(name="tpu-v2", kind="TPU v2, one core", generation="v2", dimensions=2, devices_per_chip=2,
-         memory_bytes=int(7.48 * _GIB)),
+         memory_bytes=8 * _GIB, limit_bytes=8_034_187_776),
     Chip(name="tpu-v3", kind="TPU v3, one core", generation="v3", dimensions=2, devices_per_chip=2,
-         memory_bytes=int(15.48 * _GIB)),
+         memory_bytes=16 * _GIB, limit_bytes=16_624_122_368),
     # The two cores of a v4 chip work as one, "megacore", on Google Cloud.
-    Chip(name="tpu-v4", kind="TPU v4", generation="v4", dimensions=3, devices_per_chip=1, memory_bytes=int(30.75 * _GIB),
-         options=(("chip_config_name", "megacore"),)),
+    Chip(name="tpu-v4", kind="TPU v4", generation="v4", dimensions=3, devices_per_chip=1,
+         memory_bytes=32 * _GIB, limit_bytes=33_014_414_848, options=(("chip_config_name", "megacore"),)),
     Chip(name="tpu-v5e", kind="TPU v5e", generation="v5e", dimensions=2, devices_per_chip=1,
-         memory_bytes=int(15.75 * _GIB)),
+         memory_bytes=16 * _GIB, limit_bytes=16_909_336_064),
     Chip(name="tpu-v5p", kind="TPU v5p", generation="v5p", dimensions=3, devices_per_chip=1,
-         memory_bytes=int(95.74 * _GIB)),
+         memory_bytes=96 * _GIB, limit_bytes=102_803_439_104),
     Chip(name="tpu-v6e", kind="TPU v6e (Trillium)", generation="v6e", dimensions=2, devices_per_chip=1,
-         memory_bytes=int(31.25 * _GIB)),
+         memory_bytes=63 * _GIB // 2, limit_bytes=33_550_237_184),
     Chip(name="tpu7x", kind="TPU7x (Ironwood), one core", generation="tpu7x", dimensions=3, devices_per_chip=2,
-         memory_bytes=int(94.75 * _GIB)),
+         memory_bytes=95 * _GIB, limit_bytes=101_732_842_496),
 )
 # fmt: on
 
@@ -57,8 +67,8 @@ def tpu_chips() -> tuple[Device, ...]:
             platform="tpu",
             kind=chip.kind,
             memory_bytes=chip.memory_bytes,
-            memory_source=_LIMIT,
-            usable_bytes=chip.memory_bytes,
+            memory_source=_MEMORY,
+            usable_bytes=chip.limit_bytes,
             usable_source=_LIMIT,
             target=TpuTarget(
                 generation=chip.generation,
