@@ -151,9 +151,19 @@ def _gradient(occupant: Occupant) -> Role | None:
 
 
 def _made_forward_read_backward(occupant: Occupant) -> Role | None:
-    if occupant.phase is Phase.FORWARD and Phase.BACKWARD in occupant.reader_phases:
+    # A forward operation that runs after the first gradient is rematerialization: nothing was saved.
+    if (
+        occupant.phase is Phase.FORWARD
+        and Phase.BACKWARD in occupant.reader_phases
+        and not _made_after_the_first_gradient(occupant)
+    ):
         return Role.SAVED_ACTIVATIONS
     return None
+
+
+def _made_after_the_first_gradient(occupant: Occupant) -> bool:
+    first = occupant.facts.first_gradient_position
+    return first is not None and occupant.buffer.start > first
 
 
 def _backward_made_early(occupant: Occupant) -> Role | None:
@@ -178,7 +188,8 @@ def _working_forward(occupant: Occupant) -> Role | None:
 
 
 def _working_backward(occupant: Occupant) -> Role | None:
-    if occupant.phase is Phase.BACKWARD and occupant.readers:
+    recomputed = occupant.phase is Phase.FORWARD and _made_after_the_first_gradient(occupant)
+    if (occupant.phase is Phase.BACKWARD or recomputed) and occupant.readers:
         return Role.TRANSIENT
     return None
 

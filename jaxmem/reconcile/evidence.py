@@ -215,9 +215,19 @@ class Evidence:
         return found
 
     def step_of(self, buffer: Buffer) -> Iterator[Name]:
-        """The operations that a nameless value is on the way to; none for a value that has a name of its own."""
+        """The operations that a buffer is a step on the way to.
+
+        Those a nameless value goes into, and the one that a value shares its name with: a product of which the next
+        instruction, under the same name, is the sum.
+        """
         start = self.attributions[buffer.id].node
-        if start is None or self.name(self._dataflow.nodes[self._dataflow.origins[start]])[1]:
+        if start is None:
+            return
+        origin = self._dataflow.nodes[self._dataflow.origins[start]]
+        if self.name(origin)[1]:
+            for reader in self._dataflow.readers(start):
+                if reader.instruction.op_name == origin.instruction.op_name:
+                    yield self.name(reader)
             return
         waiting, seen = list(self._dataflow.nodes[start].users), set()
         while waiting:

@@ -35,6 +35,8 @@ KINDS: dict[str, str] = {
     "code of the program": "the compiled program itself, which this backend keeps in main memory; as the compiler reports it",
     "not in the formula": "the compiled program has the array named, in no buffer at the peak, and the formula does not speak "
     "of it: a defect of the formula, which leaves its row open",
+    "damaged assignment": "the instruction's value has no memory in the buffer assignment, or a buffer of another size: no "
+    "compiler writes that, and the row stays open",
     "hidden by opaque fusions": "the library behind the fusions named allocates while it runs",
 }
 """Kind → the predicate, in words."""

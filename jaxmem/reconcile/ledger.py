@@ -70,6 +70,7 @@ def reconcile(
     ledger.explain_values()
     ledger.explain_what_no_formula_knows()
     ledger.ask_for_what_is_left_out()
+    ledger.show_damage()
     if code_bytes:
         row = ledger.row(Role.PROGRAM_CODE)
         row.compiled_bytes += code_bytes
@@ -400,7 +401,8 @@ class _Ledger:
                         instruction=fusion,
                         formula=leaf.text,
                     )
-        named = {(leaf.layer, leaf.primitive, leaf.elements): leaf for leaf in leaves}
+        # On the way to a gradient is on the way to something the formula names, too.
+        named = {(leaf.layer, leaf.primitive, leaf.elements): leaf for leaf in self._formula.leaves if leaf.primitive}
         functions: dict[str, Leaf] = {}
         for leaf in leaves:
             if leaf.layer not in functions and evidence.is_lowered_to_a_function(leaf.layer, leaf.primitive):
@@ -573,11 +575,7 @@ class _Ledger:
         return None
 
     def _explain_idle(self) -> None:
-        """Idle bytes are what nothing holds; bytes whose value the assignment has lost are not idle."""
-        lost = sum(
-            self._profile.module.instructions[identifier].shape.subshape(index).logical_bytes
-            for identifier, index in self._profile.missing
-        )
+        """Idle bytes are what nothing holds."""
         slots = {
             allocation.index: allocation
             for allocation in self._profile.allocations
@@ -587,21 +585,19 @@ class _Ledger:
         for segment, role in self._idle:
             if role is not Role.FRAGMENTATION:
                 continue
-            taken = min(lost, segment.size_bytes)
-            lost -= taken
             slot = slots.get(segment.allocation)
             row = self.row(Role.FRAGMENTATION)
             if slot is None:
                 row.add(
                     "gap between buffers",
-                    segment.size_bytes - taken,
+                    segment.size_bytes,
                     allocation=segment.allocation,
                     offset=segment.offset,
                 )
             elif slot.is_parameter_aliased_with_output:
                 row.add(
                     "idle slot of a donated argument",
-                    segment.size_bytes - taken,
+                    segment.size_bytes,
                     allocation=segment.allocation,
                     argument=paths.get(slot.parameter_number, ""),
                 )
@@ -610,6 +606,18 @@ class _Ledger:
         """An array that the formula should speak of is no part of a difference, and leaves its row open."""
         for missing in left_out(self._formula, self._evidence, self._arguments, self._outputs):
             self.row(missing.role, missing.layer).add("not in the formula", missing.size_bytes, formula=missing.what)
+
+    def show_damage(self) -> None:
+        """What the assignment has lost or resized is no part of a difference either; idle memory does not stand for it."""
+        instructions = self._profile.module.instructions
+        for damage in self._profile.damage:
+            self.row(Role.FRAGMENTATION).add(
+                "damaged assignment",
+                damage.size_bytes,
+                instruction=instructions[damage.leaf[0]].name,
+                shape_index=damage.leaf[1],
+                found=damage.what,
+            )
 
     def rows(self) -> tuple[LedgerRow, ...]:
         """The finished ledger."""
