@@ -60,6 +60,18 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """What no compiler leaves behind: a value without memory, or a buffer of another size than its value.
+
+    ``size_bytes`` is by how much the assignment is wrong, always positive.
+    """
+
+    leaf: Leaf
+    size_bytes: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryProfile:
     """The account of main memory.
 
@@ -73,7 +85,7 @@ class MemoryProfile:
         segments: every byte of every allocation at the peak.
         live_peak_bytes: the heap trace replayed: without gaps between buffers.
         reserved_bytes: what the runtime allocates.
-        missing: values that the schedule makes and nothing places; not empty only where the assignment is damaged.
+        damage: where the assignment contradicts the module; empty for every assignment as a compiler wrote it.
     """
 
     module: Module = field(repr=False)
@@ -86,7 +98,7 @@ class MemoryProfile:
     segments: tuple[Segment, ...] = field(repr=False)
     live_peak_bytes: int
     reserved_bytes: int
-    missing: tuple[Leaf, ...] = field(repr=False)
+    damage: tuple[Damage, ...] = field(repr=False)
 
     def instruction(self, buffer: Buffer) -> Instruction:
         """The instruction that makes a buffer's value."""
@@ -157,7 +169,10 @@ def profile_memory(module: Module, assignment: BufferAssignment, *, platform: st
         segments=segments,
         live_peak_bytes=live_peak_bytes(assignment, colors),
         reserved_bytes=reserved,
-        missing=_missing(module, assignment, schedule, ranges),
+        damage=(
+            *_without_memory(module, assignment, schedule, ranges),
+            *_of_wrong_size(module, assignment, pointers, platform),
+        ),
     )
 
 
@@ -391,18 +406,40 @@ def _segments(allocation: Allocation, live: list[Buffer]) -> Iterator[Segment]:
         yield previous
 
 
-def _missing(
+def _without_memory(
     module: Module, assignment: BufferAssignment, schedule: tuple[int, ...], ranges: _LiveRanges
-) -> tuple[Leaf, ...]:
-    """Arrays that scheduled instructions make and that no placed buffer covers."""
+) -> Iterator[Damage]:
+    """Values that scheduled instructions make, and tables of pointers, that are in no allocation."""
     covered: set[Leaf] = set()
-    for allocation in assignment.allocations:
-        for assigned in allocation.assigned:
-            logical = assignment.buffers[assigned.buffer_id]
-            covered.update(ranges.places((logical.instruction_id, logical.shape_index)))
-    return tuple(
-        (identifier, index)
+    placed = {assigned.buffer_id for allocation in assignment.allocations for assigned in allocation.assigned}
+    for identifier in placed:
+        logical = assignment.buffers[identifier]
+        covered.update(ranges.places((logical.instruction_id, logical.shape_index)))
+    found = {
+        (identifier, index): shape.logical_bytes
         for identifier in schedule
         for index, shape in module.instructions[identifier].shape.leaves()
         if shape.logical_bytes and (identifier, index) not in covered
-    )
+    }
+    for logical in assignment.buffers.values():
+        if logical.id not in placed and logical.size:
+            found[logical.instruction_id, logical.shape_index] = logical.size
+    for leaf, size_bytes in found.items():
+        yield Damage(leaf=leaf, size_bytes=size_bytes, what="no memory")
+
+
+def _of_wrong_size(module: Module, assignment: BufferAssignment, pointer_bytes: int, platform: str) -> Iterator[Damage]:
+    """Buffers whose size is not that of their value: its elements, or what a tiled layout makes of them."""
+    for allocation in assignment.allocations:
+        for assigned in allocation.assigned:
+            logical = assignment.buffers[assigned.buffer_id]
+            shape = module.instructions[logical.instruction_id].shape.subshape(logical.shape_index)
+            content = len(shape.tuple_shapes) * pointer_bytes if shape.is_tuple else shape.logical_bytes
+            # Layouts without tiles add nothing, but for whole granules on a TPU, and opaque values have a size of their own.
+            exact = content and not shape.tiles and not shape.is_tuple and platform != "tpu"
+            wrong = max(abs(assigned.size - logical.size), content - assigned.size)
+            if exact:
+                wrong = max(wrong, assigned.size - content)
+            if wrong > 0:
+                leaf = (logical.instruction_id, logical.shape_index)
+                yield Damage(leaf=leaf, size_bytes=wrong, what="another size than its value")
