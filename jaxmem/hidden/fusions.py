@@ -147,39 +147,33 @@ def _opaque_kind(instruction: Instruction) -> str:
 
 def _largest_together(module: Module, fusions: list[OpaqueFusion], workers: int) -> tuple[OpaqueFusion, ...]:
     """Fusions of one computation, none of which waits for another, by size."""
-    bit = {fusion.instruction_id: 1 << number for number, fusion in enumerate(fusions)}
-    computation = module.computations[module.instructions[fusions[0].instruction_id].computation_id]
-    # Which fusions each instruction waits for, itself included, as a set of bits.
-    awaits: dict[int, int] = {}
-    for instruction_id in computation.instruction_ids:
-        instruction = module.instructions[instruction_id]
-        awaited = bit.get(instruction_id, 0)
-        for before in instruction.operand_ids + instruction.control_predecessor_ids:
-            awaited |= awaits.get(before, 0)
-        awaits[instruction_id] = awaited
-    conflicts = {
-        fusion.instruction_id: sum(
-            bit[other.instruction_id]
-            for other in fusions
-            if awaits[fusion.instruction_id] & bit[other.instruction_id]
-            or awaits[other.instruction_id] & bit[fusion.instruction_id]
-        )
-        for fusion in fusions
-    }
     by_size = sorted(
         (each for each in fusions if each.inside_bytes), key=lambda each: (-each.inside_bytes, each.position)
     )
+    bit = {fusion.instruction_id: 1 << number for number, fusion in enumerate(by_size)}
+    order = module.computations[module.instructions[fusions[0].instruction_id].computation_id].instruction_ids
+    # Sets of fusions as bits, the largest fusion the lowest: which ones each instruction waits for, and which wait for it.
+    awaits, awaited_by = dict(bit), dict(bit)
+    for instruction_id in order:
+        for before in _waits_for(module.instructions[instruction_id]):
+            awaits[instruction_id] = awaits.get(instruction_id, 0) | awaits.get(before, 0)
+    for instruction_id in reversed(order):
+        for before in _waits_for(module.instructions[instruction_id]):
+            awaited_by[before] = awaited_by.get(before, 0) | awaited_by.get(instruction_id, 0)
     # The best set is a weighted antichain, hard to find exactly: to each largest member in turn, add what fits by size.
     best: tuple[OpaqueFusion, ...] = ()
     for position, start in enumerate(by_size):
         if start.inside_bytes * workers <= _sum_inside(best):
             break  # no set of fusions of this size or smaller is larger
-        chosen, blocked = [start], conflicts[start.instruction_id]
-        for fusion in by_size[position + 1 :]:
-            if len(chosen) == workers:
-                break
-            if not blocked & bit[fusion.instruction_id]:
-                chosen.append(fusion)
-                blocked |= conflicts[fusion.instruction_id]
+        chosen: list[OpaqueFusion] = []
+        free = (1 << len(by_size)) - (1 << position)
+        while free and len(chosen) < workers:
+            fusion = by_size[(free & -free).bit_length() - 1]
+            chosen.append(fusion)
+            free &= ~(awaits[fusion.instruction_id] | awaited_by[fusion.instruction_id])
         best = max(best, tuple(chosen), key=_sum_inside)
     return best
+
+
+def _waits_for(instruction: Instruction) -> tuple[int, ...]:
+    return instruction.operand_ids + instruction.control_predecessor_ids
