@@ -141,6 +141,10 @@ class Evidence:
         node = self.nodes_of[value][0]
         return node.instruction.shape.subshape(node.leaf[1]).logical_bytes
 
+    def is_backward(self, value: bytes) -> bool:
+        """Whether the first instruction that computes a value is one of the backward pass."""
+        return self.facts.phase[self.nodes_of[value][0].index] is Phase.BACKWARD
+
     def is_recomputed(self, value: bytes) -> bool:
         """Whether the backward pass computes a value inside a fusion of its own."""
         return any(
@@ -213,6 +217,11 @@ class Evidence:
             if node.instruction.opcode == "custom-call":
                 found.setdefault((self.facts.layer[node.index], node.elements), []).append(node.instruction.name)
         return found
+
+    def is_made_before_backward(self, buffer: Buffer) -> bool:
+        """Whether a buffer exists before the first gradient does; one that does not is computed again for its reader."""
+        first = self.facts.first_gradient_position
+        return first is None or buffer.start <= first
 
     def step_of(self, buffer: Buffer) -> Iterator[Name]:
         """The operations that a buffer is a step on the way to.

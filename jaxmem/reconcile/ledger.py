@@ -17,7 +17,7 @@ from jaxmem.profile import Buffer, MemoryProfile, Segment
 from jaxmem.reconcile.completeness import left_out
 from jaxmem.reconcile.evidence import Evidence
 from jaxmem.result import LedgerItem, LedgerRow
-from jaxmem.roles import STATE_ROLES, Role
+from jaxmem.roles import STATE_ROLES, Phase, Role
 from jaxmem.unknown import Unknown
 
 _HELD_ROLES = STATE_ROLES | {Role.INPUTS}
@@ -377,7 +377,7 @@ class _Ledger:
                     self._explain_in_call(leaf, in_calls)
                 continue
             holders = [b for b in evidence.holders.get(value, []) if self._role(b) not in _HELD_ROLES]
-            if not holders and leaf.keeps:
+            if leaf.keeps and not any(map(evidence.is_made_before_backward, holders)):
                 absent.append((leaf, value))
             if leaf.counted and index in self._reshaped and not holders:
                 self.row(leaf.role, leaf.layer).add(
@@ -451,22 +451,19 @@ class _Ledger:
         """
         evidence = self._evidence
         taken: set[bytes] = set()
-        queues: dict[tuple[tuple[str, str, int], Role], list[bytes]] = {}
+        queues: dict[tuple[tuple[str, str, int], Role, bool], list[bytes]] = {}
         value_of: dict[int, bytes] = {}
         for index in sorted(range(len(leaves)), key=lambda i: (not leaves[i].counted, not leaves[i].keeps, i)):
             leaf = leaves[index]
-            name = (leaf.layer, leaf.primitive, leaf.elements)
-            queue = queues.get((name, leaf.role))
+            name, backward = (leaf.layer, leaf.primitive, leaf.elements), leaf.phase is Phase.BACKWARD
+            queue = queues.get((name, leaf.role, backward))
             if queue is None:
-
-                def preference(value: bytes, role: Role = leaf.role, keeps: bool = leaf.keeps) -> tuple[bool, ...]:
-                    holders = evidence.holders.get(value, ())
-                    own = [buffer for buffer in holders if self._role(buffer) is role]
-                    wanted = keeps and evidence.is_recomputed(value)
-                    return not any(map(evidence.is_live, own)), not own, not wanted, not holders
-
-                queue = sorted(evidence.values_named.get(name, ()), key=preference)[::-1]
-                queues[name, leaf.role] = queue
+                found = evidence.values_named.get(name, ())
+                # A forward operation and its transpose may share a primitive and a size. Where XLA has made one of the
+                # two, it carries either name.
+                of_phase = [value for value in found if evidence.is_backward(value) is backward]
+                queue = sorted(of_phase or found, key=lambda value, leaf=leaf: self._preference(value, leaf))[::-1]
+                queues[name, leaf.role, backward] = queue
             while queue and queue[-1] in taken:
                 queue.pop()
             if queue:
@@ -474,6 +471,13 @@ class _Ledger:
                 taken.add(value_of[index])
         self._assign_other_shapes(leaves, value_of, taken)
         return value_of
+
+    def _preference(self, value: bytes, leaf: Leaf) -> tuple[bool, ...]:
+        evidence = self._evidence
+        holders = evidence.holders.get(value, ())
+        own = [buffer for buffer in holders if self._role(buffer) is leaf.role]
+        wanted = leaf.keeps and evidence.is_recomputed(value)
+        return not any(map(evidence.is_live, own)), not own, not wanted, not holders
 
     def _assign_other_shapes(self, leaves: Sequence[Leaf], value_of: dict[int, bytes], taken: set[bytes]) -> None:
         """Leaves whose operation the compiler does on arrays of another shape: largest value first, each once."""
