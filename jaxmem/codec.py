@@ -24,7 +24,7 @@ arrays instead of one object for each row: shorter, and the checks of a column a
 import math
 import types
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -312,8 +312,12 @@ def _field_decoders(kind: Any, columns: frozenset[type]) -> dict[str, _Decoder]:
     return {field.name: _decoder(hints[field.name], columns) for field in fields(kind) if field.init}
 
 
-def _check_keys(kind: type, found: Mapping[str, Any], wanted: Collection[str]) -> None:
-    if missing := [name for name in wanted if name not in found]:
+def _check_keys(kind: Any, found: Mapping[str, Any], wanted: Collection[str]) -> None:
+    # A field that came later has a default, so that what an earlier version wrote is still read.
+    may_lack = {
+        field.name for field in fields(kind) if field.default is not MISSING or field.default_factory is not MISSING
+    }
+    if missing := [name for name in wanted if name not in found and name not in may_lack]:
         raise Mismatch(f"{kind.__name__} lacks {', '.join(missing)}")
     if unknown := [str(name) for name in found if name not in wanted]:
         raise Mismatch(f"{kind.__name__} has no {', '.join(unknown)}")
@@ -328,6 +332,8 @@ def _dataclass_decoder(kind: Any, columns: frozenset[type]) -> _Decoder:
         _check_keys(kind, value, decoders)
         arguments = {}
         for name, decode_field in decoders.items():
+            if name not in value:
+                continue
             try:
                 arguments[name] = decode_field(value[name], reader)
             except Mismatch as mismatch:
@@ -377,13 +383,14 @@ def _columns_decoder(kind: Any, columns: frozenset[type]) -> _Decoder:
         if len({len(column) for column in value.values()}) > 1:
             raise Mismatch("columns of different lengths")
         decoded = []
-        for name in decoders:
+        given = [name for name in decoders if name in value]
+        for name in given:
             try:
                 decoded.append(decode_column(name, value[name], reader))
             except Mismatch as mismatch:
                 raise mismatch.inside(name) from None
         try:
-            return tuple([kind(**dict(zip(decoders, row, strict=True))) for row in zip(*decoded, strict=True)])
+            return tuple([kind(**dict(zip(given, row, strict=True))) for row in zip(*decoded, strict=True)])
         except ValueError as error:
             raise Mismatch(str(error)) from error
 

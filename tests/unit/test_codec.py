@@ -124,7 +124,7 @@ def test_what_does_not_fit_is_named_with_its_place(values: object, message: str)
     ("points", "message"),
     [
         ({"x": [1, 2], "label": ["a"]}, "points: columns of different lengths"),
-        ({"x": [1]}, "points: Point lacks label"),
+        ({"label": ["a"]}, "points: Point lacks x"),
         ({"x": [1], "label": ["a"], "z": [1]}, "points: Point has no z"),
         ({"x": 1, "label": ["a"]}, "points: a column is an array"),
         ({"x": [1, True], "label": ["a", "b"]}, "points.x[1]: expected int, found True"),
@@ -157,3 +157,8 @@ def test_what_has_no_json_form_is_a_mistake_of_the_program() -> None:
         encode({"a": object()})
     with pytest.raises(TypeError, match="has no JSON form"):
         encode({"a": float("nan")})
+
+
+def test_what_an_earlier_version_did_not_write_takes_its_default() -> None:
+    assert decode(Point, {"x": 1}) == Point(x=1)
+    assert decode(tuple[Point, ...], {"x": [1, 2]}, columns=(Point,)) == (Point(x=1), Point(x=2))
