@@ -222,3 +222,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    os._exit(
+        0
+    )  # the answer is written whole; taking JAX and XLA down in good order would cost more than a small compile
