@@ -16,6 +16,7 @@ from benchmarks.records import RESULTS, Setting, in_words, read, table, this_set
 from jaxmem.analysis import Target, analyze_target
 from jaxmem.errors import JaxmemError
 from jaxmem.result import Report
+from jaxmem.roles import Role
 from jaxmem.units import format_bytes
 
 FILE = RESULTS / "devices.json"
@@ -66,7 +67,9 @@ def row_of(report: Report, network: str, mode: str) -> Row:
     """The figures of a report."""
     unexplained, error = report.unexplained_bytes, report.estimates[0].error_percent
     fits = report.verdict.fits
-    assert isinstance(unexplained, int) and isinstance(error, float) and isinstance(fits, bool)
+    assert isinstance(unexplained, int)
+    assert isinstance(error, float)
+    assert isinstance(fits, bool)
     return Row(
         network=network,
         mode=mode,
@@ -75,11 +78,11 @@ def row_of(report: Report, network: str, mode: str) -> Row:
         required_bytes=report.required_bytes,
         is_lower_bound=report.required_is_lower_bound,
         live_peak_bytes=report.live_peak_bytes,
-        saved_bytes=report.roles["saved_activations"],
-        constants_bytes=report.roles["constants"],
-        padding_bytes=report.roles["padding"],
+        saved_bytes=report.roles[Role.SAVED_ACTIVATIONS],
+        constants_bytes=report.roles[Role.CONSTANTS],
+        padding_bytes=report.roles[Role.PADDING],
         unexplained_bytes=unexplained,
-        unattributed_bytes=report.roles["unattributed"],
+        unattributed_bytes=report.roles[Role.UNATTRIBUTED],
         estimate_error_percent=error,
         fits=fits,
         date=today(),
