@@ -37,10 +37,12 @@ class Facts:
         nodes = dataflow.nodes
         self.argument: list[Argument | None] = [self._entry_arguments.get(origin) for origin in dataflow.origins]
         self.depends = dataflow.spread({node: _bit(argument) for node, argument in self._entry_arguments.items()})
+        self._follows_optimizer = self._find_what_follows_optimizer()
         self.scope: list[str] = [_scope(node.instruction.op_name) for node in nodes]
         self.phase = self._find_phases()
         self._run_phases = self._find_run_phases()
         self.output_nodes = self._find_output_nodes()
+        self._becomes = self._find_what_becomes_state()
         self.gradient_of = self._find_gradients()
         self.first_gradient_position, self.follows_cotangent = self._follow_cotangent()
         self.layer, self.layer_rule = _Layers(self, arguments).find()
@@ -54,6 +56,21 @@ class Facts:
                 if number in by_number:
                     found[self.dataflow.node_at[(parameter.id, index)]] = by_number[number]
         return found
+
+    def _find_what_follows_optimizer(self) -> list[bool]:
+        """Which nodes depend on optimizer state within one turn of the loops around them.
+
+        A loop over training steps makes everything depend on the optimizer of the step before; that does not make it part
+        of the update.
+        """
+        follows: list[bool] = []
+        for node in self.dataflow.nodes:
+            argument = self._entry_arguments.get(node.index)
+            follows.append(
+                (argument is not None and argument.role in OPTIMIZER_ROLES)
+                or any(follows[operand] for operand in node.operands if operand < node.index)
+            )
+        return follows
 
     def _find_phases(self) -> list[Phase]:
         """Transposed by name is backward; later than that, or reading optimizer state, is update; other names are forward.
@@ -72,7 +89,7 @@ class Facts:
                 phases[index] = made_from[index]
             elif "transpose(" in name.split(";")[0]:
                 phases[index] = Phase.BACKWARD
-            elif made_from[index] in (Phase.BACKWARD, Phase.UPDATE) or self.depends[index] & DEPENDS_ON_OPTIMIZER:
+            elif made_from[index] in (Phase.BACKWARD, Phase.UPDATE) or self._follows_optimizer[index]:
                 phases[index] = Phase.UPDATE
             else:
                 phases[index] = Phase.FORWARD
@@ -129,8 +146,8 @@ class Facts:
                     waiting.append(user)
         return None
 
-    def _find_gradients(self) -> list[int | None]:
-        """Walk back from what replaces parameters and moments, element by element, to where it stops being elementwise."""
+    def _find_what_becomes_state(self) -> list[int | None]:
+        """For each node the output, a new parameter or moment, that it becomes element by element, or part by part."""
         nodes = self.dataflow.nodes
         becomes: list[int | None] = [None] * len(nodes)
         for node, position in self.output_nodes.items():
@@ -139,20 +156,37 @@ class Facts:
                 becomes[node] = position
         for node in reversed(nodes):
             output = becomes[node.index]
-            if output is None or not (node.hands_on or node.instruction.opcode in ELEMENTWISE):
+            if output is None:
                 continue
-            for operand in node.operands:
+            for operand in node.operands if _keeps_elements(node) else continued(node):
                 if becomes[operand] is None and nodes[operand].elements == node.elements:
                     becomes[operand] = output
+        return becomes
+
+    def _find_gradients(self) -> list[int | None]:
+        """What becomes new state and was made backward from the inputs, back to where it stops being elementwise."""
         return [
-            becomes[node.index]
+            self._becomes[node.index]
             if self.depends[node.index] & DEPENDS_ON_INPUT
-            and not self.depends[node.index] & DEPENDS_ON_OPTIMIZER
-            and self.phase[node.index] in (Phase.BACKWARD, Phase.UPDATE)
+            and not self._follows_optimizer[node.index]
+            and self._is_made_late(node)
             and self.argument[node.index] is None
+            and self.carried_argument(node) is None
             else None
-            for node in nodes
+            for node in self.dataflow.nodes
         ]
+
+    def _is_made_late(self, node: Node) -> bool:
+        """Whether an array is made after the forward pass; what a loop sums up there begins as zeros made before it."""
+        makers = node.operands if is_meeting(node) else (node.index,)
+        return any(self.phase[maker] in (Phase.BACKWARD, Phase.UPDATE) for maker in (node.index, *makers))
+
+    def carried_argument(self, node: Node) -> Argument | None:
+        """The state argument whose version of the last turn a loop hands to the next; None for anything else."""
+        if not is_meeting(node):
+            return None
+        initial = next((self.argument[operand] for operand in node.operands if self.argument[operand] is not None), None)
+        return initial if initial is not None and initial.role in STATE_ROLES else None
 
     def _follow_cotangent(self) -> tuple[int | None, list[bool]]:
         """Where the first gradient is made, and which nodes depend on the gradient of the loss.
@@ -176,6 +210,20 @@ class Facts:
             and self.depends[node.index] & DEPENDS_ON_STATE
         }
         return first.position, [bool(bit) for bit in self.dataflow.spread(head)]
+
+
+def is_meeting(node: Node) -> bool:
+    """Whether ways meet at a node: what a loop carries, or what either branch leaves."""
+    return node.hands_on and len(node.operands) > 1
+
+
+def continued(node: Node) -> Sequence[int]:
+    """The operand of which the node is the next version: the array that a part is written into."""
+    return node.operands[:1] if node.instruction.opcode == "dynamic-update-slice" else ()
+
+
+def _keeps_elements(node: Node) -> bool:
+    return node.hands_on or node.instruction.opcode in ELEMENTWISE
 
 
 def _moves(node: Node) -> bool:

@@ -129,6 +129,13 @@ def _depends_on_nothing(occupant: Occupant) -> Role | None:
     return None
 
 
+def _carried_state(occupant: Occupant) -> Role | None:
+    # A loop over training steps holds the state of the step before, in its own memory or in the argument's slot.
+    if occupant.node is None or (argument := occupant.facts.carried_argument(occupant.node)) is None:
+        return None
+    return argument.role
+
+
 def _scratch(occupant: Occupant) -> Role | None:
     # A custom call's extra result that nobody reads is memory it works in.
     node = occupant.node
@@ -207,6 +214,7 @@ RULES: tuple[tuple[str, Callable[[Occupant], Role | None]], ...] = (
     ("program output", _output),
     ("copy of an argument", _copy_of_argument),
     ("depends on no argument", _depends_on_nothing),
+    ("state that a loop carries", _carried_state),
     ("scratch of a custom call", _scratch),
     ("result nobody reads", _never_read),
     ("becomes new state element by element", _gradient),
