@@ -50,6 +50,8 @@ class Target:
         mode, batch_size, device: None where the target has its own.
         settings: (keyword, text) pairs for what builds the program.
         compiler_options: handed to XLA.
+        mesh: (axis, devices) pairs; none for a program on one device. A callable that takes a mesh is handed this one.
+        sharding: what of a zoo model is divided over the mesh: ``data`` or ``fsdp``; None otherwise.
         use_cache: look for, and keep, the capture in the user's cache.
     """
 
@@ -59,6 +61,8 @@ class Target:
     device: str | None = None
     settings: tuple[tuple[str, str], ...] = ()
     compiler_options: tuple[tuple[str, str], ...] = ()
+    mesh: tuple[tuple[str, int], ...] = ()
+    sharding: str | None = None
     use_cache: bool = True
 
 
@@ -116,9 +120,19 @@ def program_of(target: Target) -> Program:
     if not _is_zoo(target):
         if target.batch_size is not None:
             settings["batch_size"] = str(target.batch_size)
-        program = resolve_program(target.text, settings)
+        program = resolve_program(target.text, settings, _mesh(target))
         return program.with_compiler_options(target.compiler_options) if target.compiler_options else program
     return _zoo_program(target, settings)
+
+
+def _mesh(target: Target) -> Any:
+    """The mesh of a target, over devices that need not exist; None for one device."""
+    if not target.mesh:
+        return None
+    from jax.sharding import AbstractMesh, AxisType
+
+    names, sizes = zip(*target.mesh, strict=True)
+    return AbstractMesh(sizes, names, axis_types=(AxisType.Auto,) * len(names))
 
 
 def analyze(
@@ -194,7 +208,7 @@ def _estimate(program: Program, device: Device) -> EstimateReport:
     if table is None:
         raise UsageError(f"There is no formula for this program: {traced.without_jaxpr}.")
     formula = derive_formula(table, traced.arguments, traced.outputs, traced.facts, platform=device.platform)
-    return estimate_report(formula, traced.facts, device_facts(device))
+    return estimate_report(formula, traced.facts, device_facts(device, traced.device_count))
 
 
 def _layer_table(traced: "Traced") -> "LayerTable | None":
@@ -215,6 +229,7 @@ def _zoo_request(target: Target, device: Device) -> str:
     options = {f"set {name}": value for name, value in target.settings}
     options |= {f"compiler {name}": value for name, value in target.compiler_options}
     options |= {"mode": target.mode or "", "batch_size": str(target.batch_size or "")}
+    options |= {"mesh": str(target.mesh), "sharding": target.sharding or ""}
     spec = find_spec("jaxmem_models")
     sources = [source_digest(Path(spec.origin).parent)] if spec is not None and spec.origin else []
     return request_key(target.text, options, device, installed_versions(), this_host(), sources)
@@ -237,6 +252,8 @@ def _zoo_program(target: Target, settings: Mapping[str, str]) -> Program:
             target.text,
             mode=target.mode,
             batch_size=target.batch_size or (32 if target.mode == "train" else 1),
+            mesh=_mesh(target),
+            sharding=target.sharding or "data",
             **{name: known[name](value) for name, value in settings.items()},
         )
     except (UnknownNameError, ValueError) as error:

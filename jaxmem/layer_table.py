@@ -15,7 +15,8 @@ class Value:
     """One array of the traced program.
 
     Attributes:
-        shape, dtype, itemsize_bits: as traced.
+        shape, dtype, itemsize_bits: as traced: the whole array, on however many devices it lies.
+        divided_over: devices among which its elements are divided in equal parts; 1 where each device has the whole.
         operation: index of the operation that makes it; None for an argument or a captured constant.
         argument: index of the program argument it is; None otherwise.
     """
@@ -25,15 +26,16 @@ class Value:
     itemsize_bits: int
     operation: int | None = None
     argument: int | None = None
+    divided_over: int = 1
 
     @property
     def elements(self) -> int:
-        """Number of elements, 1 for a scalar."""
-        return prod(self.shape)
+        """Number of elements on one device, 1 for a scalar."""
+        return prod(self.shape) // self.divided_over
 
     @property
     def logical_bytes(self) -> int:
-        """Bytes without padding."""
+        """Bytes on one device, without padding."""
         return (self.elements * self.itemsize_bits + 7) // 8
 
 

@@ -16,7 +16,8 @@ class Argument:
 
     Attributes:
         path: the pytree path as Python writes it, e.g. ``model.conv1_1.kernel`` or ``state[0].mu['dense']['bias']``.
-        shape, dtype: of the array as XLA receives it (a typed PRNG key arrives as ``uint32[2]``); dtype by JAX's name.
+        shape, dtype: of the array as XLA receives it (a typed PRNG key arrives as ``uint32[2]``); dtype by JAX's name. On
+            several devices, the shape of the part that each of them holds.
         role: what it is for; ``role_rule`` says what decided it.
         layer: the layer path the argument belongs to (``conv1_1``), empty where it belongs to none.
         parameter_path: for a parameter, and for optimizer state made for one parameter, that parameter's path inside the
@@ -54,6 +55,7 @@ class Output:
 
     Attributes:
         path: the pytree path of the result.
+        shape, dtype: as in `Argument`, of the part that one device holds.
         role: that of the argument it replaces (the new parameters are `parameters`), else `outputs`.
         argument_index: index of the argument with the same role and parameter path, which it replaces; None for none.
     """
@@ -75,7 +77,10 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramFacts:
-    """What a person calls the program. ``None`` where the program does not say."""
+    """What a person calls the program. ``None`` where the program does not say.
+
+    ``batch_size`` and ``parameter_count`` are of the whole program, on however many devices it runs.
+    """
 
     name: str
     mode: str | None = None

@@ -130,15 +130,18 @@ class Program:
         return changed
 
 
-def resolve_program(target: str, settings: Mapping[str, str]) -> Program:
+def resolve_program(target: str, settings: Mapping[str, str], mesh: Any = None) -> Program:
     """Find the program that ``package.module:attribute`` or ``path/to/file.py:attribute`` names.
 
     Args:
         target: where it is. The attribute is a `Program`, or a callable that returns one; dots lead into it.
         settings: keyword arguments of the callable as text, read by annotation or default (int, float, bool, str).
+        mesh: of several devices, a ``jax.sharding.Mesh`` or ``AbstractMesh``; handed to a callable that has an argument
+            called ``mesh``.
 
     Raises:
-        UsageError: a setting the callable does not take, a value of the wrong type, a required argument not set.
+        UsageError: a setting the callable does not take, a value of the wrong type, a required argument not set; a mesh for
+            a program that takes none, or none for one that needs it.
         InputError: no such module, file or attribute; it raised (with the user's own traceback); it returned no
             Program.
     """
@@ -156,13 +159,18 @@ def resolve_program(target: str, settings: Mapping[str, str]) -> Program:
                 f"{target} is a Program and takes no settings (got {', '.join(sorted(settings))}). "
                 "Make it a function that returns a Program to set them."
             )
+        if mesh is not None:
+            raise UsageError(
+                f"{target} is a Program, made for the devices that it was made for, and cannot be spread over "
+                f"{mesh.size} here. Make it a function with an argument `mesh` that returns a Program."
+            )
         return found
     if not callable(found):
         raise InputError(
             f"{target} is {_describe(found)}, neither a jaxmem.Program nor a function that returns one. "
             f"Write `{attribute} = jaxmem.Program(train_step, state, batch)`."
         )
-    keywords = _typed_settings(found, settings, target)
+    keywords = _typed_settings(found, settings, target, mesh)
     try:
         program = found(**keywords)
     except JaxmemError:
@@ -265,18 +273,33 @@ def _near(name: str, names: typing.Iterable[str]) -> str:
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
-def _typed_settings(function: Callable[..., Any], settings: Mapping[str, str], target: str) -> dict[str, Any]:
+def _typed_settings(
+    function: Callable[..., Any], settings: Mapping[str, str], target: str, mesh: Any
+) -> dict[str, Any]:
     try:
         parameters = inspect.signature(function, eval_str=True).parameters
     except (NameError, TypeError, ValueError):
         parameters = _unevaluated_parameters(function)
-    # A parameter called `mesh` is not a setting: it is handed the mesh once programs over several devices are built.
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     accepted = {
         name: parameter
         for name, parameter in parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
+    handed = {}
+    # An argument called `mesh` is not a setting: it is handed the mesh.
+    takes_mesh = accepted.pop("mesh", None)
+    if takes_mesh is not None and "mesh" in settings:
+        raise UsageError(f"{target}: a mesh is not set as text. Say --devices 8, or --mesh data=8.")
+    if mesh is not None:
+        if takes_mesh is None and not takes_any:
+            raise UsageError(
+                f"{target} has no argument `mesh` and cannot be spread over {mesh.size} devices. "
+                "Give it one, and shard the program's arguments over it."
+            )
+        handed = {"mesh": mesh}
+    elif takes_mesh is not None and takes_mesh.default is takes_mesh.empty:
+        raise UsageError(f"{target} needs a mesh. Say over how many devices: --devices 8, or --mesh data=8.")
     for name in settings:
         if name not in accepted and not takes_any:
             listed = ", ".join(accepted) or "none"
@@ -287,7 +310,8 @@ def _typed_settings(function: Callable[..., Any], settings: Mapping[str, str], t
     if missing:
         how = " ".join(f"--set {name}=..." for name in missing)
         raise UsageError(f"{target} needs {', '.join(missing)}. Give a value with {how}.")
-    return {name: _typed(text, accepted.get(name), f"{target}: {name}") for name, text in settings.items()}
+    typed = {name: _typed(text, accepted.get(name), f"{target}: {name}") for name, text in settings.items()}
+    return typed | handed
 
 
 def _unevaluated_parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

@@ -118,6 +118,8 @@ PRECISIONS: tuple[Precision, ...] = (
 MODES: tuple[str, ...] = ("train", "infer")
 
 REMAT_POLICIES: tuple[str, ...] = ("blocks",)
+
+SHARDINGS: tuple[str, ...] = ("data", "fsdp")
 """What the backward pass computes again. ``blocks``: of a block of convolutions only the input is kept."""
 
 

@@ -15,7 +15,8 @@ class TargetType(Protocol):
     """Makes a target: one program, for one device.
 
     ``text`` is what the user wrote. ``mode``, ``batch_size`` and ``device`` are None where the target has its own, as a
-    saved capture does. ``settings`` are the ``--set`` pairs and the options that stand for them.
+    saved capture does. ``settings`` are the ``--set`` pairs and the options that stand for them. ``mesh`` has an
+    (axis, devices) pair for each of its axes, and none on one device; ``sharding`` is what of a zoo model is divided over it.
     """
 
     def __call__(
@@ -27,6 +28,8 @@ class TargetType(Protocol):
         device: str | None,
         settings: tuple[tuple[str, str], ...],
         compiler_options: tuple[tuple[str, str], ...],
+        mesh: tuple[tuple[str, int], ...],
+        sharding: str | None,
         use_cache: bool,
     ) -> Any: ...
 

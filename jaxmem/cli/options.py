@@ -32,7 +32,25 @@ def add_program_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="keyword argument of the program's callable (repeatable)",
     )
+    add_device_options(parser)
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """What to compile for, and how many of it."""
+    group = parser.add_argument_group("the device")
     group.add_argument("-d", "--device", metavar="NAME[,NAME]", type=names, help="what to compile for (default: cpu)")
+
+    group.add_argument(
+        "--devices", metavar="N", type=positive_integer, help="several of that device; every size is for one of them"
+    )
+    group.add_argument(
+        "--mesh", metavar="AXIS=N[,AXIS=N]", type=mesh_axes, help="how they are arranged (default: data=N)"
+    )
+    group.add_argument(
+        "--sharding",
+        choices=("data", "fsdp"),
+        help="zoo: divide the batch among them, or the model and optimizer too (default: data)",
+    )
 
 
 def add_compiler_options(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +103,14 @@ def key_value(text: str) -> tuple[str, str]:
     if not equals or not key.strip():
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
     return key.strip(), value
+
+
+def mesh_axes(text: str) -> tuple[tuple[str, int], ...]:
+    """``"data=4,model=2"`` → ``(("data", 4), ("model", 2))``."""
+    axes = tuple(key_value(part) for part in text.split(","))
+    if len({axis for axis, _ in axes}) < len(axes):
+        raise argparse.ArgumentTypeError(f"{text!r} has an axis twice")
+    return tuple((axis, positive_integer(size)) for axis, size in axes)
 
 
 def names(text: str) -> tuple[str, ...]:

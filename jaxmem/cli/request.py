@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def requested(options: argparse.Namespace, analysis: Analysis) -> tuple[Requeste
         refuse_options(options, kind)
     settings, mode, batch_size = _settings(options, kind)
     compiler_options = _unique(getattr(options, "compiler_options", ()), "--compiler-option")
+    mesh = _mesh(options, kind, batch_size)
     devices: tuple[str | None, ...] = (None,) if kind is Kind.CAPTURE else options.device or (DEFAULT_DEVICE,)
     _check_devices(device for device in devices if device)
     modes: tuple[str | None, ...] = (None,)
@@ -79,10 +81,12 @@ def requested(options: argparse.Namespace, analysis: Analysis) -> tuple[Requeste
             analysis,
             text=options.program,
             mode=one_mode,
-            batch_size=batch_size or DEFAULT_BATCH_SIZES.get(one_mode or ""),
+            batch_size=batch_size or _default_batch_size(one_mode, mesh),
             device=device,
             settings=settings,
             compiler_options=compiler_options,
+            mesh=mesh,
+            sharding=(options.sharding or "data") if kind is Kind.ZOO and mesh else None,
             use_cache=not getattr(options, "no_cache", False),
         )
         for one_mode in modes
@@ -98,6 +102,9 @@ def refuse_options(options: argparse.Namespace, kind: Kind) -> None:
             ("--mode", options.mode),
             ("-b", options.batch_size),
             ("-d", options.device),
+            ("--devices", options.devices),
+            ("--mesh", options.mesh),
+            ("--sharding", options.sharding),
             ("--optimizer", options.optimizer),
             ("--dtype", options.dtype),
             ("--image-size", options.image_size),
@@ -148,6 +155,51 @@ def _settings(options: argparse.Namespace, kind: Kind) -> tuple[tuple[tuple[str,
     return tuple(sorted(settings.items())), mode, batch_size
 
 
+def _mesh(options: argparse.Namespace, kind: Kind, batch_size: int | None) -> tuple[tuple[str, int], ...]:
+    """The axes of the mesh, empty for one device.
+
+    Raises:
+        UsageError: the mesh has another number of devices than was asked for; for a zoo model, an axis other than ``data``,
+            or a batch that does not divide by it.
+    """
+    mesh = options.mesh or ((("data", options.devices),) if options.devices else ())
+    count = prod(size for _, size in mesh)
+    if options.devices and count != options.devices:
+        raise UsageError(
+            f"--mesh {_written(mesh)} has {count} devices, and --devices says {options.devices}. "
+            "The sizes of its axes multiply to the number of devices."
+        )
+    if options.sharding and kind is not Kind.ZOO:
+        raise UsageError(
+            "--sharding divides a zoo model. A program of your own shards its arguments over the mesh that it is handed."
+        )
+    if kind is not Kind.ZOO:
+        return mesh
+    if options.sharding and not mesh:
+        raise UsageError(f"--sharding {options.sharding} needs several devices. Say how many: --devices 8.")
+    if mesh and [axis for axis, _ in mesh] != ["data"]:
+        raise UsageError(
+            f"--mesh {_written(mesh)}: a zoo model is spread over one axis, data. Say --mesh data={count}."
+        )
+    if batch_size and batch_size % count:
+        larger = -(-batch_size // count) * count
+        raise UsageError(
+            f"The batch of {batch_size} does not divide by {count} devices. It is that of all of them together: "
+            f"-b {larger} gives each {larger // count}."
+        )
+    return mesh if count > 1 else ()
+
+
+def _default_batch_size(mode: str | None, mesh: Iterable[tuple[str, int]]) -> int | None:
+    """The usual one, or the next larger that gives every device of the mesh as much."""
+    usual, count = DEFAULT_BATCH_SIZES.get(mode or ""), prod(size for _, size in mesh)
+    return None if usual is None else -(-usual // count) * count
+
+
+def _written(mesh: Iterable[tuple[str, int]]) -> str:
+    return ",".join(f"{axis}={size}" for axis, size in mesh)
+
+
 def _batch_size(text: str) -> int:
     from jaxmem.cli.options import positive_integer
 
@@ -185,9 +237,12 @@ def _check_devices(devices: Iterable[str]) -> None:
 
 def _request(analysis: Analysis, **facts: Any) -> Requested:
     name = facts["text"].rsplit(":", 1)[-1] if ":" in facts["text"] else Path(facts["text"]).stem
-    batch_size, mode = facts["batch_size"], facts["mode"]
-    words = (name, mode, None if batch_size is None else f"batch {batch_size}", facts["device"])
-    parts = (name, mode, None if batch_size is None else f"b{batch_size}", facts["device"])
+    batch_size, mode, count = facts["batch_size"], facts["mode"], prod(size for _, size in facts["mesh"])
+    sharding = facts["sharding"]
+    batch = None if batch_size is None else f"batch {batch_size}"
+    words = (name, mode, batch, f"{facts['device']} × {count}" if count > 1 else facts["device"], sharding)
+    batch = None if batch_size is None else f"b{batch_size}"
+    parts = (name, mode, batch, f"{facts['device']}-x{count}" if count > 1 else facts["device"], sharding)
     return Requested(
         label=" · ".join(word for word in words if word),
         file_stem="-".join(part for part in parts if part),

@@ -25,7 +25,9 @@ REDUCTIONS = frozenset(
 )
 """Operations that many compilers cannot fuse into their consumers: results lie in memory."""
 
-MOVEMENT = frozenset({"reshape", "squeeze", "expand_dims", "transpose", "copy", "rev", "stop_gradient", "copy_p"})
+MOVEMENT = frozenset(
+    {"reshape", "squeeze", "expand_dims", "transpose", "copy", "rev", "stop_gradient", "copy_p", "reshard"}
+)
 """Operations whose result holds the same numbers as their operand."""
 
 

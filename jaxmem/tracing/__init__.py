@@ -6,6 +6,7 @@
 Everything is abstract: nothing is executed, and nothing is allocated on a device.
 """
 
+import math
 import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +22,7 @@ from jaxmem.tracing.carried import carried_over
 from jaxmem.tracing.dataflow import UNKNOWN_FLOW, read_flow
 from jaxmem.tracing.distinct_paths import distinct_paths
 from jaxmem.tracing.roles import Decision, decide, layer_of
-from jaxmem.tracing.stablehlo import bytecode, device_count, module_name, parameter_numbers, received
+from jaxmem.tracing.stablehlo import bytecode, device_count, module_name, parameter_numbers, received_by_device
 from jaxmem.tracing.stages import Staged, stage
 from jaxmem.tracing.trees import Place, walk
 
@@ -58,6 +59,12 @@ class Traced:
     platforms: tuple[str, ...]
     compiler_options: tuple[tuple[str, str], ...]
     staged: Staged
+
+    @cached_property
+    def device_count(self) -> int:
+        """Devices over which the arguments and results are spread."""
+        leaves = [place.leaf for place in (*_places(self.staged.arguments), *_places(self.staged.results))]
+        return max((leaf.sharding.num_devices for leaf in leaves if leaf.sharding is not None), default=1)
 
     @cached_property
     def lowering(self) -> Lowering:
@@ -113,8 +120,18 @@ def trace(program: Program, *, platforms: tuple[str, ...] = ("cpu",)) -> Traced:
         decide(places, given=program.roles, carried=carried.values(), differentiates=flow.differentiates),
     )
     arguments = tuple(_argument(place, decision) for place, decision in zip(places, decisions, strict=True))
+    parameter_count = sum(
+        math.prod(place.leaf.shape)
+        for place, argument in zip(places, arguments, strict=True)
+        if argument.role is Role.PARAMETERS
+    )
     return Traced(
-        facts=_facts(program, arguments, name=module_name(staged.lowered) if staged.lowered else program.name),
+        facts=_facts(
+            program,
+            arguments,
+            name=module_name(staged.lowered) if staged.lowered else program.name,
+            parameter_count=parameter_count,
+        ),
         arguments=arguments,
         outputs=tuple(_output(place, carried.get(place.leaf.index), arguments) for place in results),
         closed_jaxpr=jaxpr,
@@ -134,7 +151,7 @@ def _places(trees: tuple[tuple[str, Any], ...]) -> tuple[Place, ...]:
 
 
 def _argument(place: Place, decision: Decision) -> Argument:
-    shape, dtype, bits = received(place.leaf)
+    shape, dtype, bits = received_by_device(place.leaf)
     return Argument(
         path=place.path,
         shape=shape,
@@ -149,8 +166,10 @@ def _argument(place: Place, decision: Decision) -> Argument:
 
 
 def _output(place: Place, replaced: int | None, arguments: tuple[Argument, ...]) -> Output:
-    shape, dtype, bits = received(place.leaf)
+    shape, dtype, bits = received_by_device(place.leaf)
     argument = None if replaced is None or arguments[replaced].role not in STATE_ROLES else arguments[replaced]
+    if argument is not None and place.leaf.sharding is None:
+        shape = argument.shape  # nobody chose: XLA gives new state the sharding of the old, so that it can replace it
     return Output(
         path=place.path,
         shape=shape,
@@ -163,14 +182,14 @@ def _output(place: Place, replaced: int | None, arguments: tuple[Argument, ...])
     )
 
 
-def _facts(program: Program, arguments: tuple[Argument, ...], *, name: str) -> ProgramFacts:
+def _facts(program: Program, arguments: tuple[Argument, ...], *, name: str, parameter_count: int) -> ProgramFacts:
     return ProgramFacts(
         name=name,
         mode=program.mode,
         batch_size=program.batch_size,
         optimizer=program.optimizer,
         dtype=program.dtype,
-        parameter_count=sum(argument.elements for argument in arguments if argument.role is Role.PARAMETERS),
+        parameter_count=parameter_count,
         donated=any(argument.donated for argument in arguments),
         source=_source(program.fn),
     )

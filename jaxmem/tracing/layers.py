@@ -13,16 +13,12 @@ from jaxmem.layer_paths import ScopeLayers
 from jaxmem.layer_table import LayerTable, Operation, Value
 from jaxmem.lowering import Argument
 from jaxmem.roles import OPTIMIZER_ROLES, STATE_ROLES, Phase, Role
+from jaxmem.tracing.divisions import DATA_MOVEMENT, divide
 
 _CALL_JAXPR = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 """Parameters under which a call-like primitive carries its body."""
 
 _LOOPS = frozenset({"scan", "while", "cond"})
-
-DATA_MOVEMENT = frozenset(
-    {"reshape", "squeeze", "expand_dims", "transpose", "copy", "copy_p", "rev", "optimization_barrier", "stop_gradient"}
-)
-"""Primitives whose result holds the same numbers as their operand, in another order or shape."""
 
 
 def layer_table(closed_jaxpr: Any, arguments: Sequence[Argument]) -> LayerTable:
@@ -43,10 +39,13 @@ def layer_table(closed_jaxpr: Any, arguments: Sequence[Argument]) -> LayerTable:
         environment[variable] = builder.add_value(variable.aval)
     builder.inline(jaxpr, environment, scope="", repeat=1)
     outputs = tuple(None if _is_literal(atom) else environment[atom] for atom in jaxpr.outvars)
-    operations = _without_dead_code(builder.operations, outputs)
+    kept = _without_dead_code(builder.operations, outputs)
+    operations = tuple(builder.operations[index] for index in kept)
     values = _renumber_producers(builder.values, operations)
     table = LayerTable(values=values, operations=operations, arguments=tuple(argument_values), outputs=outputs)
-    return _with_layers(_with_phases(table, arguments), arguments)
+    table = _with_phases(table, arguments)
+    equations = [builder.equations[index] for index in kept]
+    return _with_layers(divide(table, arguments, equations, builder.passed), arguments)
 
 
 def _is_literal(atom: Any) -> bool:
@@ -57,6 +56,11 @@ def _is_literal(atom: Any) -> bool:
 class _Builder:
     values: list[Value] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
+    equations: list[Any] = field(default_factory=list)
+    """The equation of each operation."""
+    passed: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Value that a loop or branch receives or returns → the value that it is on the other side, and the number of leading
+    dimensions that it has lost (below 0: won) on the way."""
 
     def add_value(self, aval: Any, *, argument: int | None = None) -> int:
         shape, dtype, bits = _array_of(aval)
@@ -66,6 +70,7 @@ class _Builder:
     def add_operation(
         self, equation: Any, scope: str, operands: Iterable[int], results: Iterable[int], repeat: int | None
     ) -> None:
+        self.equations.append(equation)
         self.operations.append(
             Operation(
                 primitive=equation.primitive.name,
@@ -131,6 +136,7 @@ class _Builder:
             bodies = [(branch, operands, len(operands)) for branch in parameters["branches"]]
             inner_repeat = repeat
         leaving: list[int] = []
+        returned: list[int | None] = []
         for body, atoms, passed_through in bodies:
             inner = self._constants(body)
             entering = []
@@ -140,11 +146,19 @@ class _Builder:
                 else:
                     inner[variable] = self.add_value(variable.aval)
                     entering.append(inner[variable])
+                    if not _is_literal(atom):
+                        lost = len(atom.aval.shape) - len(variable.aval.shape)
+                        self.passed[inner[variable]] = (environment[atom], lost)
             if entering:
                 self.add_operation(equation, scope, outer, entering, inner_repeat)
             self.inline(body.jaxpr, inner, scope=f"{scope}/{primitive}/body", repeat=inner_repeat)
-            leaving.extend(inner[atom] for atom in body.jaxpr.outvars if not _is_literal(atom))
+            returned = [None if _is_literal(atom) else inner[atom] for atom in body.jaxpr.outvars]
+            leaving.extend(value for value in returned if value is not None)
         results = [self.add_value(variable.aval) for variable in equation.outvars]
+        for result, value in zip(results, returned, strict=True):
+            if value is not None:
+                lost = len(self.values[value].shape) - len(self.values[result].shape)
+                self.passed[result] = (value, lost)
         environment.update(zip(equation.outvars, results, strict=True))
         self.add_operation(equation, scope, outer + leaving, results, repeat)
 
@@ -196,14 +210,14 @@ def _source(equation: Any) -> str:
     return f"{frame.file_name}:{frame.start_line}" if frame is not None else ""
 
 
-def _without_dead_code(operations: Sequence[Operation], outputs: Iterable[int | None]) -> tuple[Operation, ...]:
-    """Leave out what no output depends on, as XLA does."""
+def _without_dead_code(operations: Sequence[Operation], outputs: Iterable[int | None]) -> tuple[int, ...]:
+    """Indices of the operations that an output depends on; the others are left out, as XLA does."""
     needed = {output for output in outputs if output is not None}
     kept = []
-    for operation in reversed(operations):
-        if not needed.isdisjoint(operation.results):
-            needed.update(operation.operands)
-            kept.append(operation)
+    for index in range(len(operations) - 1, -1, -1):
+        if not needed.isdisjoint(operations[index].results):
+            needed.update(operations[index].operands)
+            kept.append(index)
     return tuple(reversed(kept))
 
 

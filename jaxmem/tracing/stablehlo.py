@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -79,6 +80,11 @@ def _kept(lowered: Any, count: int) -> list[int]:
 
 def _received_shape(leaf: Leaf) -> tuple[int, ...]:
     return received(leaf)[0]
+
+
+def received_by_device(leaf: Leaf) -> tuple[tuple[int, ...], str, int]:
+    """As `received`, for the part of the array that one device holds."""
+    return received(replace(leaf, shape=leaf.device_shape))
 
 
 def received(leaf: Leaf) -> tuple[tuple[int, ...], str, int]:

@@ -6,6 +6,7 @@ the arguments. Frameworks that pack their arguments before they reach `jax.jit` 
 
 import functools
 import inspect
+import re
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import jax.core
 
 from jaxmem.errors import InputError, JaxmemError, UsageError
 from jaxmem.program import Program, user_traceback
+from jaxmem.tracing.shardings import Shardings, lowered_shardings, traced_shardings
 from jaxmem.tracing.stablehlo import argument_names
 from jaxmem.tracing.trees import Leaf, is_equinox_module, is_nnx
 
@@ -175,17 +177,24 @@ def _contains(tree: Any, matches: Callable[[Any], bool]) -> bool:
 
 def _from_traced(traced: Any) -> Staged:
     names = getattr(getattr(getattr(traced.jaxpr, "jaxpr", None), "debug_info", None), "arg_names", None)
-    arguments = _arguments(traced.args_info, names)
-    return Staged(traced=traced, lowered=None, arguments=arguments, results=_results(traced.out_info, arguments))
+    received, returned = traced_shardings(traced)
+    arguments = _arguments(traced.args_info, names, received)
+    results = _results(traced.out_info, arguments, returned)
+    return Staged(traced=traced, lowered=None, arguments=arguments, results=results)
 
 
 def _from_lowered(lowered: Any) -> Staged:
-    arguments = _arguments(lowered.args_info, argument_names(lowered, len(jax.tree.leaves(lowered.args_info))))
-    return Staged(traced=None, lowered=lowered, arguments=arguments, results=_results(lowered.out_info, arguments))
+    count = len(jax.tree.leaves(lowered.args_info))
+    received, returned = lowered_shardings(lowered, count)
+    arguments = _arguments(lowered.args_info, argument_names(lowered, count), received)
+    results = _results(lowered.out_info, arguments, returned)
+    return Staged(traced=None, lowered=lowered, arguments=arguments, results=results)
 
 
-def _arguments(args_info: Any, names: tuple[str | None, ...] | None) -> tuple[tuple[str, Any], ...]:
-    leaves = numbered(args_info)
+def _arguments(
+    args_info: Any, names: tuple[str | None, ...] | None, shardings: Shardings = ()
+) -> tuple[tuple[str, Any], ...]:
+    leaves = numbered(args_info, shardings)
     positional, keywords = leaves
     positional = tuple(positional)
     merged_positional, merged_keywords = _merge_modules((positional, keywords))
@@ -203,6 +212,10 @@ def keywords_of(keywords: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from sorted(keywords.items())
 
 
+_FLAT_INDEX = re.compile(r"\[<flat index (\d+)>\]")
+"""How ``keystr`` writes the steps into a container without named keys; JAX's names of arguments have the number alone."""
+
+
 def _parameter_name(tree: Any, names: tuple[str | None, ...] | None) -> str | None:
     """The parameter's name in the signature, from JAX's name of a leaf (``params['w']``) less the path in it.
 
@@ -210,22 +223,30 @@ def _parameter_name(tree: Any, names: tuple[str | None, ...] | None) -> str | No
     """
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0] if names else ():
         name = names[leaf.index] if names and leaf.index < len(names) else None
-        inner = jax.tree_util.keystr(path)
+        inner = _FLAT_INDEX.sub(r"[\1]", jax.tree_util.keystr(path))
         if name and name.endswith(inner) and len(name) > len(inner):
             return name[: len(name) - len(inner)]
     return None
 
 
-def _results(out_info: Any, arguments: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
-    out = numbered(out_info)
+def _results(
+    out_info: Any, arguments: tuple[tuple[str, Any], ...], shardings: Shardings = ()
+) -> tuple[tuple[str, Any], ...]:
+    out = numbered(out_info, shardings)
     return _nnx_results(out, arguments) or (("result", _merge_modules(out)),)
 
 
-def numbered(tree: Any) -> Any:
-    """The same tree with a `Leaf` for each of its leaves, numbered in flat order."""
+def numbered(tree: Any, shardings: Shardings = ()) -> Any:
+    """The same tree with a `Leaf` for each of its leaves, numbered in flat order; ``shardings`` in that order, if any."""
     leaves, structure = jax.tree.flatten(tree)
     return structure.unflatten(
-        Leaf(index=index, shape=tuple(leaf.shape), dtype=leaf.dtype, donated=getattr(leaf, "donated", False))
+        Leaf(
+            index=index,
+            shape=tuple(leaf.shape),
+            dtype=leaf.dtype,
+            donated=getattr(leaf, "donated", False),
+            sharding=shardings[index] if shardings else None,
+        )
         for index, leaf in enumerate(leaves)
     )
 
@@ -253,7 +274,9 @@ def _merge_modules(tree: Any) -> Any:
         if not _is_split_module(node):
             return node
         states = getattr(node, "states", None) or (node.state,)
-        state = states[0] if len(states) == 1 else nnx.merge_state(*states)
+        # Variables that are sharded differently, or mapped over differently, come in a state each.
+        flat = [nnx.to_flat_state(state) if isinstance(state, nnx.State) else state for state in states]
+        state = states[0] if len(states) == 1 else nnx.from_flat_state([item for one in flat for item in one])
         return nnx.graph.unflatten(node.graphdef, state, index_ref=shared)
 
     return jax.tree.map(merge, tree, is_leaf=_is_split_module)
@@ -327,7 +350,8 @@ def _stage_equinox_jit(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     (donated if fn.donate_rest else kept).update(fun=dynamic_fun, rest=dynamic_rest)
     traced = inner.trace(donated, kept, (static_fun, static_first, static_rest))
 
-    leaves = numbered(traced.args_info)[0]
+    received, returned = traced_shardings(traced)
+    leaves = numbered(traced.args_info, received)[0]
     packed = {**leaves[0], **leaves[1]}
     first_tree = static_first[1].unflatten(packed["first"])
     rest_tree, keyword_tree = static_rest[1].unflatten(packed["rest"])
@@ -337,7 +361,7 @@ def _stage_equinox_jit(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         *keywords_of(keyword_tree),
         ("closure", packed["fun"]),
     ]
-    marker, out, _ = numbered(traced.out_info)
+    marker, out, _ = numbered(traced.out_info, returned)
     results = (("marker", marker), ("result", out))
     return Staged(traced=traced, lowered=None, arguments=tuple(named), results=results, quiet=fn.filter_warning)
 

@@ -14,12 +14,21 @@ import jax
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaf:
-    """A flat argument or result: its number, and what JAX says of it. Typed PRNG keys are still keys here."""
+    """A flat argument or result: its number, and what JAX says of it. Typed PRNG keys are still keys here.
+
+    ``shape`` is that of the whole array; ``sharding`` says how it lies on several devices, None where JAX does not say.
+    """
 
     index: int
     shape: tuple[int, ...]
     dtype: Any
     donated: bool = False
+    sharding: Any = None
+
+    @property
+    def device_shape(self) -> tuple[int, ...]:
+        """The shape of the part that one device holds."""
+        return self.shape if self.sharding is None else tuple(self.sharding.shard_shape(self.shape))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,8 @@ class FakeTarget:
     settings: tuple[tuple[str, str], ...]
     compiler_options: tuple[tuple[str, str], ...]
     use_cache: bool
+    mesh: tuple[tuple[str, int], ...] = ()
+    sharding: str | None = None
 
 
 def a_report(target: FakeTarget, *, fits: bool = True) -> Report:
