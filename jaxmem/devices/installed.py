@@ -48,7 +48,7 @@ def obstacle(platform: str) -> str | None:
     line = pip_line(platform)
     missing = [names[0] for names in extra.packages if all(version_of(name) is None for name in names)]
     if missing:
-        return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed. Install: {line}"
+        return f"not installed: {', '.join(missing)}. Install: {line}"
     jaxlib = version_of("jaxlib")
     for name in extra.like_jaxlib:
         if (found := version_of(name)) is not None and found != jaxlib:

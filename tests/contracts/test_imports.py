@@ -32,7 +32,11 @@ def imported_by(arguments: list[str], folder: Path) -> tuple[int, set[str]]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], *([command, "--help"] for command in ("report", "estimate", "capture", "models"))],
+    [
+        ["--help"],
+        ["--version"],
+        *([command, "--help"] for command in ("report", "estimate", "capture", "models", "devices")),
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     code, modules = imported_by(arguments, tmp_path)
@@ -40,8 +44,10 @@ def test_help_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> Non
     assert sorted(modules & HEAVY) == []
 
 
-@pytest.mark.parametrize("arguments", [["models"], ["models", "--format", "json"]])
-def test_models_imports_no_jax(arguments: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["models"], ["models", "--format", "json"], ["devices"], ["devices", "--format", "json"]]
+)
+def test_the_catalogues_import_no_jax(arguments: list[str], tmp_path: Path) -> None:
     code, modules = imported_by(arguments, tmp_path)
     assert code == 0
     assert sorted(modules & (HEAVY - {"rich"})) == []
