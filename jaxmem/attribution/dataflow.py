@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from jaxmem.attribution.collectives import DONES, PIECEWISE, STARTS
 from jaxmem.profile import flatten_schedule, instruction_order
 from jaxmem.xla.hlo import Instruction, Module
 
@@ -78,6 +79,8 @@ class Dataflow:
         self.module = module
         self.nodes: list[Node] = []
         self.node_at: dict[Leaf, int] = {}
+        self.selectors: set[int] = set()
+        """Nodes that decide which branch of a conditional runs."""
         self.schedule = flatten_schedule(module)
         self._position = {identifier: position for position, identifier in enumerate(self.schedule)}
         self._visit(module.entry_computation_id, parameters=None, fusion=None, position=None)
@@ -152,6 +155,7 @@ class Dataflow:
         if opcode == "while":
             return self._visit_while(instruction, operands[0], leaves, where)
         if opcode == "conditional":
+            self.selectors.add(self.named_first(operands[0][()]))
             branches = [
                 self._visit(
                     branch,
@@ -196,8 +200,32 @@ class Dataflow:
             return {(): self._add(instruction, (), [operands[0][(0,)]], hands_on=True)}
         if opcode in _HANDS_ON and len(operands) >= 1 and set(operands[0]) == set(leaves):
             return {index: self._add(instruction, index, [operands[0][index]], hands_on=True) for index in leaves}
+        if opcode in DONES:
+            prefix = DONES[opcode]
+            return {i: self._add(instruction, i, [operands[0][prefix + i]], hands_on=True) for i in leaves}
+        if opcode in STARTS:
+            return self._visit_start(instruction, operands, leaves)
+        if opcode in PIECEWISE and len(operands) > 1:
+            return {i: self._add(instruction, i, [operands[i[0]][i[1:]]]) for i in leaves}
         everything = [node for operand in operands for node in operand.values()]
         return {index: self._add(instruction, index, everything) for index in leaves}
+
+    def _visit_start(
+        self,
+        instruction: Instruction,
+        operands: list[dict[tuple[int, ...], int]],
+        leaves: list[tuple[int, ...]],
+    ) -> dict[tuple[int, ...], int]:
+        """A collective that begins: part 0 are its operands under another name, part 1 its results."""
+        made = {}
+        for index in leaves:
+            part, *rest = index
+            place = rest[0] if len(operands) > 1 and rest else 0
+            inner = tuple(rest[1:] if len(operands) > 1 else rest)
+            source = operands[place].get(inner) if part < 2 else None
+            operand = [source] if source is not None else []
+            made[index] = self._add(instruction, index, operand, hands_on=part == 0 and bool(operand))
+        return made
 
     def _visit_while(
         self,
@@ -238,6 +266,12 @@ class Dataflow:
             i: self._add(instruction, i, [body_root[i], initial[i]] if i in carried else [initial[i]], hands_on=True)
             for i in leaves
         }
+
+    def named_first(self, node: int) -> int:
+        """The node whose bytes a node is, back through its other names."""
+        while self.nodes[node].hands_on and len(self.nodes[node].operands) == 1:
+            node = self.nodes[node].operands[0]
+        return node
 
     def _is_handed_on(self, node: int, parameter: int, index: tuple[int, ...]) -> bool:
         while self.nodes[node].hands_on and len(self.nodes[node].operands) == 1:

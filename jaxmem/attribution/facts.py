@@ -4,8 +4,9 @@ Everything here is a query on the dataflow graph together with the lowering's ta
 the name of an HLO instruction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from jaxmem.attribution.collectives import SUMS
 from jaxmem.attribution.dataflow import ELEMENTWISE, MOVES, Dataflow, Node
 from jaxmem.layer_paths import ScopeLayers
 from jaxmem.lowering import Argument, Output
@@ -26,6 +27,7 @@ class Facts:
         depends: bits of `DEPENDS_ON_...`; 0 for what depends on no argument at all.
         phase: forward, backward or update.
         gradient_of: the output (index) of which the node is the gradient; None for anything else.
+        awaits_sum: for the part of a gradient that one device has made, the node of the collective that adds up the parts.
         layer: layer path, empty where none was found; ``layer_rule`` says what decided it.
         follows_cotangent: the node depends on the gradient of the loss, so it cannot exist before the backward pass begins.
     """
@@ -44,6 +46,7 @@ class Facts:
         self.output_nodes = self._find_output_nodes()
         self._becomes = self._find_what_becomes_state()
         self.gradient_of = self._find_gradients()
+        self.awaits_sum = self._find_sums()
         self.first_gradient_position, self.follows_cotangent = self._follow_cotangent()
         self.layer, self.layer_rule = _Layers(self, arguments).find()
 
@@ -135,13 +138,20 @@ class Facts:
 
     def output_of(self, node: int) -> int | None:
         """Index of the program output that a node is, seen through names and boundaries; None if it is none."""
+        return self._follow_to_output(node, lambda user, _: user.hands_on)
+
+    def grows_into(self, node: int) -> int | None:
+        """Index of the program output that a node becomes when the parts still missing are written into it."""
+        return self._follow_to_output(node, lambda user, operand: user.hands_on or operand in continued(user))
+
+    def _follow_to_output(self, node: int, is_same: Callable[[Node, int], bool]) -> int | None:
         waiting, seen = [node], {node}
         while waiting:
             index = waiting.pop()
             if index in self.output_nodes:
                 return self.output_nodes[index]
             for user in self.dataflow.nodes[index].users:
-                if user not in seen and self.dataflow.nodes[user].hands_on:
+                if user not in seen and is_same(self.dataflow.nodes[user], index):
                     seen.add(user)
                     waiting.append(user)
         return None
@@ -158,10 +168,33 @@ class Facts:
             output = becomes[node.index]
             if output is None:
                 continue
+            if self._sums_parts(node):
+                becomes[node.operands[0]] = output
+                continue
             for operand in node.operands if _keeps_elements(node) else continued(node):
                 if becomes[operand] is None and nodes[operand].elements == node.elements:
                     becomes[operand] = output
         return becomes
+
+    def _sums_parts(self, node: Node) -> bool:
+        """Whether the devices add up their parts of an array at a node, or each takes its part of such a sum."""
+        opcode = node.instruction.opcode
+        if opcode == "dynamic-slice":
+            summed = self.dataflow.nodes[self.dataflow.origins[node.operands[0]]]
+            return summed.instruction.opcode in SUMS
+        return opcode in SUMS
+
+    def _find_sums(self) -> list[int | None]:
+        """For each node the collective that adds up what the devices have made of it; None where there is none to come."""
+        sums: list[int | None] = [None] * len(self.dataflow.nodes)
+        for node in reversed(self.dataflow.nodes):
+            coming = node.index if node.instruction.opcode in SUMS else sums[node.index]
+            if coming is None or self.gradient_of[node.index] is None:
+                continue
+            for operand in node.operands:
+                if self.gradient_of[operand] == self.gradient_of[node.index]:
+                    sums[operand] = coming
+        return sums
 
     def _find_gradients(self) -> list[int | None]:
         """What becomes new state and was made backward from the inputs, back to where it stops being elementwise."""
@@ -238,6 +271,8 @@ def _bit(argument: Argument) -> int:
 
 def _scope(op_name: str) -> str:
     """The name stack of an instruction: without the program's own ``jit(...)`` in front and the primitive at the end."""
+    if _is_combined(op_name):
+        return ""
     parts = op_name.split(";")[0].split("/")
     start = 1 if parts[0].startswith(("jit(", "pjit(")) else 0
     return "/".join(parts[start:-1])
@@ -245,7 +280,12 @@ def _scope(op_name: str) -> str:
 
 def primitive(op_name: str) -> str:
     """JAX's name of the operation that an instruction comes from, empty for one that the compiler made."""
-    return op_name.split(";")[0].rsplit("/", 1)[-1]
+    return "" if _is_combined(op_name) else op_name.split(";")[0].rsplit("/", 1)[-1]
+
+
+def _is_combined(op_name: str) -> bool:
+    """Whether an instruction does the work of several, whose names XLA lists: ``jit(f)/(a/add:b/mul)``."""
+    return "/(" in op_name
 
 
 class _Layers:

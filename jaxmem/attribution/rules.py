@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+from jaxmem.attribution.collectives import COLLECTIVES
 from jaxmem.attribution.dataflow import Dataflow, Node
 from jaxmem.attribution.facts import Facts
 from jaxmem.lowering import Argument, Output
-from jaxmem.profile import Buffer, MemoryProfile
+from jaxmem.profile import Buffer, Leaf, MemoryProfile
 from jaxmem.roles import STATE_ROLES, Phase, Role
 
 
@@ -45,6 +46,10 @@ class Occupant:
     """The donated argument whose memory the buffer lies in."""
     stands_in: bool
     """The argument whose numbers it holds is gone from its own slot at the peak, and this is the copy in its place."""
+    is_in_result: bool
+    """It lies in memory of the program's result that is no argument's."""
+    live_leaves: frozenset[Leaf]
+    """Where the values are made that hold bytes at the peak."""
 
     @property
     def dataflow(self) -> Dataflow:
@@ -113,6 +118,13 @@ def _output(occupant: Occupant) -> Role | None:
     return Role.OUTPUTS
 
 
+def _result_in_the_making(occupant: Occupant) -> Role | None:
+    # What a loop writes part by part into the memory of a result is that result, though later turns write the rest.
+    if occupant.node is None or not occupant.is_in_result or occupant.facts.grows_into(occupant.node.index) is None:
+        return None
+    return Role.OUTPUTS
+
+
 def _copy_of_argument(occupant: Occupant) -> Role | None:
     # XLA copies a donated argument out and reuses its slot: then one copy is the argument. While the slot still holds it,
     # and beside that one, a copy is a second one, made for a kernel's sake.
@@ -130,10 +142,18 @@ def _depends_on_nothing(occupant: Occupant) -> Role | None:
 
 
 def _carried_state(occupant: Occupant) -> Role | None:
-    # A loop over training steps holds the state of the step before, in its own memory or in the argument's slot.
-    if occupant.node is None or (argument := occupant.facts.carried_argument(occupant.node)) is None:
+    # A loop over training steps holds the state of the step before, in its own memory or in the argument's slot. A copy
+    # takes its place where the new version is written over it, and is a second one beside it.
+    if occupant.node is None or (argument := occupant.facts.carried_argument(occupant.origin)) is None:
         return None
-    return argument.role
+    is_itself = occupant.dataflow.named_first(occupant.node.index) == occupant.origin.index
+    return argument.role if is_itself or occupant.origin.leaf not in occupant.live_leaves else Role.WORKSPACE
+
+
+def _selects_branch(occupant: Occupant) -> Role | None:
+    if occupant.node is not None and occupant.dataflow.named_first(occupant.node.index) in occupant.dataflow.selectors:
+        return Role.TRANSIENT
+    return None
 
 
 def _scratch(occupant: Occupant) -> Role | None:
@@ -154,6 +174,14 @@ def _never_read(occupant: Occupant) -> Role | None:
 def _gradient(occupant: Occupant) -> Role | None:
     if occupant.node is not None and occupant.facts.gradient_of[occupant.node.index] is not None:
         return Role.GRADIENTS
+    return None
+
+
+def _collective(occupant: Occupant) -> Role | None:
+    # What came from other devices, gathered parameters included: they are there for one operation. A gradient stays one on
+    # its way through the sum over the devices.
+    if occupant.node is not None and occupant.origin.instruction.opcode in COLLECTIVES:
+        return Role.COLLECTIVES
     return None
 
 
@@ -212,12 +240,15 @@ RULES: tuple[tuple[str, Callable[[Occupant], Role | None]], ...] = (
     ("table of pointers", _pointer_table),
     ("literal constant", _literal),
     ("program output", _output),
+    ("result that a loop is writing", _result_in_the_making),
     ("copy of an argument", _copy_of_argument),
     ("depends on no argument", _depends_on_nothing),
     ("state that a loop carries", _carried_state),
+    ("chooses the branch that runs", _selects_branch),
     ("scratch of a custom call", _scratch),
     ("result nobody reads", _never_read),
     ("becomes new state element by element", _gradient),
+    ("exchanged between devices", _collective),
     ("made forward, read backward", _made_forward_read_backward),
     ("made early for the backward pass", _backward_made_early),
     ("made and read forward", _working_forward),
@@ -253,6 +284,12 @@ def attribute(profile: MemoryProfile, facts: Facts) -> dict[int, Attribution]:
         for number, found in copies.items()
         if number in gone
     }
+    results = frozenset(
+        allocation.index
+        for allocation in profile.allocations
+        if allocation.maybe_live_out and not allocation.is_entry_computation_parameter
+    )
+    live_leaves = frozenset(buffer.leaf for buffer in profile.buffers if buffer.id in profile.live_at_peak)
     answers: dict[int, Attribution] = {}
     for buffer in profile.buffers:
         node_index = dataflow.node_at.get(buffer.leaf)
@@ -264,6 +301,8 @@ def attribute(profile: MemoryProfile, facts: Facts) -> dict[int, Attribution]:
             node=dataflow.nodes[node_index] if node_index is not None else None,
             slot_of=argument_of_number.get(number) if number is not None else None,
             stands_in=buffer.id in stand_ins,
+            is_in_result=buffer.allocation in results,
+            live_leaves=live_leaves,
         )
         role, rule = Role.UNATTRIBUTED, "no rule"
         for name, ask in RULES:
