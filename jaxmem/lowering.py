@@ -70,9 +70,14 @@ class Output:
     argument_index: int | None = None
 
     @property
+    def elements(self) -> int:
+        """Number of elements, 1 for a scalar."""
+        return prod(self.shape)
+
+    @property
     def logical_bytes(self) -> int:
         """Bytes without padding."""
-        return (prod(self.shape) * self.itemsize_bits + 7) // 8
+        return (self.elements * self.itemsize_bits + 7) // 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

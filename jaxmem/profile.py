@@ -252,6 +252,7 @@ class _LiveRanges:
         self._module = module
         self._defined = {(buffer.instruction_id, buffer.shape_index) for buffer in assignment.buffers.values()}
         self._position = {identifier: position for position, identifier in enumerate(schedule)}
+        self._received = {parameter.id for parameter in module.parameters}
         self._users: dict[int, list[tuple[Instruction, int]]] = {}
         self._last: dict[int, int] = {}
         self._first_inside: dict[int, int] = {}
@@ -312,6 +313,13 @@ class _LiveRanges:
                     yield user.id, (1, *index)
                 case "copy-done" if index == (0,):
                     yield user.id, ()
+                case "all-gather-start" | "collective-permute-start":
+                    # The operands are the first part of its result: one of them as it is, several in a tuple.
+                    yield user.id, (0, number, *index) if len(user.operand_ids) > 1 else (0, *index)
+                case "all-gather-done" | "collective-permute-done" if index[:1] == (1,):
+                    yield user.id, index[1:]
+                case "all-reduce-done":
+                    yield user.id, index
         instruction = module.instructions[identifier]
         caller = self._callers.get(instruction.computation_id)
         if caller is not None and module.computations[instruction.computation_id].root_id == identifier:
@@ -330,6 +338,8 @@ class _LiveRanges:
     def of(self, leaf: Leaf) -> tuple[int, int]:
         """First and last position at which the value made at ``leaf`` is needed."""
         start = end = self._position.get(leaf[0], 0)
+        if leaf[0] in self._received:
+            start = 0  # the caller hands it over, wherever the schedule lists it
         for identifier, _ in self.places(leaf):
             end = max(end, self._position.get(identifier, 0))
             instruction = self._module.instructions[identifier]

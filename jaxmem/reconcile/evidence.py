@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 from jaxmem.attribution import Attribution, Facts
+from jaxmem.attribution.collectives import COLLECTIVES, GATHERS, SUMS
 from jaxmem.attribution.dataflow import MOVES, Node
 from jaxmem.attribution.facts import primitive
 from jaxmem.profile import Buffer, MemoryProfile
@@ -89,7 +90,7 @@ class Evidence:
 
     def is_the_operation(self, node: Node) -> bool:
         """Whether a node is the operation it is named after, not a cast or a broadcast made for that operation's sake."""
-        if not self.facts.depends[node.index]:
+        if not self.facts.depends[node.index] or node.instruction.opcode in COLLECTIVES - SUMS:
             return False
         helper_of = _HELPERS.get(node.instruction.opcode)
         name = node.instruction.op_name
@@ -222,6 +223,36 @@ class Evidence:
         """Whether a buffer exists before the first gradient does; one that does not is computed again for its reader."""
         first = self.facts.first_gradient_position
         return first is None or buffer.start <= first
+
+    def sum_of(self, node: Node) -> Node | None:
+        """The collective that a gradient is on its way through: to come, or behind it with all parts still in one place."""
+        nodes, facts = self._dataflow.nodes, self.facts
+        coming = facts.awaits_sum[node.index]
+        if coming is not None:
+            return nodes[coming]
+        position = facts.gradient_of[node.index]
+        origin = nodes[self._dataflow.origins[node.index]]
+        if position is None or origin.instruction.opcode not in SUMS:
+            return None
+        return origin if node.elements != facts.outputs[position].elements else None
+
+    def exchange_of(self, node: int) -> str | None:
+        """The kind of a buffer that a collective writes; None for any other."""
+        opcode = self._dataflow.nodes[self._dataflow.origins[node]].instruction.opcode
+        if opcode in GATHERS:
+            return "gathered from the devices"
+        if opcode in SUMS:
+            return "added up over the devices"
+        return "exchanged between the devices" if opcode in COLLECTIVES else None
+
+    def sent(self, node: int) -> tuple[str, ...]:
+        """What a collective received from this device: for an argument its path, for anything else its instruction."""
+        nodes, found = self._dataflow.nodes, []
+        for operand in nodes[self._dataflow.origins[node]].operands:
+            argument = self.facts.argument[operand]
+            origin = nodes[self._dataflow.origins[operand]]
+            found.append(argument.path if argument is not None else origin.instruction.name)
+        return tuple(dict.fromkeys(found))
 
     def step_of(self, buffer: Buffer) -> Iterator[Name]:
         """The operations that a buffer is a step on the way to.

@@ -23,6 +23,14 @@ KINDS: dict[str, str] = {
     "inside an operation": "an intermediate of the operation named, which JAX lowers to a function of several instructions, "
     "none of them under the operation's own name",
     "depends on no argument": "no argument of the program flows into the buffer: zeros, index ramps, literals",
+    "awaits the sum over devices": "the part of the gradient named that one device made; the collective named, of which it is "
+    "an operand, adds up the parts of all",
+    "whole before it is divided": "the gradient named, as the collective named leaves it on every device before each takes its "
+    "part",
+    "gathered from the devices": "the result of an all-gather: the whole of what each device has a part of, the instruction "
+    "named",
+    "added up over the devices": "the result of an all-reduce or reduce-scatter of the instruction named, and no gradient",
+    "exchanged between the devices": "the result of another collective, made from the instruction named",
     "copy of an argument": "the numbers of the argument named, copied or transposed, while its own slot still holds them",
     "result nobody reads": "one of several results of one instruction, without a reader",
     "table of pointers": "addresses of a tuple's elements",

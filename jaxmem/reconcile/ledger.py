@@ -314,7 +314,7 @@ class _Ledger:
         outside: set[str] = set()
         for node in self._evidence.facts.dataflow.nodes:
             output = self._evidence.facts.gradient_of[node.index]
-            if output is not None and not node.hands_on:
+            if output is not None and not node.hands_on and self._evidence.sum_of(node) is None:
                 path = self._outputs[output].parameter_path
                 sizes.setdefault(path, set()).add(node.instruction.shape.subshape(node.leaf[1]).logical_bytes)
                 if node.fusion is None:
@@ -324,7 +324,7 @@ class _Ledger:
         for leaf in self._formula.leaves:
             if leaf.role is not Role.GRADIENTS:
                 continue
-            found = holders.get(leaf.path, [])
+            found = self._without_sums(leaf, holders.get(leaf.path, []))
             if leaf.counted and not found and leaf.path in becomes and leaf.path not in outside:
                 if leaf.bytes in sizes[leaf.path]:
                     fusions = tuple(sorted(becomes.pop(leaf.path)))
@@ -335,6 +335,25 @@ class _Ledger:
                 self._match(leaf, found)
             else:
                 self._alive_at_the_peak(leaf, found)
+
+    def _without_sums(self, leaf: Leaf, holders: Iterable[Buffer]) -> list[Buffer]:
+        """The buffers that hold a gradient as the update reads it. Those before the sum over the devices are explained."""
+        complete = []
+        for buffer in holders:
+            node = self._evidence.attributions[buffer.id].node
+            collective = self._evidence.sum_of(self._evidence.facts.dataflow.nodes[node]) if node is not None else None
+            if node is None or collective is None:
+                complete.append(buffer)
+                continue
+            before = self._evidence.facts.awaits_sum[node] is not None
+            self._row_of(buffer).add(
+                "awaits the sum over devices" if before else "whole before it is divided",
+                self._settle(buffer),
+                buffer=self._evidence.label(buffer),
+                instruction=collective.instruction.name,
+                formula=leaf.text,
+            )
+        return complete
 
     def _alive_at_the_peak(self, leaf: Leaf, holders: Iterable[Buffer]) -> None:
         """Buffers that are live at XLA's peak and hold a leaf that the formula has at another moment."""
@@ -557,6 +576,8 @@ class _Ledger:
                 named = {"buffer": evidence.label(buffer)}
                 if attribution.node is not None and (argument := evidence.facts.argument[attribution.node]) is not None:
                     named["argument"] = argument.path
+                elif attribution.role is Role.COLLECTIVES and attribution.node is not None:
+                    named["instruction"] = evidence.sent(attribution.node)
                 self._row_of(buffer).add(kind, self._settle(buffer), **named)
         self._explain_idle()
 
@@ -569,6 +590,8 @@ class _Ledger:
             return "table of pointers" if instruction.shape.subshape(buffer.leaf[1]).is_tuple else None
         if not facts.depends[attribution.node] and attribution.role is Role.CONSTANTS:
             return "depends on no argument"
+        if attribution.role is Role.COLLECTIVES:
+            return self._evidence.exchange_of(attribution.node)
         if attribution.role is not Role.WORKSPACE:
             return None
         if facts.argument[attribution.node] is not None:
