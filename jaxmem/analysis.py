@@ -21,8 +21,9 @@ from jaxmem.capture import (
     this_host,
 )
 from jaxmem.capture import load as load_capture
-from jaxmem.devices import Device, find_device
-from jaxmem.errors import UsageError
+from jaxmem.capture.machine import COMPILING_PACKAGES
+from jaxmem.devices import Device, compiler_packages, find_device, obstacle
+from jaxmem.errors import EnvironmentFailure, UsageError
 from jaxmem.formula import derive_formula
 from jaxmem.program import Program, resolve_program
 from jaxmem.quiet import start_jax
@@ -185,12 +186,14 @@ def _program(fn: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Pro
 
 def _capture(program: Program, device: Device, cache: CaptureCache | None, progress: Progress) -> tuple[Capture, str]:
     """The capture of a program and its key in the cache."""
+    if (problem := obstacle(device.platform)) is not None:  # known before the trace, so said before it
+        raise EnvironmentFailure(f"jaxmem cannot compile for {device.name} here: {problem}")
     from jaxmem.compilers import compile_lowering
     from jaxmem.tracing import trace
 
     traced = trace(program, platforms=(device.platform,))
     lowering = traced.lowering
-    key = lowering_key(lowering, device, installed_versions(), this_host())
+    key = lowering_key(lowering, device, _versions(device), this_host())
     if cache is not None and (known := cache.get(key)) is not None:
         progress("found in the cache", 0.0)
         return replace(known, device=device), key
@@ -198,6 +201,10 @@ def _capture(program: Program, device: Device, cache: CaptureCache | None, progr
     if cache is not None:
         cache.put(key, capture)
     return capture, key
+
+
+def _versions(device: Device) -> tuple[tuple[str, str], ...]:
+    return installed_versions((*COMPILING_PACKAGES, *compiler_packages(device.platform)))
 
 
 def _estimate(program: Program, device: Device) -> EstimateReport:
@@ -232,7 +239,8 @@ def _zoo_request(target: Target, device: Device) -> str:
     options |= {"mesh": str(target.mesh), "sharding": target.sharding or ""}
     spec = find_spec("jaxmem_models")
     sources = [source_digest(Path(spec.origin).parent)] if spec is not None and spec.origin else []
-    return request_key(target.text, options, device, installed_versions(), this_host(), sources)
+    versions = (*_versions(device), *installed_versions(("flax", "optax")))
+    return request_key(target.text, options, device, versions, this_host(), sources)
 
 
 def _zoo_program(target: Target, settings: Mapping[str, str]) -> Program:

@@ -107,7 +107,7 @@ def read_report(capture: Capture, *, origin: str = "the capture") -> Report:
         peak_buffers=tuple(sorted(live, key=lambda row: (-row.bytes, row.allocation, row.offset))),
         buffers=BufferTable.from_rows(rows.values()),
         other_memories=_other_memories(assignment, capture.device.platform),
-        verdict=judge(capture, required_bytes=required_bytes, planned_bytes=profile.reserved_bytes),
+        verdict=judge(capture, required_bytes=required_bytes, reserved_bytes=reserved_bytes),
         notes=_notes(capture, hidden),
     )
 
@@ -348,7 +348,7 @@ def _notes(capture: Capture, hidden: Hidden) -> tuple[str, ...]:
     notes = []
     if capture.failure is not None:
         notes.append(f"The compiler refused the program: {capture.failure}")
-    if "xla_gpu_enable_triton_gemm" in dict(capture.compiler_options):
+    if dict(capture.compiler_options).get("xla_gpu_enable_triton_gemm") == "False":
         notes.append("Compiled without Triton matrix products (xla_gpu_enable_triton_gemm).")
     if capture.device.derived:
         notes.append(f"{capture.device.name}: {capture.device.target_source}")

@@ -16,25 +16,25 @@ _ASSUMPTIONS = {
 }
 
 
-def judge(capture: Capture, *, required_bytes: int, planned_bytes: int) -> Verdict:
+def judge(capture: Capture, *, required_bytes: int, reserved_bytes: int) -> Verdict:
     """The verdict on one compiled program.
 
     Args:
         required_bytes: what the program needs, as far as it is known.
-        planned_bytes: the allocations of main memory alone. On a TPU the compiler itself holds their sum against the
-            memory, without the program's code, and refuses what is above it: its word is the verdict.
+        reserved_bytes: the allocations of main memory, on a TPU with the program's code. There the compiler itself
+            holds this sum against the memory and refuses what is above it: its word is the verdict.
     """
     device = capture.device
     usable = device.usable_bytes
     known = isinstance(usable, int)
     on_tpu = device.platform == "tpu"
-    judged_bytes = planned_bytes if on_tpu else required_bytes
+    judged_bytes = reserved_bytes if on_tpu else required_bytes
     return Verdict(
         fits=capture.failure is None if on_tpu else judged_bytes <= usable if known else usable,
         judged_bytes=judged_bytes,
         usable_bytes=usable,
         headroom_bytes=usable - judged_bytes if known else usable,
-        rule="the TPU compiler's own check: all allocations of HBM, the program's code apart"
+        rule="the TPU compiler's own check: all allocations of HBM with the program's code"
         if on_tpu
         else f"required against usable ({device.usable_source})",
         assumptions=_ASSUMPTIONS[device.platform],

@@ -218,7 +218,9 @@ class Facts:
         """The state argument whose version of the last turn a loop hands to the next; None for anything else."""
         if not is_meeting(node):
             return None
-        initial = next((self.argument[operand] for operand in node.operands if self.argument[operand] is not None), None)
+        initial = next(
+            (self.argument[operand] for operand in node.operands if self.argument[operand] is not None), None
+        )
         return initial if initial is not None and initial.role in STATE_ROLES else None
 
     def _follow_cotangent(self) -> tuple[int | None, list[bool]]:
