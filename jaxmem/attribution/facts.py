@@ -160,9 +160,10 @@ class Facts:
         """For each node the output, a new parameter or moment, that it becomes element by element, or part by part."""
         nodes = self.dataflow.nodes
         becomes: list[int | None] = [None] * len(nodes)
+        self._packed_sum: dict[int, int] = {}
         for node, position in self.output_nodes.items():
             output = self.outputs[position]
-            if output.role in STATE_ROLES and output.parameter_path:
+            if output.role in OPTIMIZER_ROLES | {Role.PARAMETERS} and output.parameter_path:
                 becomes[node] = position
         for node in reversed(nodes):
             output = becomes[node.index]
@@ -170,6 +171,10 @@ class Facts:
                 continue
             if self._sums_parts(node):
                 becomes[node.operands[0]] = output
+                continue
+            if (packed := self._packed_part(node)) is not None:
+                becomes[packed] = output
+                self._packed_sum[packed] = self.dataflow.origins[node.operands[0]]
                 continue
             for operand in node.operands if _keeps_elements(node) else continued(node):
                 if becomes[operand] is None and nodes[operand].elements == node.elements:
@@ -184,9 +189,24 @@ class Facts:
             return summed.instruction.opcode in SUMS
         return opcode in SUMS
 
+    def _packed_part(self, node: Node) -> int | None:
+        """For a slice of a sum of many arrays packed into one, the array that was packed in its place."""
+        nodes, origins = self.dataflow.nodes, self.dataflow.origins
+        if node.instruction.opcode != "slice" or len(node.instruction.slice_starts) != 1:
+            return None
+        summed = nodes[origins[node.operands[0]]]
+        if summed.instruction.opcode not in SUMS or len(summed.operands) != 1:
+            return None
+        packed, start = nodes[origins[summed.operands[0]]], node.instruction.slice_starts[0]
+        for operand in packed.operands if packed.instruction.opcode == "concatenate" else ():
+            if start == 0 and nodes[operand].elements == node.elements:
+                return operand
+            start -= nodes[operand].elements
+        return None
+
     def _find_sums(self) -> list[int | None]:
         """For each node the collective that adds up what the devices have made of it; None where there is none to come."""
-        sums: list[int | None] = [None] * len(self.dataflow.nodes)
+        sums: list[int | None] = [self._packed_sum.get(index) for index in range(len(self.dataflow.nodes))]
         for node in reversed(self.dataflow.nodes):
             coming = node.index if node.instruction.opcode in SUMS else sums[node.index]
             if coming is None or self.gradient_of[node.index] is None:

@@ -182,6 +182,10 @@ def _collective(occupant: Occupant) -> Role | None:
     # its way through the sum over the devices.
     if occupant.node is not None and occupant.origin.instruction.opcode in COLLECTIVES:
         return Role.COLLECTIVES
+    # Many small arrays are packed into one before it is sent.
+    packed = occupant.node is not None and occupant.origin.instruction.opcode == "concatenate"
+    if packed and occupant.readers and all(reader.instruction.opcode in COLLECTIVES for reader in occupant.readers):
+        return Role.COLLECTIVES
     return None
 
 

@@ -164,6 +164,7 @@ def _value_leaves(
                     why=why,
                     path=path,
                     keeps=role is Role.SAVED_ACTIVATIONS,
+                    divided_over=value.divided_over,
                 )
             )
     return leaves
@@ -177,7 +178,7 @@ def gradient_values(table: LayerTable, outputs: Sequence[Output]) -> dict[int, O
     """
     becomes: dict[int, Output] = {}
     for value, output in zip(table.outputs, outputs, strict=True):
-        if value is not None and output.role in STATE_ROLES and output.parameter_path:
+        if value is not None and output.role in OPTIMIZER_ROLES | {Role.PARAMETERS} and output.parameter_path:
             becomes.setdefault(value, output)
     found: dict[int, Output] = {}
     for operation in reversed(table.operations):

@@ -20,6 +20,7 @@ class Leaf:
         why: the rule that says so, in a sentence.
         path: of the argument or output it is; for a gradient that of its parameter inside the parameter tree.
         keeps: it is listed by autodiff as kept for the backward pass.
+        divided_over: devices among which the whole array is divided, each of which has ``elements``.
         is_result: it is a result of the program, or the table of its results.
     """
 
@@ -36,6 +37,7 @@ class Leaf:
     path: str = ""
     keeps: bool = False
     is_result: bool = False
+    divided_over: int = 1
 
     @property
     def text(self) -> str:

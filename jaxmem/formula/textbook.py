@@ -8,11 +8,14 @@ one number, w the number of parameters, F_l the feature map of layer l for one i
 - Inference, the question: s·(w + max_l(F_l + F_{l+1})), the two largest successive layers.
 - The answer: B·(s·w + s·Σ input_l), the input of every layer with the input image as the first.
 
+On several devices B is the batch of one of them, and w what one of them holds.
+
 The layers of these formulas are the convolutions, matrix products and poolings of the forward pass, in order.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 
 from jaxmem.formula.leaves import Textbook
 from jaxmem.formula.live_ranges import CONTRACTIONS
@@ -29,17 +32,19 @@ def textbook_formulas(
     """Both answers with the numbers of this program put in; none where the batch size is not known."""
     if not batch_size:
         return ()
-    maps, inputs = [], []
+    maps, inputs, devices = [], [], 1
     for operation in table.operations:
         if operation.phase is Phase.FORWARD and operation.primitive in CONTRACTIONS | POOLINGS and operation.results:
-            maps.append(table.values[operation.results[0]].elements // batch_size)
-            inputs.append(table.values[operation.operands[0]].elements // batch_size)
+            made = table.values[operation.results[0]]
+            maps.append(prod(made.shape) // batch_size)
+            inputs.append(prod(table.values[operation.operands[0]].shape) // batch_size)
+            devices = max(devices, made.divided_over)
     parameters = [argument for argument in arguments if argument.role is Role.PARAMETERS]
     width = max((argument.itemsize_bits for argument in parameters), default=32) // 8
     w = sum(argument.elements for argument in parameters)
     if not maps or not w:
         return ()
-    layers = sum(inputs)
+    layers, batch_size = sum(inputs), batch_size // devices
     answer = Textbook(
         name="textbook: B·(w + ΣF)",
         formula=f"{batch_size} × {width} × ({w:,} + {layers:,})",

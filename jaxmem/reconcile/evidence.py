@@ -243,7 +243,9 @@ class Evidence:
             return "gathered from the devices"
         if opcode in SUMS:
             return "added up over the devices"
-        return "exchanged between the devices" if opcode in COLLECTIVES else None
+        if opcode in COLLECTIVES:
+            return "exchanged between the devices"
+        return "packed for the devices" if opcode == "concatenate" else None
 
     def sent(self, node: int) -> tuple[str, ...]:
         """What a collective received from this device: for an argument its path, for anything else its instruction."""

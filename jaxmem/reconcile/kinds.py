@@ -30,6 +30,7 @@ KINDS: dict[str, str] = {
     "gathered from the devices": "the result of an all-gather: the whole of what each device has a part of, the instruction "
     "named",
     "added up over the devices": "the result of an all-reduce or reduce-scatter of the instruction named, and no gradient",
+    "packed for the devices": "the instructions named, side by side in one array that only a collective reads",
     "exchanged between the devices": "the result of another collective, made from the instruction named",
     "copy of an argument": "the numbers of the argument named, copied or transposed, while its own slot still holds them",
     "result nobody reads": "one of several results of one instruction, without a reader",

@@ -345,6 +345,8 @@ class _Ledger:
             if node is None or collective is None:
                 complete.append(buffer)
                 continue
+            if buffer.logical_bytes not in (leaf.bytes, leaf.bytes * leaf.divided_over):
+                continue  # another array than the leaf speaks of: left open
             before = self._evidence.facts.awaits_sum[node] is not None
             self._row_of(buffer).add(
                 "awaits the sum over devices" if before else "whole before it is divided",
@@ -573,7 +575,7 @@ class _Ledger:
             attribution = evidence.attributions[identifier]
             kind = self._compiler_kind(buffer, attribution)
             if kind is not None:
-                named = {"buffer": evidence.label(buffer)}
+                named: dict[str, str | tuple[str, ...]] = {"buffer": evidence.label(buffer)}
                 if attribution.node is not None and (argument := evidence.facts.argument[attribution.node]) is not None:
                     named["argument"] = argument.path
                 elif attribution.role is Role.COLLECTIVES and attribution.node is not None:

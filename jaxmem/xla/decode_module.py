@@ -176,6 +176,7 @@ class _ModuleReader:
             source_file=self.shared_text(metadata.source_file),
             source_line=metadata.source_line,
             dimensions=tuple(proto.dimensions),
+            slice_starts=tuple(dimension.start for dimension in proto.slice_dimensions),
             window=_window(proto.window) if proto.HasField("window") else (),
             convolution=_convolution(proto.convolution_dimension_numbers) if opcode == "convolution" else None,
             dot=_dot(proto.dot_dimension_numbers) if opcode == "dot" else None,

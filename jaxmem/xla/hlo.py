@@ -156,6 +156,7 @@ class Instruction:
         stack_frame_id: key for `Module.source`; 0 where there is none.
         source_file, source_line: what older compilers write in place of a stack frame.
         dimensions: of broadcast, reduce, transpose, concatenate, iota, ...
+        slice_starts: of a slice, one a dimension; empty otherwise.
         window: of a convolution or reduce-window, one entry a window dimension; empty otherwise.
         convolution: of a convolution, else None.
         dot: of a dot, else None.
@@ -184,6 +185,7 @@ class Instruction:
     source_file: str = ""
     source_line: int = 0
     dimensions: tuple[int, ...] = ()
+    slice_starts: tuple[int, ...] = ()
     window: tuple[WindowDimension, ...] = ()
     convolution: ConvolutionDimensions | None = None
     dot: DotDimensions | None = None

@@ -154,6 +154,28 @@ def test_every_option_arrives(fake: FakeAnalysis) -> None:
     ]
 
 
+def test_several_devices(fake: FakeAnalysis) -> None:
+    assert main(["report", "vgg16", "--devices", "8", "--sharding", "fsdp", "-d", "h100-sxm"], analysis=fake) == 0
+    # The usual batch of inference is 1; each of 8 devices has one.
+    assert [(t.mode, t.batch_size, t.mesh, t.sharding) for t in fake.targets] == [
+        ("train", 32, (("data", 8),), "fsdp"),
+        ("infer", 8, (("data", 8),), "fsdp"),
+    ]
+
+
+def test_a_mesh_says_how_many_devices(fake: FakeAnalysis) -> None:
+    assert main(["report", "vgg16", "--mesh", "data=4", "--mode", "train"], analysis=fake) == 0
+    assert main(["report", "step.py:build", "--mesh", "data=4,model=2", "--devices", "8"], analysis=fake) == 0
+    zoo, own = fake.targets
+    assert (zoo.mesh, zoo.sharding) == ((("data", 4),), "data")
+    assert (own.mesh, own.sharding) == ((("data", 4), ("model", 2)), None)
+
+
+def test_one_device_is_no_mesh(fake: FakeAnalysis) -> None:
+    assert main(["report", "vgg16", "--devices", "1", "--mode", "train"], analysis=fake) == 0
+    assert [(t.mesh, t.sharding) for t in fake.targets] == [((), None)]
+
+
 def test_a_program_of_the_users_own(fake: FakeAnalysis) -> None:
     assert main(["report", "train.py:step", "--set", "batch_size=4", "--set", "mode=x"], analysis=fake) == 0
     (target,) = fake.targets
@@ -272,6 +294,16 @@ BAD = [
     ("report zzz", 2, "A program of your own is written package.module:attribute"),
     ("report train.py", 2, "train.py names a file but nothing in it. Write train.py:attribute"),
     ("report module_0.hlo.pb", 2, "looks like an XLA dump"),
+    ("report vgg16 --devices 0", 2, "--devices: 0 is below 1"),
+    ("report vgg16 --mesh 8", 2, "'8' is not of the form KEY=VALUE"),
+    ("report vgg16 --mesh data=2,data=4", 2, "has an axis twice"),
+    ("report vgg16 --devices 8 --mesh data=4", 2, "--mesh data=4 has 4 devices, and --devices says 8."),
+    ("report vgg16 --mesh data=4,model=2", 2, "a zoo model is spread over one axis, data. Say --mesh data=8."),
+    ("report vgg16 -b 12 --devices 8", 2, "The batch of 12 does not divide by 8 devices."),
+    ("report vgg16 --sharding fsdp", 2, "--sharding fsdp needs several devices."),
+    ("report vgg16 --sharding rows --devices 8", 2, "invalid choice: 'rows'"),
+    ("report train.py:step --sharding fsdp --devices 8", 2, "--sharding divides a zoo model."),
+    ("report saved.jaxmem --devices 8", 2, "is a saved capture: --devices cannot change it."),
     ("report vgg16 -b 0", 2, "-b/--batch-size: 0 is below 1"),
     ("report vgg16 -b -3", 2, "-b/--batch-size"),
     ("report vgg16 -b many", 2, "'many' is not a whole number"),

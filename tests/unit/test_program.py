@@ -1,8 +1,10 @@
 """Programs and targets, without JAX."""
 
+import re
 import subprocess
 import sys
 import textwrap
+import types
 
 import pytest
 
@@ -27,6 +29,10 @@ MODULE = """
         return p.Program(run, batch_size, rate, wide, tag, size, kind, limit, batch_size=batch_size)
 
     def needs(depth: int): return p.Program(run, depth)
+
+    def spread(mesh, width: int = 2): return p.Program(run, mesh, width)
+
+    def spreads_if_asked(mesh=None): return p.Program(run, mesh)
 
     def anything(**settings): return p.Program(run, settings)
 
@@ -135,6 +141,28 @@ def test_attributes_of_every_kind(target):
 def test_bad_targets(target, attribute, settings, error, message):
     with pytest.raises(error, match=message):
         resolve_program(target(attribute), settings)
+
+
+def test_a_callable_with_a_mesh_is_handed_it(target):
+    mesh = types.SimpleNamespace(size=8)
+    assert resolve_program(target("spread"), {"width": "3"}, mesh).args == (mesh, 3)
+    assert resolve_program(target("spreads_if_asked"), {}, mesh).args == (mesh,)
+    assert resolve_program(target("spreads_if_asked"), {}).args == (None,)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "settings", "devices", "message"),
+    [
+        ("spread", {}, None, "spread needs a mesh. Say over how many devices: --devices 8, or --mesh data=8."),
+        ("spread", {"mesh": "data=8"}, None, "a mesh is not set as text. Say --devices 8, or --mesh data=8."),
+        ("make", {}, 8, "make has no argument `mesh` and cannot be spread over 8 devices."),
+        ("fixed", {}, 8, "fixed is a Program, made for the devices that it was made for"),
+    ],
+)
+def test_meshes_that_do_not_fit(target, attribute, settings, devices, message):
+    mesh = types.SimpleNamespace(size=devices) if devices else None
+    with pytest.raises(UsageError, match=re.escape(message)):
+        resolve_program(target(attribute), settings, mesh)
 
 
 def test_error_of_the_users_function_shows_its_frames_only(target):

@@ -1,0 +1,169 @@
+"""Programs spread over several devices: sizes of one of them, and the ledger with what the devices exchange."""
+
+from dataclasses import replace
+
+import pytest
+
+from jaxmem.analysis import Target, capture_target, estimate_target, program_of
+from jaxmem.assemble import read_report
+from jaxmem.capture import Capture
+from jaxmem.errors import UsageError
+from jaxmem.roles import Phase, Role
+from jaxmem.tracing import trace
+from jaxmem.tracing.layers import layer_table
+from jaxmem.xla import read_hlo_proto
+
+DEVICES = 4
+
+# Widths and batch are all different, and all divide by four but one bias, which fsdp leaves whole.
+FACTORY = """
+import jax, jax.numpy as jnp, optax
+from jax.sharding import NamedSharding, PartitionSpec as P
+import jaxmem
+
+def build(mesh, divided: bool = False):
+    whole, batch = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+
+    def place(array):
+        divisible = array.ndim and array.shape[0] % mesh.size == 0
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=batch if divided and divisible else whole)
+
+    shapes = {"wide": {"kernel": (24, 160), "bias": (160,)}, "last": {"kernel": (160, 7), "bias": (7,)}}
+    params = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, jnp.float32), shapes, is_leaf=lambda s: isinstance(s, tuple))
+    optimizer = optax.adam(1e-3)
+    state = jax.tree.map(place, jax.eval_shape(optimizer.init, params))
+    params = jax.tree.map(place, params)
+    x = jax.ShapeDtypeStruct((32, 24), jnp.float32, sharding=batch)
+
+    def step(params, state, x):
+        def loss(params):
+            hidden = jax.nn.relu(x @ params["wide"]["kernel"] + params["wide"]["bias"])
+            return (hidden @ params["last"]["kernel"] + params["last"]["bias"]).mean()
+
+        value, gradients = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    kept = jax.tree.map(lambda a: a.sharding, (params, state))
+    jitted = jax.jit(step, donate_argnums=(0, 1), out_shardings=(*kept, whole))
+    return jaxmem.Program(jitted, params, state, x, name="step", batch_size=32)
+"""
+
+
+@pytest.fixture(scope="module")
+def factory(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("several") / "spread_step.py"
+    file.write_text(FACTORY)
+    return f"{file}:build"
+
+
+def target(factory: str, *, divided: bool) -> Target:
+    settings = (("divided", str(divided)),)
+    return Target(text=factory, settings=settings, mesh=(("data", DEVICES),), use_cache=False)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["data", "fsdp"])
+def capture(factory: str, request: pytest.FixtureRequest) -> Capture:
+    return capture_target(target(factory, divided=request.param))
+
+
+def is_divided(capture: Capture) -> bool:
+    return any(a.parameter_path == "wide/kernel" and a.shape == (6, 160) for a in capture.arguments)
+
+
+def test_the_ledger_closes(capture: Capture) -> None:
+    report = read_report(capture)
+    assert report.device.device_count == DEVICES
+    assert report.unexplained_bytes == 0
+    assert sum(report.roles.values()) == report.required_bytes
+    assert report.roles.get(Role.UNATTRIBUTED, 0) == 0
+
+
+def test_sizes_are_those_of_one_device(capture: Capture) -> None:
+    # 24·160 + 160 + 160·7 numbers divide by four; the last bias of 7 is whole everywhere.
+    divisible, whole = 24 * 160 + 160 + 160 * 7, 7
+    parameters = 4 * (divisible // (DEVICES if is_divided(capture) else 1) + whole)
+    report = read_report(capture)
+    assert report.roles[Role.PARAMETERS] == parameters
+    assert report.roles[Role.INPUTS] == 4 * 32 * 24 // DEVICES
+    # XLA was told the same, and writes all new state over the old: parameters, two moments, the step.
+    assert capture.statistics.argument_bytes == 3 * parameters + 4 + 4 * 32 * 24 // DEVICES
+    assert capture.statistics.alias_bytes == 3 * parameters + 4
+    assert capture.program.parameter_count == divisible + whole
+
+
+def test_devices_exchange_something(capture: Capture) -> None:
+    module, _ = read_hlo_proto(capture.hlo_proto, origin="the capture")
+    opcodes = {instruction.opcode for instruction in module.instructions.values()}
+    assert "all-reduce" in opcodes
+    assert ("all-gather" in opcodes) == is_divided(capture)
+
+
+def test_a_formula_that_does_not_divide_leaves_bytes_unexplained(capture: Capture) -> None:
+    assert capture.layer_table is not None
+    whole = tuple(replace(value, divided_over=1) for value in capture.layer_table.values)
+    broken = replace(capture, layer_table=replace(capture.layer_table, values=whole))
+    unexplained = read_report(broken).unexplained_bytes
+    assert isinstance(unexplained, int)
+    assert unexplained > 0
+
+
+def test_parameters_that_are_not_divided_leave_bytes_unexplained(capture: Capture) -> None:
+    doubled = tuple(
+        replace(a, shape=(2 * a.shape[0], *a.shape[1:])) if a.parameter_path == "wide/kernel" else a
+        for a in capture.arguments
+    )
+    unexplained = read_report(replace(capture, arguments=doubled)).unexplained_bytes
+    assert isinstance(unexplained, int)
+    assert unexplained > 0
+
+
+def test_the_estimate_names_the_devices_and_needs_no_compile(factory: str) -> None:
+    one, divided = (estimate_target(target(factory, divided=divided)) for divided in (False, True))
+    assert one.device.device_count == divided.device.device_count == DEVICES
+    assert divided.total_bytes < one.total_bytes
+
+
+@pytest.mark.parametrize("sharding", ["data", "fsdp"])
+@pytest.mark.parametrize("mode", ["train", "infer"])
+def test_a_zoo_model_is_spread(mode: str, sharding: str) -> None:
+    settings = (("image_size", "32"),)
+    zoo = Target(text="vgg11", mode=mode, batch_size=8, mesh=(("data", DEVICES),), sharding=sharding, settings=settings)
+    traced = trace(program_of(zoo))
+    by_path = {argument.path: argument for argument in traced.arguments}
+    share = DEVICES if sharding == "fsdp" else 1
+    assert by_path["model.fc6.kernel"].shape == (25088 // share, 4096)
+    assert by_path["model.conv1_1.kernel"].shape == (3, 3, 3, 64 // share)
+    assert by_path["images"].shape == (8 // DEVICES, 32, 32, 3)
+    assert traced.facts.parameter_count == 132_863_336
+    assert traced.lowering.device_count == DEVICES
+    for output in traced.outputs:
+        if output.argument_index is not None:
+            assert output.shape == traced.arguments[output.argument_index].shape
+
+    table = layer_table(traced.closed_jaxpr, traced.arguments)
+    products = [
+        (operation, table.values[operation.results[0]])
+        for operation in table.operations
+        if operation.primitive in ("conv_general_dilated", "dot_general")
+    ]
+    for operation, made in products:
+        if 8 in made.shape[:1]:
+            assert made.divided_over == DEVICES, (operation.layer, operation.phase)
+        else:
+            # The gradient of a kernel: divided as the kernel is.
+            assert operation.phase is Phase.BACKWARD
+            assert made.divided_over == share, (operation.layer, made.shape)
+    assert len(products) == 13 if mode == "infer" else len(products) > 13
+
+
+def test_a_batch_that_does_not_divide_is_refused() -> None:
+    zoo = Target(text="vgg11", mode="infer", batch_size=6, mesh=(("data", DEVICES),), sharding="data")
+    with pytest.raises(UsageError, match="A batch of 6 does not divide by the 4 devices of the data axis"):
+        program_of(zoo)
+
+
+def test_a_zoo_model_takes_no_other_axis() -> None:
+    zoo = Target(text="vgg11", mode="infer", batch_size=4, mesh=(("model", DEVICES),), sharding="data")
+    with pytest.raises(UsageError, match="The mesh has the axes model"):
+        program_of(zoo)
