@@ -25,7 +25,7 @@ from jaxmem.formula.optimizers import RULES
 from jaxmem.formula.textbook import textbook_formulas
 from jaxmem.layer_table import LayerTable
 from jaxmem.lowering import Argument, Output, ProgramFacts
-from jaxmem.roles import OPTIMIZER_ROLES, STATE_ROLES, Phase, Role
+from jaxmem.roles import OPTIMIZER_ROLES, Phase, Role
 
 POINTER_BYTES = {"cpu": 8, "cuda": 8, "tpu": 4}
 """One entry of the table of results, an address: XLA's pointer size on each platform.
