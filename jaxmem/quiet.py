@@ -1,5 +1,6 @@
 """Starting JAX without the chatter of compilers that find no device."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -20,6 +21,8 @@ def start_jax() -> None:
         import jax
 
         jax.devices()
+    # What was imported lives as long as the process: looking through it at each full collection would only take time.
+    gc.freeze()
 
 
 @contextmanager

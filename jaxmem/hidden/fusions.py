@@ -122,7 +122,7 @@ def hidden_need(module: Module, *, threads: int | None = None) -> Hidden:
     return Hidden(
         bytes=total,
         reason=(
-            f"derived from the bodies of {len(fusions)} opaque library fusions for a pool of {workers} threads: "
+            f"derived from what stands inside the opaque library fusions, for a pool of {workers} threads: "
             "results kept between fused operations, packed kernels, and each task's own copy of its input"
         ),
         fusions=fusions,
