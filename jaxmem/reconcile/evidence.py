@@ -17,7 +17,7 @@ from jaxmem.roles import Phase
 Name = tuple[str, str, int]
 """(layer, primitive, elements)."""
 
-_OPCODE_PRIMITIVE = {"dot": "dot_general", "convolution": "conv_general_dilated"}
+OPCODE_PRIMITIVE = {"dot": "dot_general", "convolution": "conv_general_dilated"}
 """For the instructions that XLA rewrites without keeping their name."""
 
 _XLA_NAMES = {"select_and_scatter": "select_and_scatter_add"}
@@ -126,7 +126,7 @@ class Evidence:
     def name(self, node: Node) -> Name:
         """How the formula would name a node."""
         given = primitive(node.instruction.op_name)
-        given = _XLA_NAMES.get(given, given) or _OPCODE_PRIMITIVE.get(node.instruction.opcode, "")
+        given = _XLA_NAMES.get(given, given) or OPCODE_PRIMITIVE.get(node.instruction.opcode, "")
         return self.facts.layer[node.index], given, node.elements
 
     def fusions_around(self, value: bytes) -> tuple[str, ...]:
