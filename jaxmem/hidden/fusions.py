@@ -17,9 +17,15 @@ OPAQUE_FUSION_KINDS = frozenset({"__ynn_fusion", "__xnn_fusion", "__onednn_fusio
 """The fusion kinds of XLA's CPU backend whose body a library runs (``fusion_config.kind`` of the backend config)."""
 
 
+TRANSPOSED_CONVOLUTION = "transposed convolution"
+"""The kind of a convolution that XLA's own runtime runs as a matrix product, with a matrix it allocates itself."""
+
+_LARGEST_MATRIX_BYTES = 8 << 30
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpaqueFusion:
-    """A fusion whose body a library runs.
+    """A fusion whose body a library runs, or a transposed convolution of XLA's runtime.
 
     Attributes:
         instruction_id, name: the fusion instruction.
@@ -83,6 +89,19 @@ def opaque_fusions(module: Module, *, threads: int | None = None) -> tuple[Opaqu
         for position, instruction_id in enumerate(module.schedule.get(computation.id, computation.instruction_ids)):
             instruction = module.instructions[instruction_id]
             kind = _opaque_kind(instruction)
+            if not kind and (matrix_bytes := transposed_convolution_bytes(module, instruction)):
+                found.append(
+                    OpaqueFusion(
+                        instruction_id=instruction_id,
+                        name=instruction.name,
+                        kind=TRANSPOSED_CONVOLUTION,
+                        computation=computation.name,
+                        position=position,
+                        operations=(instruction.opcode,),
+                        op_names=(instruction.op_name,) if instruction.op_name else (),
+                        inside_bytes=matrix_bytes,
+                    )
+                )
             if kind:
                 body = module.computations[instruction.called_computation_ids[0]]
                 inside = [module.instructions[i] for i in body.instruction_ids]
@@ -129,6 +148,31 @@ def hidden_need(module: Module, *, threads: int | None = None) -> Hidden:
         concurrent=tuple(fusion.name for fusion in together),
         threads=workers,
     )
+
+
+def transposed_convolution_bytes(module: Module, instruction: Instruction) -> int:
+    """The matrix that XLA's CPU runtime allocates for a transposed convolution, as backward passes of strided ones are.
+
+    `EigenTransposedConv2D` (`xla/backends/cpu/runtime/convolution_internal.h`) multiplies the input, one row for each of
+    its pixels, with the kernel, one column for each kernel pixel and output feature, and only then adds up what falls on
+    the same output pixel. The product has batch × input pixels × kernel pixels × output features elements. It takes
+    two-dimensional convolutions whose input is dilated, with one feature group, no stride and no dilated kernel, up to a
+    matrix of 8 GiB; 0 for everything else.
+    """
+    dimensions = instruction.convolution
+    if instruction.opcode != "convolution" or dimensions is None or len(instruction.window) != 2:
+        return 0
+    plain = all(each.stride == 1 and each.window_dilation == 1 for each in instruction.window)
+    if not plain or all(each.base_dilation == 1 for each in instruction.window):
+        return 0
+    lhs, rhs = (module.instructions[operand].shape for operand in instruction.operand_ids[:2])
+    if lhs.dimensions[dimensions.input_feature] != rhs.dimensions[dimensions.kernel_input_feature]:
+        return 0  # several feature groups
+    elements = lhs.dimensions[dimensions.input_batch] * rhs.dimensions[dimensions.kernel_output_feature]
+    for axis, window in zip(dimensions.input_spatial, instruction.window, strict=True):
+        elements *= lhs.dimensions[axis] * window.size
+    matrix_bytes = elements * (lhs.logical_bytes // lhs.elements if lhs.elements else 0)
+    return matrix_bytes if matrix_bytes <= _LARGEST_MATRIX_BYTES else 0
 
 
 def _sum_inside(fusions: tuple[OpaqueFusion, ...]) -> int:

@@ -300,3 +300,49 @@ def test_threads_follow_the_environment(monkeypatch):
     assert pool_threads() == 3
     monkeypatch.setenv("PJRT_NPROC", "many")
     assert pool_threads() == 7
+
+
+def transposed_convolution(*, base_dilation=2, stride=1, window_dilation=1, input_features=6):
+    """A module of one convolution: 4 images of 5 × 7 pixels, a kernel of 3 × 3, 10 output features."""
+    window = WindowDimension(
+        size=3,
+        stride=stride,
+        padding_low=1,
+        padding_high=2,
+        window_dilation=window_dilation,
+        base_dilation=base_dilation,
+    )
+    instructions = (
+        Instruction(id=1, name="x", opcode="parameter", shape=f32(4, 5, 7, input_features), computation_id=1),
+        Instruction(id=2, name="k", opcode="parameter", shape=f32(3, 3, 6, 10), computation_id=1),
+        Instruction(
+            id=3,
+            name="convolution",
+            opcode="convolution",
+            shape=f32(4, 10, 14, 10),
+            operand_ids=(1, 2),
+            computation_id=1,
+            window=(window, window),
+            convolution=NHWC,
+        ),
+    )
+    entry = Computation(id=1, name="main", instruction_ids=(1, 2, 3), root_id=3)
+    return Module(
+        name="m",
+        entry_computation_id=1,
+        computations={1: entry},
+        instructions={each.id: each for each in instructions},
+        schedule={1: (1, 2, 3)},
+    )
+
+
+def test_the_runtime_multiplies_a_transposed_convolution_into_a_matrix():
+    # 4 × 5 × 7 input pixels, one row each; 3 × 3 kernel pixels × 10 features, one column each; 4 bytes.
+    assert hidden_need(transposed_convolution(), threads=2).bytes == 4 * 5 * 7 * 3 * 3 * 10 * 4
+
+
+@pytest.mark.parametrize(
+    "changed", [{"base_dilation": 1}, {"stride": 2}, {"window_dilation": 2}, {"input_features": 12}]
+)
+def test_other_convolutions_of_the_runtime_have_no_such_matrix(changed):
+    assert hidden_need(transposed_convolution(**changed), threads=2).bytes == 0
