@@ -359,7 +359,7 @@ def _notes(capture: Capture, hidden: Hidden) -> tuple[str, ...]:
     if hidden.fusions:
         notes.append(
             "The opaque fusions run inside a library that allocates memory XLA does not see; it is counted as hidden. "
-            "The compiler option xla_cpu_experimental_ynn_fusion_type= (empty) opens them."
+            "The compiler option xla_cpu_experimental_ynn_fusion_type= (empty) opens the library's."
         )
     if capture.layer_table is None:
         notes.append(f"There is no formula: {_NO_TABLE.reason}.")
