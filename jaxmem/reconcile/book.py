@@ -1,0 +1,217 @@
+"""The ledger while it is written: rows, and the buffers that nothing has explained yet."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from jaxmem.attribution import Account
+from jaxmem.attribution.account import Key
+from jaxmem.formula import Formula, Leaf
+from jaxmem.lowering import Argument, Output
+from jaxmem.profile import Buffer
+from jaxmem.reconcile.evidence import Evidence
+from jaxmem.result import LedgerItem, LedgerRow
+from jaxmem.roles import Role
+
+
+@dataclass(slots=True)
+class Row:
+    """One row while it is written."""
+
+    formula_bytes: int = 0
+    compiled_bytes: int = 0
+    items: list[LedgerItem] = field(default_factory=list)
+
+    def add(self, kind: str, size_bytes: int, **evidence: str | int | tuple[int, ...] | tuple[str, ...]) -> None:
+        """Write an item; nothing for 0 bytes."""
+        if size_bytes:
+            self.items.append(LedgerItem(kind=kind, bytes=size_bytes, evidence=tuple(evidence.items())))
+
+
+class Book:
+    """Both sides of the account, row by row. Every buffer is settled once."""
+
+    def __init__(
+        self,
+        formula: Formula,
+        account: Account,
+        evidence: Evidence,
+        arguments: Sequence[Argument],
+        outputs: Sequence[Output],
+    ) -> None:
+        self.formula = formula
+        self.evidence = evidence
+        self.profile = evidence.profile
+        self.arguments = arguments
+        self.outputs = outputs
+        self._rows: dict[Key, Row] = {}
+        self.account = account
+        self.open = dict(account.held)
+        """Buffer id → bytes it holds at the peak, for buffers that nothing has explained yet."""
+        self.idle = list(account.idle)
+        self.absent: set[int] = set()
+        """Buffers that have said for one leaf where it is when it is not held at the peak."""
+        self.reshaped: set[int] = set()
+        """Leaves, by their place in `explain_values`, that the compiler computes in another shape."""
+        for (role, layer), size_bytes in account.bytes.items():
+            self.row(role, layer).compiled_bytes += size_bytes
+        for leaf in formula.leaves:
+            self.row(leaf.role, leaf.layer).formula_bytes += leaf.bytes if leaf.counted else 0
+
+    def row(self, role: Role, layer: str = "") -> Row:
+        """The row of one role in one layer."""
+        return self._rows.setdefault((role, layer), Row())
+
+    def row_of(self, buffer: Buffer) -> Row:
+        """The row that a buffer counts in."""
+        attribution = self.evidence.attributions[buffer.id]
+        return self.row(attribution.role, attribution.layer)
+
+    def settle(self, buffer: Buffer) -> int:
+        """Take a buffer as explained; what it holds at the peak, if it was still open."""
+        return self.open.pop(buffer.id, 0)
+
+    def role(self, buffer: Buffer) -> Role:
+        """What a buffer is for."""
+        return self.evidence.attributions[buffer.id].role
+
+    def output_of(self, buffer: Buffer) -> Output | None:
+        """The result of the program that a buffer is; None if it is none."""
+        node = self.evidence.attributions[buffer.id].node
+        position = self.evidence.facts.output_of(node) if node is not None else None
+        return self.outputs[position] if position is not None else None
+
+    def match(self, leaf: Leaf, holders: Iterable[Buffer]) -> None:
+        """Lay one counted leaf beside the buffers that hold it under the leaf's own role."""
+        evidence, row = self.evidence, self.row(leaf.role, leaf.layer)
+        ordered = sorted(holders, key=lambda b: (not evidence.is_live(b), b.start))
+        live = [buffer for buffer in ordered if evidence.is_live(buffer) and buffer.id in self.open]
+        if live:
+            held = self.settle(live[0])
+            if held != leaf.bytes:
+                self.explain_size(row, leaf, live[0], held)
+            for other in live[1:]:
+                self.row_of(other).add(
+                    "kept twice",
+                    self.settle(other),
+                    buffer=(evidence.label(live[0]), evidence.label(other)),
+                    formula=leaf.text,
+                )
+        elif not any(map(evidence.is_live, ordered)):
+            self.explain_absent(row, leaf, ordered)
+        # A live buffer that already stands for another leaf says nothing about this one.
+
+    def explain_size(self, row: Row, leaf: Leaf, buffer: Buffer, held: int) -> None:
+        """A buffer that stands for a leaf but holds more or less than it."""
+        form = self.form(leaf, buffer)
+        if form is not None:
+            row.add(form, buffer.logical_bytes - leaf.bytes, buffer=self.evidence.label(buffer), formula=leaf.text)
+        if held < buffer.logical_bytes and (form is not None or leaf.bytes == buffer.logical_bytes):
+            over = self.written_over(buffer)
+            if over:
+                row.add("slot lent out", held - buffer.logical_bytes, buffer=tuple(over), formula=leaf.text)
+
+    def form(self, leaf: Leaf, buffer: Buffer) -> str | None:
+        """The kind that says in which other form a buffer holds a leaf; None if it is the leaf's own."""
+        if not leaf.elements or not leaf.primitive:
+            return None
+        if self.evidence.elements(buffer) != leaf.elements:
+            return "another shape"
+        as_traced = leaf.bytes == (leaf.elements * leaf.itemsize_bits + 7) // 8
+        return "another number format" if as_traced and self.evidence.bits(buffer) != leaf.itemsize_bits else None
+
+    def written_over(self, buffer: Buffer) -> list[str]:
+        """The buffers that hold part of another one's place at the peak."""
+        return sorted(
+            {
+                self.evidence.label(self.evidence.buffers[segment.buffer_id])
+                for segment in self.profile.segments
+                if segment.allocation == buffer.allocation
+                and segment.buffer_id not in (None, buffer.id)
+                and segment.offset < buffer.offset + buffer.size_bytes
+                and buffer.offset < segment.offset + segment.size_bytes
+            }
+        )
+
+    def explain_absent(self, row: Row, leaf: Leaf, holders: Sequence[Buffer]) -> None:
+        """A counted leaf that no buffer of its role holds at the peak."""
+        evidence, peak = self.evidence, self.profile.peak_position
+        before = [buffer for buffer in holders if buffer.end <= peak and not evidence.is_live(buffer)]
+        after = [buffer for buffer in holders if buffer.start > peak]
+        if after:
+            found, kind = after[0], "made after the peak"
+        elif before:
+            found, kind = before[-1], "freed before the peak"
+        else:
+            return
+        if found.id in self.absent:
+            return
+        self.absent.add(found.id)
+        if found.logical_bytes == leaf.bytes or self.form(leaf, found) is not None:
+            row.add(
+                kind,
+                -leaf.bytes,
+                buffer=evidence.label(found),
+                live=(found.start, found.end),
+                peak=peak,
+                formula=leaf.text,
+            )
+
+    def alive_at_the_peak(self, leaf: Leaf, holders: Iterable[Buffer]) -> None:
+        """Buffers that are live at XLA's peak and hold a leaf that the formula has at another moment."""
+        first: Buffer | None = None
+        for buffer in holders:
+            if buffer.id not in self.open:
+                continue
+            label, row = self.evidence.label(buffer), self.row_of(buffer)
+            if first is None:
+                first = buffer
+                row.add(
+                    "alive at the peak",
+                    self.settle(buffer),
+                    buffer=label,
+                    live=(buffer.start, buffer.end),
+                    peak=self.profile.peak_position,
+                    formula=leaf.text,
+                )
+            else:
+                row.add(
+                    "kept twice",
+                    self.settle(buffer),
+                    buffer=(self.evidence.label(first), label),
+                    formula=leaf.text,
+                )
+
+    def rows(self) -> tuple[LedgerRow, ...]:
+        """The finished ledger."""
+        order = {role: place for place, role in enumerate(Role)}
+        keys = sorted(self._rows, key=lambda key: order[key[0]])
+        return tuple(
+            LedgerRow(
+                term=term(key[0]),
+                symbol=self.formula.symbol(key[0]),
+                layer=key[1],
+                formula_bytes=self._rows[key].formula_bytes,
+                compiled_bytes=self._rows[key].compiled_bytes,
+                items=tuple(self._rows[key].items),
+                reason=_reason(self._rows[key]),
+            )
+            for key in keys
+            if self._rows[key].formula_bytes or self._rows[key].compiled_bytes or self._rows[key].items
+        )
+
+
+def _reason(row: Row) -> str:
+    """The items in a sentence, largest first."""
+    difference = row.compiled_bytes - row.formula_bytes
+    if not difference and not row.items:
+        return "equal"
+    by_kind: dict[str, int] = {}
+    for item in row.items:
+        by_kind[item.kind] = by_kind.get(item.kind, 0) + item.bytes
+    named = sorted(by_kind, key=lambda kind: -abs(by_kind[kind]))
+    left = difference - sum(by_kind.values())
+    return ", ".join(named + (["unexplained"] if left else []))
+
+
+def term(role: Role) -> str:
+    return role.value.replace("_", " ")

@@ -1,0 +1,103 @@
+"""What no formula knows: padding, constants, copies, gaps; and what a formula must not leave out."""
+
+from jaxmem.attribution import Attribution
+from jaxmem.profile import Buffer
+from jaxmem.reconcile.book import Book
+from jaxmem.reconcile.completeness import left_out
+from jaxmem.roles import Role
+
+
+def explain_padding(book: Book) -> None:
+    """Padding is what a tiled layout adds, and nothing else."""
+    for identifier, size_bytes in book.account.padding.items():
+        buffer = book.evidence.buffers[identifier]
+        shape = book.profile.instruction(buffer).shape.subshape(buffer.leaf[1])
+        if shape.tiles or shape.is_tuple:
+            row = book.row(Role.PADDING, book.evidence.attributions[identifier].layer)
+            row.add("layout padding", size_bytes, buffer=book.evidence.label(buffer), shape=shape.text())
+
+
+def explain_what_no_formula_knows(book: Book) -> None:
+    """Constants, copies of arguments, unread results, tables, gaps: rows whose formula is zero."""
+    evidence = book.evidence
+    for identifier in list(book.open):
+        buffer = evidence.buffers[identifier]
+        attribution = evidence.attributions[identifier]
+        kind = _compiler_kind(book, buffer, attribution)
+        if kind is not None:
+            named: dict[str, str | tuple[str, ...]] = {"buffer": evidence.label(buffer)}
+            if attribution.node is not None and (argument := evidence.facts.argument[attribution.node]) is not None:
+                named["argument"] = argument.path
+            elif attribution.role is Role.COLLECTIVES and attribution.node is not None:
+                named["instruction"] = evidence.sent(attribution.node)
+            book.row_of(buffer).add(kind, book.settle(buffer), **named)
+    _explain_idle(book)
+
+
+def _compiler_kind(book: Book, buffer: Buffer, attribution: Attribution) -> str | None:
+    facts = book.evidence.facts
+    instruction = book.profile.instruction(buffer)
+    if instruction.opcode == "constant":
+        return "depends on no argument"
+    if attribution.node is None:
+        return "table of pointers" if instruction.shape.subshape(buffer.leaf[1]).is_tuple else None
+    if not facts.depends[attribution.node] and attribution.role is Role.CONSTANTS:
+        return "depends on no argument"
+    if attribution.role is Role.COLLECTIVES:
+        return book.evidence.exchange_of(attribution.node)
+    if attribution.role is not Role.WORKSPACE:
+        return None
+    if facts.argument[attribution.node] is not None:
+        return "copy of an argument"
+    node = facts.dataflow.nodes[attribution.node]
+    if node.leaf[1] and not any(True for _ in facts.dataflow.readers(attribution.node)):
+        return "scratch of a library call" if node.instruction.opcode == "custom-call" else "result nobody reads"
+    return None
+
+
+def _explain_idle(book: Book) -> None:
+    """Idle bytes are what nothing holds."""
+    slots = {
+        allocation.index: allocation
+        for allocation in book.profile.allocations
+        if allocation.is_entry_computation_parameter
+    }
+    paths = {argument.parameter_number: argument.path for argument in book.arguments}
+    for segment, role in book.idle:
+        if role is not Role.FRAGMENTATION:
+            continue
+        slot = slots.get(segment.allocation)
+        row = book.row(Role.FRAGMENTATION)
+        if slot is None:
+            row.add(
+                "gap between buffers",
+                segment.size_bytes,
+                allocation=segment.allocation,
+                offset=segment.offset,
+            )
+        elif slot.is_parameter_aliased_with_output:
+            row.add(
+                "idle slot of a donated argument",
+                segment.size_bytes,
+                allocation=segment.allocation,
+                argument=paths.get(slot.parameter_number, ""),
+            )
+
+
+def ask_for_what_is_left_out(book: Book) -> None:
+    """An array that the formula should speak of is no part of a difference, and leaves its row open."""
+    for missing in left_out(book.formula, book.evidence, book.arguments, book.outputs):
+        book.row(missing.role, missing.layer).add("not in the formula", missing.size_bytes, formula=missing.what)
+
+
+def show_damage(book: Book) -> None:
+    """What the assignment has lost or resized is no part of a difference either; idle memory does not stand for it."""
+    instructions = book.profile.module.instructions
+    for damage in book.profile.damage:
+        book.row(Role.FRAGMENTATION).add(
+            "damaged assignment",
+            damage.size_bytes,
+            instruction=instructions[damage.leaf[0]].name,
+            shape_index=damage.leaf[1],
+            found=damage.what,
+        )

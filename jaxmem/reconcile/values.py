@@ -1,0 +1,196 @@
+"""Feature maps and working set: leaves and buffers brought together by the value they speak of."""
+
+from collections.abc import Sequence
+
+from jaxmem.formula import Leaf
+from jaxmem.profile import Buffer
+from jaxmem.reconcile.book import Book
+from jaxmem.roles import STATE_ROLES, Phase, Role
+
+_HELD_ROLES = STATE_ROLES | {Role.INPUTS}
+"""Roles whose values the caller hands over."""
+
+
+def explain_values(book: Book) -> None:
+    """What the program computes: leaves and buffers brought together by the value they speak of."""
+    evidence = book.evidence
+    leaves = [leaf for leaf in book.formula.leaves if leaf.primitive and leaf.role is not Role.GRADIENTS]
+    value_of = _assign_values(book, leaves)
+    absent = []
+    in_calls: set[tuple[str, str]] = set()
+    for index, leaf in enumerate(leaves):
+        value = value_of.get(index)
+        if value is None:
+            if leaf.counted:
+                _explain_in_call(book, leaf, in_calls)
+            continue
+        holders = [b for b in evidence.holders.get(value, []) if book.role(b) not in _HELD_ROLES]
+        if leaf.keeps and not any(map(evidence.is_made_before_backward, holders)):
+            absent.append((leaf, value))
+        if leaf.counted and index in book.reshaped and not holders:
+            book.row(leaf.role, leaf.layer).add(
+                "another shape", -leaf.bytes, instruction=evidence.instruction_of(value), formula=leaf.text
+            )
+        elif leaf.counted:
+            _explain_counted(book, leaf, value, holders)
+    for index, leaf in enumerate(leaves):
+        value = value_of.get(index)
+        if value is not None:
+            allowed = (Role.SAVED_ACTIVATIONS, Role.TRANSIENT) if leaf.keeps else (Role.TRANSIENT,)
+            holders = [b for b in evidence.holders.get(value, []) if book.role(b) in allowed]
+            book.alive_at_the_peak(leaf, holders)
+    for leaf, value in absent:
+        for buffer, fusion in (*evidence.recomputed_from(value), *evidence.made_from(value)):
+            if buffer.id in book.open and book.role(buffer) in (Role.SAVED_ACTIVATIONS, Role.TRANSIENT):
+                book.row_of(buffer).add(
+                    "kept instead",
+                    book.settle(buffer),
+                    buffer=evidence.label(buffer),
+                    instruction=fusion,
+                    formula=leaf.text,
+                )
+    # On the way to a gradient is on the way to something the formula names, too.
+    named = {(leaf.layer, leaf.primitive, leaf.elements): leaf for leaf in book.formula.leaves if leaf.primitive}
+    functions: dict[str, Leaf] = {}
+    for leaf in leaves:
+        if leaf.layer not in functions and evidence.is_lowered_to_a_function(leaf.layer, leaf.primitive):
+            functions[leaf.layer] = leaf
+    for identifier in list(book.open):
+        buffer = evidence.buffers[identifier]
+        operation = named.get(evidence.operand_of(buffer) or ("", "", -1))
+        if operation is not None and book.role(buffer) is Role.TRANSIENT:
+            book.row_of(buffer).add(
+                "operand at full size", book.settle(buffer), buffer=evidence.label(buffer), formula=operation.text
+            )
+            continue
+        step = next((named[name] for name in evidence.step_of(buffer) if name in named), None)
+        if step is not None and book.role(buffer) is Role.TRANSIENT:
+            book.row_of(buffer).add(
+                "step of an operation", book.settle(buffer), buffer=evidence.label(buffer), formula=step.text
+            )
+            continue
+        function = functions.get(evidence.inside_function(buffer) or "")
+        if function is not None and book.role(buffer) is Role.TRANSIENT:
+            book.row_of(buffer).add(
+                "inside an operation", book.settle(buffer), buffer=evidence.label(buffer), formula=function.text
+            )
+            continue
+        if evidence.is_prepared_for_backward(buffer):
+            book.row_of(buffer).add(
+                "prepared for the backward pass", book.settle(buffer), buffer=evidence.label(buffer)
+            )
+
+
+def _explain_in_call(book: Book, leaf: Leaf, in_calls: set[tuple[str, str]]) -> None:
+    """A leaf without an instruction: a library call does it with its neighbours. Each call does an operation once."""
+    for call in book.evidence.library_calls.get((leaf.layer, leaf.elements), ()):
+        if (call, leaf.primitive) not in in_calls:
+            in_calls.add((call, leaf.primitive))
+            book.row(leaf.role, leaf.layer).add(
+                "inside a library call", -leaf.bytes, instruction=call, formula=leaf.text
+            )
+            return
+
+
+def _assign_values(book: Book, leaves: Sequence[Leaf]) -> dict[int, bytes]:
+    """Leaf (by position) → the value it speaks of; each value serves one leaf.
+
+    Several values may carry one name, and some of them are steps on the way: a value that a buffer holds under the
+    leaf's own role, at the peak if possible, is taken before one that nothing holds; for what autodiff keeps, one that
+    the backward pass computes again comes next.
+    """
+    evidence = book.evidence
+    taken: set[bytes] = set()
+    queues: dict[tuple[tuple[str, str, int], Role, bool], list[bytes]] = {}
+    value_of: dict[int, bytes] = {}
+    for index in sorted(range(len(leaves)), key=lambda i: (not leaves[i].counted, not leaves[i].keeps, i)):
+        leaf = leaves[index]
+        name, backward = (leaf.layer, leaf.primitive, leaf.elements), leaf.phase is Phase.BACKWARD
+        queue = queues.get((name, leaf.role, backward))
+        if queue is None:
+            found = evidence.values_named.get(name, ())
+            # A forward operation and its transpose may share a primitive and a size. Where XLA has made one of the
+            # two, it carries either name.
+            of_phase = [value for value in found if evidence.is_backward(value) is backward]
+            queue = sorted(of_phase or found, key=lambda value, leaf=leaf: _preference(book, value, leaf))[::-1]
+            queues[name, leaf.role, backward] = queue
+        while queue and queue[-1] in taken:
+            queue.pop()
+        if queue:
+            value_of[index] = queue.pop()
+            taken.add(value_of[index])
+    _assign_other_shapes(book, leaves, value_of, taken)
+    return value_of
+
+
+def _preference(book: Book, value: bytes, leaf: Leaf) -> tuple[bool, ...]:
+    evidence = book.evidence
+    holders = evidence.holders.get(value, ())
+    own = [buffer for buffer in holders if book.role(buffer) is leaf.role]
+    wanted = leaf.keeps and evidence.is_recomputed(value)
+    return not any(map(evidence.is_live, own)), not own, not wanted, not holders
+
+
+def _assign_other_shapes(book: Book, leaves: Sequence[Leaf], value_of: dict[int, bytes], taken: set[bytes]) -> None:
+    """Leaves whose operation the compiler does on arrays of another shape: largest value first, each once."""
+    sizes: dict[tuple[str, str], set[int]] = {}
+    for leaf in leaves:
+        sizes.setdefault((leaf.layer, leaf.primitive), set()).add(leaf.elements)
+    queues: dict[tuple[str, str], list[bytes]] = {}
+    for index, leaf in enumerate(leaves):
+        name = (leaf.layer, leaf.primitive)
+        if index in value_of or (*name, leaf.elements) in book.evidence.values_named:
+            continue
+        if name not in queues:
+            found = book.evidence.shapes_named.get(name, {})
+            queues[name] = [
+                value
+                for elements in sorted(found)
+                if elements not in sizes[name]
+                for value in found[elements]
+                if value not in taken
+            ]
+        if queues[name]:
+            value_of[index] = queues[name].pop()
+            taken.add(value_of[index])
+            book.reshaped.add(index)
+
+
+def _explain_counted(book: Book, leaf: Leaf, value: bytes, holders: Sequence[Buffer]) -> None:
+    evidence, row = book.evidence, book.row(leaf.role, leaf.layer)
+    same_role = [buffer for buffer in holders if book.role(buffer) is leaf.role]
+    live_elsewhere = [buffer for buffer in holders if book.role(buffer) is not leaf.role and buffer.id in book.open]
+    if any(evidence.is_live(buffer) for buffer in same_role) or not live_elsewhere:
+        fusions = evidence.fusions_around(value)
+        elsewhere = evidence.held_elsewhere.get(value, ())
+        if not holders and elsewhere:
+            row.add(
+                "held in another memory",
+                -leaf.bytes,
+                buffer=evidence.label(elsewhere[0]),
+                color=elsewhere[0].color,
+                formula=leaf.text,
+            )
+        elif not holders and fusions:
+            if evidence.logical_bytes(value) == leaf.bytes:
+                row.add("fused away", -leaf.bytes, instruction=fusions, formula=leaf.text)
+        else:
+            book.match(leaf, same_role or holders)
+            for other in live_elsewhere:
+                book.row_of(other).add(
+                    "kept twice",
+                    book.settle(other),
+                    buffer=(evidence.label(same_role[0]), evidence.label(other)),
+                    formula=leaf.text,
+                )
+        return
+    other = live_elsewhere[0]
+    role = str(book.role(other))
+    held = book.settle(other)
+    row.add("counted under another role", -held, buffer=evidence.label(other), role=role, formula=leaf.text)
+    form = book.form(leaf, other)
+    if form is not None and held == other.logical_bytes:
+        row.add(form, held - leaf.bytes, buffer=evidence.label(other), formula=leaf.text)
+    book.row_of(other).add(
+        "counted under another role", held, buffer=evidence.label(other), role=str(leaf.role), formula=leaf.text
+    )
