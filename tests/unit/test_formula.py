@@ -1,0 +1,234 @@
+"""The formula on tables of a few operations, and what is written down about optimizers and textbooks."""
+
+import pytest
+
+from jaxmem.formula import derive_formula
+from jaxmem.formula.live_ranges import find_live_ranges, run_order
+from jaxmem.formula.optimizers import RULES, state_bytes
+from jaxmem.formula.textbook import textbook_formulas
+from jaxmem.layer_table import LayerTable, Operation, Value
+from jaxmem.lowering import Argument, Output, ProgramFacts
+from jaxmem.roles import OPTIMIZER_ROLES, Phase, Role
+
+FORWARD, BACKWARD, UPDATE = Phase.FORWARD, Phase.BACKWARD, Phase.UPDATE
+
+
+class Table:
+    """A layer table in the making; values by name."""
+
+    def __init__(self):
+        self.names = {}
+        self.values = []
+        self.operations = []
+        self.arguments = []
+
+    def _value(self, name, shape, dtype, **made_by):
+        self.names[name] = len(self.values)
+        bits = 8 if dtype == "bool" else 32
+        self.values.append(Value(shape=shape, dtype=dtype, itemsize_bits=bits, **made_by))
+
+    def argument(self, name, *shape):
+        self._value(name, shape, "float32", argument=len(self.arguments))
+        self.arguments.append(self.names[name])
+
+    def do(self, name, primitive, phase, shape, *operands, layer="dense", dtype="float32"):
+        self._value(name, shape, dtype, operation=len(self.operations))
+        self.operations.append(
+            Operation(
+                primitive=primitive,
+                scope=layer,
+                layer=layer,
+                phase=phase,
+                operands=tuple(self.names[operand] for operand in operands),
+                results=(self.names[name],),
+            )
+        )
+
+    def table(self, *outputs):
+        return LayerTable(
+            values=tuple(self.values),
+            operations=tuple(self.operations),
+            arguments=tuple(self.arguments),
+            outputs=tuple(self.names[name] for name in outputs),
+        )
+
+
+def two_layers():
+    """h = max(x·w1, 0), loss = sum(h·w2); the gradients of both, each followed at the very end by its update."""
+    table = Table()
+    for name, shape in {"w1": (4, 6), "w2": (6, 2), "x": (8, 4)}.items():
+        table.argument(name, *shape)
+    table.do("p1", "dot_general", FORWARD, (8, 6), "x", "w1", layer="first")
+    table.do("h", "max", FORWARD, (8, 6), "p1", layer="first")
+    table.do("mask", "gt", FORWARD, (8, 6), "p1", layer="first", dtype="bool")
+    table.do("p2", "dot_general", FORWARD, (8, 2), "h", "w2", layer="second")
+    table.do("loss", "reduce_sum", FORWARD, (), "p2", layer="second")
+    table.do("one", "broadcast_in_dim", BACKWARD, (8, 2), layer="second")
+    table.do("g2", "dot_general", BACKWARD, (6, 2), "h", "one", layer="second")
+    table.do("back", "dot_general", BACKWARD, (8, 6), "one", "w2", layer="second")
+    table.do("gated", "select_n", BACKWARD, (8, 6), "mask", "back", layer="first")
+    table.do("g1", "dot_general", BACKWARD, (4, 6), "x", "gated", layer="first")
+    table.do("new1", "sub", UPDATE, (4, 6), "w1", "g1", layer="first")
+    table.do("new2", "sub", UPDATE, (6, 2), "w2", "g2", layer="second")
+    return table
+
+
+def arguments(*, donated=True):
+    def argument(number, name, shape, role):
+        trained = role is Role.PARAMETERS
+        return Argument(
+            path=name, shape=shape, dtype="float32", itemsize_bits=32, role=role, role_rule="by hand",
+            layer={"w1": "first", "w2": "second"}.get(name, ""), parameter_path=name if trained else "",
+            donated=donated and trained, parameter_number=number,
+        )  # fmt: skip
+
+    return (
+        argument(0, "w1", (4, 6), Role.PARAMETERS),
+        argument(1, "w2", (6, 2), Role.PARAMETERS),
+        argument(2, "x", (8, 4), Role.INPUTS),
+    )
+
+
+def outputs():
+    def output(path, shape, role, index):
+        return Output(
+            path=path, shape=shape, dtype="float32", itemsize_bits=32, role=role,
+            parameter_path={0: "w1", 1: "w2"}.get(index, ""), argument_index=index,
+        )  # fmt: skip
+
+    return (
+        output("result[0]", (4, 6), Role.PARAMETERS, 0),
+        output("result[1]", (6, 2), Role.PARAMETERS, 1),
+        output("result[2]", (), Role.OUTPUTS, None),
+    )
+
+
+def derived(**keywords):
+    table = two_layers().table("new1", "new2", "loss")
+    program = ProgramFacts(name="two layers", batch_size=8)
+    return derive_formula(table, arguments(**keywords), outputs(), program, platform="cpu")
+
+
+def test_an_update_runs_as_soon_as_its_gradient_exists():
+    table = two_layers()
+    order = [table.operations[index].results[0] for index in run_order(table.operations)]
+    position = {name: order.index(value) for name, value in table.names.items() if value in order}
+    assert position["new2"] == position["g2"] + 1
+    assert position["new1"] == position["g1"] + 1
+    assert sorted(order) == sorted(operation.results[0] for operation in table.operations)
+
+
+def test_what_exists_and_until_when():
+    table = two_layers()
+    ranges = find_live_ranges(table.table("new1", "new2", "loss"))
+    of = table.names
+    order = [table.operations[index].results[0] for index in ranges.order]
+    # The backward pass reads h and the mask; neither the product before the ReLU nor anything after is kept.
+    assert {name for name, value in of.items() if ranges.residual[value]} == {"h", "mask"}
+    assert ranges.end[of["h"]] == order.index(of["g2"])
+    # `gated` is the operand of a product and is written to memory: then the mask has been read.
+    assert ranges.end[of["mask"]] == order.index(of["gated"])
+    assert ranges.end[of["g2"]] == order.index(of["new2"])
+    # A broadcast of nothing is no array of the program; a difference written over its argument has no place of its own.
+    assert ranges.constant[of["one"]]
+    assert not ranges.exists[of["new1"]]
+    assert not ranges.exists[of["one"]]
+
+
+def test_a_reshape_is_the_array_it_reshapes():
+    table = Table()
+    table.argument("x", 8, 4)
+    table.argument("w", 32, 2)
+    table.do("sine", "sin", FORWARD, (8, 4), "x")
+    table.do("flat", "reshape", FORWARD, (1, 32), "sine")
+    table.do("product", "dot_general", FORWARD, (1, 2), "flat", "w")
+    ranges = find_live_ranges(table.table("product"))
+    assert ranges.origin[table.names["flat"]] == table.names["sine"]
+    assert ranges.exists[table.names["sine"]]
+    assert not ranges.exists[table.names["flat"]]
+
+
+def test_the_sum_by_hand():
+    """The peak is in the forward pass, at the mask: it is made from p1, which stands there until then, beside h."""
+    formula = derived()
+    w = 4 * (4 * 6 + 6 * 2)
+    state, inputs, results = w, 4 * 8 * 4, 4 + 3 * 8
+    kept = {leaf.name: leaf.counted for leaf in formula.leaves if leaf.keeps}
+    live = sum(leaf.bytes for leaf in formula.leaves if leaf.counted and leaf.primitive)
+    assert set(kept) == {"feature map (max)", "mask (gt)"}
+    assert formula.bytes == state + inputs + results + live
+    assert live == 4 * 48 + 4 * 48 + 48
+
+
+def test_without_donation_the_new_state_stands_beside_the_old():
+    w = 4 * (4 * 6 + 6 * 2)
+    assert derived(donated=False).bytes == derived().bytes + w
+
+
+def test_gradients_are_named_after_their_parameter():
+    found = {leaf.path: (leaf.layer, leaf.bytes) for leaf in derived().leaves if leaf.role is Role.GRADIENTS}
+    assert set(found) == {"w1", "w2"}
+    assert (found["w1"][1], found["w2"][1]) == (4 * 24, 4 * 12)
+
+
+def test_an_argument_that_nothing_reads_is_not_counted():
+    table = two_layers()
+    table.argument("unused", 1000)
+    extra = Argument(
+        path="unused", shape=(1000,), dtype="float32", itemsize_bits=32, role=Role.INPUTS, role_rule="by hand"
+    )
+    formula = derive_formula(
+        table.table("new1", "new2", "loss"),
+        (*arguments(), extra),
+        outputs(),
+        ProgramFacts(name="two layers", batch_size=8),
+        platform="cpu",
+    )
+    assert formula.bytes == derived().bytes
+    (leaf,) = (leaf for leaf in formula.leaves if leaf.path == "unused")
+    assert not leaf.counted
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "copies", "constant"),
+    [
+        ("sgd", 0, 0),
+        ("momentum", 1, 0),
+        ("rmsprop", 1, 0),
+        ("adagrad", 1, 0),
+        ("adam", 2, 4),
+        ("adamw", 2, 4),
+        ("lamb", 2, 4),
+        ("nadam", 2, 4),
+        ("amsgrad", 3, 4),
+        ("lion", 1, 4),
+    ],
+)
+def test_what_each_optimizer_keeps(optimizer, copies, constant):
+    w = 553_430_176
+    assert state_bytes(optimizer, w) == copies * w + constant
+    parts = [RULES[optimizer].state_bytes(role, w) for role in sorted(OPTIMIZER_ROLES)]
+    assert sum(parts) == copies * w + constant
+
+
+def test_every_written_optimizer_is_tested():
+    assert set(RULES) == {
+        "sgd", "momentum", "rmsprop", "adagrad", "adam", "adamw", "lamb", "nadam", "amsgrad", "lion",
+    }  # fmt: skip
+
+
+def test_both_textbook_answers_by_hand():
+    """w = 36 numbers, layers 4 → 6 → 2 on eight examples: F = 6 and 2 numbers, their inputs 4 and 6."""
+    table = two_layers().table("new1", "new2", "loss")
+    trained = {row.name: row.bytes for row in textbook_formulas(table, arguments(), batch_size=8, training=True)}
+    assert trained == {
+        "textbook: 4w + B·ΣF": 4 * (4 * 36 + 8 * (6 + 2)),
+        "textbook: B·(w + ΣF)": 8 * 4 * (36 + 4 + 6),
+    }
+    inferred = {row.name: row.bytes for row in textbook_formulas(table, arguments(), batch_size=8, training=False)}
+    assert inferred["textbook: w + max(F_l + F_l+1)"] == 4 * (36 + 8 * (6 + 2))
+
+
+def test_without_a_batch_size_there_is_no_textbook_answer():
+    table = two_layers().table("new1", "new2", "loss")
+    assert textbook_formulas(table, arguments(), batch_size=None, training=True) == ()
