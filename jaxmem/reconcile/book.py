@@ -115,7 +115,7 @@ class Book:
         if not leaf.elements or not leaf.primitive:
             return None
         if self.evidence.elements(buffer) != leaf.elements:
-            return "another shape"
+            return "another shape" if self.evidence.is_tiled(buffer) else None
         as_traced = leaf.bytes == (leaf.elements * leaf.itemsize_bits + 7) // 8
         return "another number format" if as_traced and self.evidence.bits(buffer) != leaf.itemsize_bits else None
 

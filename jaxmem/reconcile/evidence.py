@@ -103,11 +103,25 @@ class Evidence:
 
     @cached_property
     def shapes_named(self) -> dict[tuple[str, str], dict[int, list[bytes]]]:
-        """(layer, primitive) → elements → the values that carry that name."""
+        """(layer, primitive) → elements → the values in tiled layouts that carry that name.
+
+        Only a compiler that tiles its layouts cuts an operation into pieces of another shape; elsewhere an array of another
+        size is another array.
+        """
         found: dict[tuple[str, str], dict[int, list[bytes]]] = {}
         for (layer, given, elements), values in self.values_named.items():
-            found.setdefault((layer, given), {})[elements] = values
+            tiled = [value for value in values if self._is_tiled(self.nodes_of[value][0])]
+            if tiled:
+                found.setdefault((layer, given), {})[elements] = tiled
         return found
+
+    @staticmethod
+    def _is_tiled(node: Node) -> bool:
+        return bool(node.instruction.shape.subshape(node.leaf[1]).tiles)
+
+    def is_tiled(self, buffer: Buffer) -> bool:
+        """Whether the layout of a buffer is tiled."""
+        return bool(self.profile.instruction(buffer).shape.subshape(buffer.leaf[1]).tiles)
 
     def bits(self, buffer: Buffer) -> int:
         """Bits of one element that a buffer holds; 0 for a table of pointers."""
