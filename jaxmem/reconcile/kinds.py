@@ -13,7 +13,6 @@ KINDS: dict[str, str] = {
     "another number format": "the buffer named holds the leaf, cast by the compiler to another number format",
     "another shape": "a compiler that tiles its layouts does the operation on arrays of another shape (tiles with borders, "
     "split dimensions); the instruction named is one of them",
-    "instruction named is one of them",
     "kept twice": "both buffers named are live at the peak and hold the same value",
     "kept instead": "no buffer holds the leaf named; the backward pass computes it again from this buffer, or reads this "
     "buffer, made from it, in its place; the fusion named does that",
