@@ -39,8 +39,3 @@ class Phase(StrEnum):
     BACKWARD = "backward"
     UPDATE = "update"
     UNKNOWN = "unknown"
-
-
-def join_path(*parts: str) -> str:
-    """Join layer path parts with ``/``, leaving out empty ones: ``join_path("block", "", "conv") == "block/conv"``."""
-    return "/".join(part for part in parts if part)

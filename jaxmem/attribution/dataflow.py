@@ -10,11 +10,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from jaxmem.attribution.collectives import DONES, PIECEWISE, STARTS
-from jaxmem.profile import flatten_schedule, instruction_order
+from jaxmem.profile import Leaf, flatten_schedule, instruction_order
 from jaxmem.xla.hlo import Instruction, Module
-
-Leaf = tuple[int, tuple[int, ...]]
-"""(instruction id, shape index): where an array is found in the module."""
 
 _HANDS_ON = frozenset({"bitcast", "optimization-barrier", "get-tuple-element", "tuple", "add-dependency", "domain"})
 MOVES = frozenset({"copy", "transpose", "reshape", "reverse", "copy-start", "copy-done", "bitcast-convert"})
