@@ -32,13 +32,18 @@ from jaxmem.units import format_bytes
 DEFAULT_LIMIT_BYTES = 5 * 2**30
 Versions = tuple[tuple[str, str], ...]
 
+READERS = frozenset(
+    """assemble attribution cli formula hidden profile reconcile report result verdict xla""".split()
+)
+"""The rooms of jaxmem that only read captures: what changes there changes no capture."""
+
 
 def lowering_key(lowering: Lowering, device: Device, versions: Versions, host: Host) -> str:
     """The digest of everything that decides a capture.
 
     That is the module with its source locations, the tables of its arguments and results, options and configuration;
-    the device's name and platform (how much memory it has changes no code); the versions, the host and jaxmem's own
-    sources.
+    the device's name and platform (how much memory it has changes no code); the versions, the host and the sources of
+    the rooms of jaxmem that make captures.
     """
     values, members = encode(lowering)
     return _digest(
@@ -49,7 +54,7 @@ def lowering_key(lowering: Lowering, device: Device, versions: Versions, host: H
         target=encode(device.target)[0] if device.target is not None else None,
         versions=versions,
         host=encode(host)[0],
-        sources=source_digest(Path(__file__).parents[1]),
+        sources=_makers_digest(),
     )
 
 
@@ -72,15 +77,26 @@ def request_key(
         target=encode(device.target)[0] if device.target is not None else None,
         versions=versions,
         host=encode(host)[0],
-        sources=[source_digest(Path(__file__).parents[1]), *sources],
+        sources=[_makers_digest(), *sources],
     )
 
 
+def _makers_digest() -> str:
+    return source_digest(Path(__file__).parents[1], without=READERS)
+
+
 @cache
-def source_digest(folder: Path) -> str:
-    """The digest of every Python file below a folder, by relative path and content."""
+def source_digest(folder: Path, *, without: frozenset[str] = frozenset()) -> str:
+    """The digest of every Python file below a folder, by relative path and content.
+
+    Args:
+        folder: where the sources are.
+        without: names of files (less ``.py``) and folders directly in it that are left out.
+    """
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):
+        if file.relative_to(folder).parts[0].removesuffix(".py") in without:
+            continue
         content = file.read_bytes()
         digest.update(f"{file.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
         digest.update(content)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxmem.capture.cache import READERS
+
 ROOT = Path(__file__).parents[2]
 
 JAX = frozenset({"jax", "jaxlib", "flax", "optax", "equinox", "haiku"})
@@ -159,6 +161,13 @@ def _way_to(module: str, package_outside: str, imports: tuple[Import, ...]) -> t
                     paths[parent] = (*paths[current], parent)
                     waiting.append(parent)
     return ()
+
+
+def test_what_makes_captures_knows_none_of_their_readers() -> None:
+    """The cache's keys leave the readers' sources out."""
+    wiring = {"", "__main__", "analysis", *READERS}
+    wrong = [each for each in all_imports(ROOT / "jaxmem") if each.room not in wiring and each.target_room in READERS]
+    assert not wrong
 
 
 def test_nobody_breaks_the_law() -> None:

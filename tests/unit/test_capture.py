@@ -31,6 +31,7 @@ from jaxmem.capture import (
     this_host,
 )
 from jaxmem.capture import file as capture_file
+from jaxmem.capture.cache import READERS
 from jaxmem.capture.file import pack, unpack
 from jaxmem.devices import Device, cpu_device
 from jaxmem.errors import EnvironmentFailure, InputError, UsageError
@@ -378,6 +379,18 @@ def test_sources_are_known_by_path_and_content(tmp_path: Path) -> None:
         return source_digest(folder)
 
     assert len({digest(a="1"), digest(a="12"), digest(b="1"), digest(a="1", b="")}) == 4
+
+
+def test_a_reader_of_captures_is_no_part_of_a_key(tmp_path: Path) -> None:
+    digests = []
+    for name, content in (("one", "1"), ("two", "2"), ("three", "1")):
+        folder = tmp_path / name
+        (folder / "formula").mkdir(parents=True)
+        (folder / "formula" / "rules.py").write_text(content)
+        (folder / "verdict.py").write_text(content)
+        (folder / "program.py").write_text("2" if name == "three" else "1")
+        digests.append(source_digest(folder, without=READERS))
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_versions_and_host_are_found_without_importing_jax() -> None:
