@@ -9,8 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
+
+from jaxmem_models.layers import adaptive_average_pool
 
 # Table 1: the widths of the convolutions, one tuple for each block that a pool ends.
 CONFIGURATIONS: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -114,24 +115,3 @@ class VGG(nnx.Module):
                     if name == names[-1]:
                         features = nnx.relu(features)
         return features
-
-
-def adaptive_average_pool(features: jax.Array, size: int) -> jax.Array:
-    """Average [batch, height, width, channels] down, or repeat it up, to [batch, size, size, channels].
-
-    Output i is the mean of the inputs from floor(i * n / size) to ceil((i + 1) * n / size), as torchvision's
-    AdaptiveAvgPool2d has it. At the paper's 224 pixels the last pool leaves 7x7 already, and nothing is done.
-    """
-    for axis in (1, 2):
-        length = features.shape[axis]
-        if length == size:
-            continue
-        if length == 0:
-            raise ValueError("There is no pixel left to average: the image is too small for the pools before it.")
-        weights = np.zeros((size, length))
-        for index in range(size):
-            start, stop = index * length // size, -(-(index + 1) * length // size)
-            weights[index, start:stop] = 1 / (stop - start)
-        pooled = jnp.tensordot(features, jnp.asarray(weights, features.dtype), axes=(axis, 1))
-        features = jnp.moveaxis(pooled, -1, axis)
-    return features

@@ -1,0 +1,193 @@
+"""What several architectures share: layers that run in the scope of their name, convolutions, normalization, pools."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+def run_layer(module: nnx.Module, name: str, features: jax.Array, activation: Activation | None = None) -> jax.Array:
+    """The layer ``module.<name>`` and the activation that follows it, in the scope of that name."""
+    with jax.named_scope(name):
+        features = getattr(module, name)(features)
+        return features if activation is None else activation(features)
+
+
+class Sequential(nnx.Module):
+    """Layers one after another, each an attribute and a scope of its own.
+
+    Args:
+        layers: by name, in the order in which they run.
+        remat: ``"blocks"`` keeps only the input of each for the backward pass and computes the rest again.
+    """
+
+    def __init__(self, layers: Mapping[str, nnx.Module], *, remat: str | None = None) -> None:
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self.names = tuple(layers)
+        self.remat = remat
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """What the last layer returns."""
+        for name in self.names:
+            with jax.named_scope(name):
+                features = run_block(getattr(self, name), features, remat=self.remat)
+        return features
+
+
+def run_block(block: Any, features: jax.Array, *, remat: str | None) -> jax.Array:
+    """``block(features)``; with the policy ``"blocks"`` the backward pass computes it again from its input."""
+    call = type(block).__call__
+    return (nnx.remat(call) if remat == "blocks" else call)(block, features)
+
+
+def convolution(
+    channels: int,
+    width: int,
+    kernel_size: int | tuple[int, int],
+    *,
+    strides: int = 1,
+    padding: int | tuple[int, int] | None = None,
+    groups: int = 1,
+    use_bias: bool = False,
+    **formats: Any,
+) -> nnx.Conv:
+    """A convolution of NHWC features, without bias unless asked for, initialized as in He et al. (arXiv:1502.01852).
+
+    Args:
+        channels: of its input.
+        width: the number of its filters.
+        kernel_size: height and width, or one number for both.
+        strides: in both directions.
+        padding: pixels on either side, of the height and of the width; half the kernel where none is given, which keeps
+            the size at stride 1.
+        groups: each filter reads ``channels / groups`` channels.
+        use_bias: add a number to each filter's result.
+        formats: ``dtype``, ``param_dtype`` and ``rngs``.
+    """
+    height, breadth = _pair(kernel_size)
+    above, beside = _pair(padding) if padding is not None else (height // 2, breadth // 2)
+    return nnx.Conv(
+        channels,
+        width,
+        kernel_size=(height, breadth),
+        strides=strides,
+        padding=((above, above), (beside, beside)),
+        feature_group_count=groups,
+        use_bias=use_bias,
+        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        **formats,
+    )
+
+
+def batch_norm(channels: int, *, epsilon: float = 1e-5, momentum: float = 0.9, **formats: Any) -> nnx.BatchNorm:
+    """Batch normalization. ``momentum`` is the share of the old statistics: torchvision's 0.1 is the share of the new."""
+    return nnx.BatchNorm(channels, epsilon=epsilon, momentum=momentum, **formats)
+
+
+class ConvBatchNorm(nnx.Module):
+    """A convolution without bias, batch normalization and an activation, in the scopes ``conv`` and ``bn``.
+
+    Args:
+        channels, width, kernel_size, strides, padding, groups: see `convolution`.
+        activation: after the normalization; None for none.
+        epsilon, momentum: see `batch_norm`.
+        formats: ``dtype``, ``param_dtype`` and ``rngs``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        strides: int = 1,
+        padding: int | tuple[int, int] | None = None,
+        groups: int = 1,
+        activation: Activation | None = nnx.relu,
+        epsilon: float = 1e-5,
+        momentum: float = 0.9,
+        **formats: Any,
+    ) -> None:
+        self.conv = convolution(
+            channels, width, kernel_size, strides=strides, padding=padding, groups=groups, **formats
+        )
+        self.bn = batch_norm(width, epsilon=epsilon, momentum=momentum, **formats)
+        self.activation = activation
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """Features [batch, height, width, width of the convolution]."""
+        return run_layer(self, "bn", run_layer(self, "conv", features), self.activation)
+
+
+def concatenate(branches: Sequence[jax.Array]) -> jax.Array:
+    """Feature maps behind one another along the channels, in the scope ``concat``."""
+    with jax.named_scope("concat"):
+        return jnp.concatenate(branches, axis=-1)
+
+
+def max_pool(features: jax.Array, window: int, strides: int, *, padding: int = 0, round_up: bool = False) -> jax.Array:
+    """The largest number of each window.
+
+    Args:
+        features: [batch, height, width, channels].
+        window: height and width of a window.
+        strides: in both directions.
+        padding: pixels on either side, smaller than any number.
+        round_up: add a last window that begins inside the image or its padding and ends outside (``ceil_mode``).
+    """
+    # Flax types the padding as text alone; it takes pairs as well.
+    pads: Any = [
+        (padding, padding + _overhang(features.shape[axis], window, strides, padding, round_up)) for axis in (1, 2)
+    ]
+    return nnx.max_pool(features, window_shape=(window, window), strides=(strides, strides), padding=pads)
+
+
+def _overhang(length: int, window: int, strides: int, padding: int, round_up: bool) -> int:
+    """How many pixels the last window reaches over the padded end."""
+    if not round_up:
+        return 0
+    last = -(-(length + 2 * padding - window) // strides)
+    if last * strides >= length + padding:
+        last -= 1
+    return max(0, last * strides + window - length - 2 * padding)
+
+
+def global_average_pool(features: jax.Array) -> jax.Array:
+    """The mean of each channel: [batch, height, width, channels] → [batch, channels]."""
+    if 0 in features.shape[1:3]:
+        raise ValueError(NO_PIXEL)
+    return features.mean(axis=(1, 2))
+
+
+def adaptive_average_pool(features: jax.Array, size: int) -> jax.Array:
+    """Average [batch, height, width, channels] down, or repeat it up, to [batch, size, size, channels].
+
+    Output i is the mean of the inputs from floor(i * n / size) to ceil((i + 1) * n / size), as torchvision's
+    AdaptiveAvgPool2d has it. Where the features have that size already, nothing is done.
+    """
+    for axis in (1, 2):
+        length = features.shape[axis]
+        if length == size:
+            continue
+        if length == 0:
+            raise ValueError(NO_PIXEL)
+        weights = np.zeros((size, length))
+        for index in range(size):
+            start, stop = index * length // size, -(-(index + 1) * length // size)
+            weights[index, start:stop] = 1 / (stop - start)
+        pooled = jnp.tensordot(features, jnp.asarray(weights, features.dtype), axes=(axis, 1))
+        features = jnp.moveaxis(pooled, -1, axis)
+    return features
+
+
+NO_PIXEL = "There is no pixel left to average: the image is too small for the layers before it."
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
