@@ -88,8 +88,13 @@ def read(kind: type[T], path: Path) -> T | None:
         raise InputError(f"{path} holds no results of this command: {error}. Move it away to begin anew.") from None
 
 
-def write(value: Any, path: Path, page: str) -> None:
-    """Results as JSON, and the page that people read beside them."""
+def write_data(value: Any, path: Path) -> None:
+    """Results as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(encode(value)[0], indent=1, ensure_ascii=False) + "\n", force=True)
+
+
+def write(value: Any, path: Path, page: str) -> None:
+    """Results as JSON, and the page that people read beside them."""
+    write_data(value, path)
     write_whole(path.with_suffix(".md"), page, force=True)

@@ -1,0 +1,104 @@
+"""The formula against the compile, over the zoo: batches 8, 32 and 128, training and inference, CPU, GPU and TPU.
+
+    python -m benchmarks.accuracy -d h100-sxm                 # whatever is missing of one device
+    python -m benchmarks.accuracy -d cpu resnet50 swin_t      # some networks
+    python -m benchmarks.accuracy -d h100-sxm --again         # the estimates anew, after a change of the formula
+
+Needs the compilers: ``pip install "jaxmem[cuda,tpu]"``. Each program is written down as it is done; an interrupted command goes
+on where it stopped. One file of results for each device, so that several commands may run side by side; the page and the plot
+are made from all of them.
+"""
+
+import argparse
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from benchmarks.accuracy.page import page
+from benchmarks.accuracy.plot import plot
+from benchmarks.accuracy.programs import DEVICES, Question, questions
+from benchmarks.accuracy.rows import Failure, Results, Row, row_of
+from benchmarks.records import RESULTS, read, this_setting, today, write_data
+from jaxmem.analysis import Target, capture_target
+from jaxmem.assemble import read_report
+from jaxmem.errors import JaxmemError, UsageError
+from jaxmem.files import write_whole
+from jaxmem_models.registry import find
+
+FOLDER = RESULTS / "accuracy"
+
+
+def answer(question: Question) -> Row | Failure:
+    """Compile one program, or take it from the cache, and lay the estimates beside it."""
+    target = Target(text=question.network, mode=question.mode, batch_size=question.batch_size, device=question.device)
+    try:
+        capture = capture_target(target)
+        report = read_report(capture, origin=question.network)
+    except UsageError:
+        raise
+    except JaxmemError as error:
+        return Failure(
+            network=question.network,
+            mode=question.mode,
+            batch_size=question.batch_size,
+            device=question.device,
+            reason=str(error).splitlines()[0],
+        )
+    return row_of(report, capture, question, find(question.network).family, today())
+
+
+def known(device: str) -> Results | None:
+    """What was written down about a device."""
+    return read(Results, FOLDER / f"{device}.json")
+
+
+def write_pages() -> None:
+    """The page and the plot of everything that is known."""
+    results = [found for device in DEVICES if (found := known(device)) is not None and found.rows]
+    if results:
+        write_whole(RESULTS / "accuracy.md", page(results), force=True)
+        plot([row for result in results for row in result.rows], RESULTS / "accuracy.svg")
+
+
+def main() -> int:
+    """Compare what is missing, and write the page."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accuracy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("networks", nargs="*", help="of the zoo; the documented choice where none is named")
+    parser.add_argument(
+        "-d", "--device", choices=DEVICES, action="append", help="one or several; all where none is named"
+    )
+    parser.add_argument("--again", action="store_true", help="do what is already there anew")
+    parser.add_argument("--jobs", type=int, default=1, help="programs at once")
+    options = parser.parse_args()
+    for device in options.device or DEVICES:
+        found = known(device)
+        rows = {row.question: row for row in found.rows} if found is not None else {}
+        failures = {failure.question: failure for failure in found.failures} if found is not None else {}
+        asked = [each for each in questions(device, tuple(options.networks)) if options.again or each not in rows]
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for number, (question, result) in enumerate(zip(asked, pool.map(answer, asked), strict=True), start=1):
+                rows.pop(question, None)
+                failures.pop(question, None)
+                if isinstance(result, Row):
+                    rows[question] = result
+                    error = result.error_percent("jaxmem")
+                    said = "no estimate" if error is None else f"estimate {error:+.2f} %"
+                else:
+                    failures[question] = result
+                    said = result.reason
+                print(f"{number}/{len(asked)} {question.text}: {said}", file=sys.stderr, flush=True)
+                results = Results(
+                    setting=this_setting(),
+                    rows=tuple(rows[key] for key in sorted(rows)),
+                    failures=tuple(failures[key] for key in sorted(failures)),
+                )
+                write_data(results, FOLDER / f"{device}.json")
+    write_pages()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

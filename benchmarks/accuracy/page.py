@@ -1,0 +1,143 @@
+"""The comparison as a page, and its short form for the README."""
+
+from collections.abc import Sequence
+
+from benchmarks.accuracy.programs import DEVELOPMENT, DEVICES, HELD_OUT, MODES, TPU_BATCH_SIZES, side
+from benchmarks.accuracy.rows import Failure, Results, Row, Summary, on_side, summarize
+from benchmarks.records import in_words, table
+from jaxmem.units import format_bytes
+
+SIDES = ("held out", "development")
+JAXMEM = "jaxmem"
+IN_WORDS = {"train": "training", "infer": "inference"}
+
+
+def page(results: Sequence[Results]) -> str:
+    """The whole page, of all devices."""
+    rows = [row for result in results for row in result.rows]
+    failures = [failure for result in results for failure in result.failures]
+    dates = tuple(row.date for row in rows)
+    return f"""# How near the formula comes, without a compile
+
+{in_words(results[0].setting, dates)}
+
+    python -m benchmarks.accuracy -d cpu        # or h100-sxm, tpu-v5e: resumable, one file of results for each
+    python -m benchmarks.accuracy --again       # the estimates anew; captures come from the cache
+
+Each estimate is held against the `required_bytes` of the compile: the networks of the zoo, float32, Adam, batches of 8, 32 and
+128 (on TPU {" and ".join(map(str, TPU_BATCH_SIZES))}, six networks). Errors are in percent of what the compile requires. *Ninth
+decile*: nine tenths of the programs are no further off. *Too low*: the share of programs of which the rule says less than the
+compile requires; the formula is no upper bound.
+
+Development families ({", ".join(sorted(DEVELOPMENT))}) were looked into while the formula was written; held-out families
+({", ".join(sorted(HELD_OUT))}) were not.
+
+## All rules
+
+{summary_table(rows, SIDES)}
+
+## Family by family: jaxmem's formula
+
+{_family_table(rows)}
+
+## Program by program
+
+*Largest gap*: the term of the ledger in which compiler and formula differ most, and what the difference consists of.
+
+{_program_table(rows)}
+{_failures(failures)}"""
+
+
+def summary_table(rows: Sequence[Row], sides: Sequence[str]) -> str:
+    """One row per device, mode, side and rule."""
+    cells = []
+    for device in DEVICES:
+        for mode in MODES:
+            for chosen in sides:
+                group = on_side(rows, device, mode, chosen)
+                for name in _rules(group):
+                    summary = summarize(group, name)
+                    if summary is not None:
+                        cells.append((device, IN_WORDS[mode], chosen, name, *_figures(summary)))
+    header = (
+        "device",
+        "mode",
+        "families",
+        "rule",
+        "programs",
+        "median, %",
+        "ninth decile, %",
+        "largest, %",
+        "too low, %",
+    )
+    return table(header, cells, left=4)
+
+
+def _rules(rows: Sequence[Row]) -> tuple[str, ...]:
+    names = dict.fromkeys(answer.name for row in rows for answer in row.answers)
+    return tuple(sorted(names, key=lambda name: name != JAXMEM))
+
+
+def _figures(summary: Summary) -> tuple[str, ...]:
+    return (
+        str(summary.programs),
+        f"{summary.median:.2f}",
+        f"{summary.ninth_decile:.2f}",
+        f"{summary.largest:.2f}",
+        f"{summary.too_low:.0f}",
+    )
+
+
+def _family_table(rows: Sequence[Row]) -> str:
+    cells = []
+    for family in sorted({row.family for row in rows}):
+        for device in DEVICES:
+            for mode in MODES:
+                group = [row for row in rows if (row.family, row.device, row.mode) == (family, device, mode)]
+                summary = summarize(group, JAXMEM)
+                if summary is not None:
+                    unexplained = max(100 * row.unexplained_bytes / row.required_bytes for row in group)
+                    unattributed = max(100 * row.unattributed_bytes / row.required_bytes for row in group)
+                    figures = (*_figures(summary), f"{unexplained:.3f}", f"{unattributed:.3f}")
+                    cells.append((family, side(family), device, IN_WORDS[mode], *figures))
+    header = (
+        *("family", "side", "device", "mode", "programs", "median, %", "ninth decile, %", "largest, %", "too low, %"),
+        *("most unexplained, %", "most unattributed, %"),
+    )
+    return table(header, cells, left=4)
+
+
+def _program_table(rows: Sequence[Row]) -> str:
+    cells = []
+    for row in sorted(rows, key=lambda row: row.question):
+        estimate, error = row.answers[0], row.error_percent(JAXMEM)
+        gap = ""
+        if row.gap is not None:
+            items = " · ".join(f"{kind} {_signed(size)}" for kind, size in row.gap.items)
+            gap = f"{row.gap.term} {_signed(row.gap.bytes)}" + (f" ({items})" if items else "")
+        cells.append(
+            (
+                *(row.network, row.mode, row.device, gap, str(row.batch_size)),
+                f"{'≥ ' if row.is_lower_bound else ''}{row.required_bytes:,}",
+                f"{estimate.bytes:,}",
+                f"{error:+.2f}" if error is not None else "",
+                f"{row.unexplained_bytes:,}",
+                f"{row.unattributed_bytes:,}",
+            )
+        )
+    header = (
+        *("network", "mode", "device", "largest gap", "batch", "required, bytes", "estimate, bytes", "error, %"),
+        *("unexplained, bytes", "unattributed, bytes"),
+    )
+    return table(header, cells, left=4)
+
+
+def _signed(size: int) -> str:
+    return f"{'+' if size > 0 else '−'}{format_bytes(abs(size))}"
+
+
+def _failures(failures: Sequence[Failure]) -> str:
+    if not failures:
+        return ""
+    lines = "\n".join(f"- {failure.question.text}: {failure.reason}" for failure in failures)
+    return f"\n## Not compared\n\n{lines}\n"
