@@ -30,7 +30,7 @@ ROW = Row(
 
 
 def test_torchinfo_counts_the_outputs_of_modules_with_parameters() -> None:
-    """VGG-16 on one image: 13,547,520 numbers of convolutions and 9,192 of dense layers, twice; pools and ReLUs are left out."""
+    """VGG-16 on one image: 13,547,520 numbers of convolutions and 9,192 of dense layers, twice; pools and ReLUs are not."""
     traced = trace(program_of(Target(text="vgg16", mode="infer", batch_size=1)), platforms=("cpu",))
     table = layer_table(traced.closed_jaxpr, traced.arguments)
     outputs = 4 * (13_547_520 + 9_192)
