@@ -52,6 +52,10 @@ class Operation:
         operands, results: indices of values; a literal operand is left out.
         repeat: how often it runs in one step (the trip count of the loops around it); None where that is not known.
         source: ``file:line`` of the user's code, empty where unknown.
+        sizes: the parameters of the equation that are whole numbers, by JAX's name (``window_strides``, ``padding``, ``axes``),
+            nested ones flattened; of dimension numbers, each part under its own name (``lhs_contracting``, ``out_spec``).
+        same: digest of the primitive, its parameters and its literal operands: two operations with this and their operands in
+            common compute the same. Empty where the parameters do not say.
     """
 
     primitive: str
@@ -62,6 +66,12 @@ class Operation:
     results: tuple[int, ...]
     repeat: int | None = 1
     source: str = ""
+    sizes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    same: str = ""
+
+    def size(self, name: str) -> tuple[int, ...]:
+        """A parameter of whole numbers; empty where the equation has none of that name."""
+        return next((numbers for known, numbers in self.sizes if known == name), ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from jaxmem.layer_table import LayerTable, Operation, Value
 from jaxmem.lowering import Argument
 from jaxmem.roles import OPTIMIZER_ROLES, STATE_ROLES, Phase, Role
 from jaxmem.tracing.divisions import DATA_MOVEMENT, divide
+from jaxmem.tracing.parameters import digest, whole_numbers
 
 _CALL_JAXPR = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 """Parameters under which a call-like primitive carries its body."""
@@ -81,6 +82,8 @@ class _Builder:
                 results=tuple(results),
                 repeat=repeat,
                 source=_source(equation),
+                sizes=whole_numbers(equation.params),
+                same=digest(equation),
             )
         )
 
