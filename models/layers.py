@@ -125,6 +125,78 @@ class ConvBatchNorm(nnx.Module):
         return run_layer(self, "bn", run_layer(self, "conv", features), self.activation)
 
 
+class SqueezeExcitation(nnx.Module):
+    """Squeeze-and-excitation: Hu et al., arXiv:1709.01507, as 1x1 convolutions of the mean of each channel.
+
+    Its scopes: ``squeeze`` takes the means, ``fc1`` and ``fc2`` make a factor for each channel of them, ``scale`` multiplies.
+
+    Args:
+        channels: of its input and of its result.
+        hidden: width of ``fc1``.
+        activation: after ``fc1``.
+        gate: after ``fc2``, from any number to a factor.
+        formats: ``dtype``, ``param_dtype`` and ``rngs``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        *,
+        activation: Activation = nnx.relu,
+        gate: Activation = nnx.sigmoid,
+        **formats: Any,
+    ) -> None:
+        self.fc1 = convolution(channels, hidden, 1, use_bias=True, **formats)
+        self.fc2 = convolution(hidden, channels, 1, use_bias=True, **formats)
+        self.activation = activation
+        self.gate = gate
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """Features [batch, height, width, channels], each channel times its factor."""
+        with jax.named_scope("squeeze"):
+            factors = features.mean(axis=(1, 2), keepdims=True)
+        factors = run_layer(self, "fc2", run_layer(self, "fc1", factors, self.activation), self.gate)
+        with jax.named_scope("scale"):
+            return features * factors
+
+
+def stochastic_depth(rate: float, *, rngs: nnx.Rngs) -> nnx.Dropout:
+    """Stochastic depth: Huang et al., arXiv:1603.09382, on features [batch, height, width, channels].
+
+    Training drops all that a residual branch adds to an image with probability ``rate``, and divides the others by what is
+    left.
+    """
+    return nnx.Dropout(rate, broadcast_dims=(1, 2, 3), rngs=rngs)
+
+
+def add(shortcut: jax.Array, residual: jax.Array, activation: Activation | None = None) -> jax.Array:
+    """The end of a residual block, in the scope ``add``: the sum, and the activation that follows it."""
+    with jax.named_scope("add"):
+        features = shortcut + residual
+        return features if activation is None else activation(features)
+
+
+class Classifier(nnx.Module):
+    """The mean of each channel, dropout and a dense layer, in the scopes ``avgpool``, ``drop`` and ``fc``."""
+
+    def __init__(self, channels: int, classes: int, *, dropout: float = 0.0, rngs: nnx.Rngs, **formats: Any) -> None:
+        self.drop = nnx.Dropout(dropout, rngs=rngs)
+        self.fc = nnx.Linear(channels, classes, kernel_init=nnx.initializers.normal(0.01), rngs=rngs, **formats)
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """Logits [batch, classes] of features [batch, height, width, channels]."""
+        with jax.named_scope("avgpool"):
+            features = global_average_pool(features)
+        return run_layer(self, "fc", run_layer(self, "drop", features))
+
+
+def round_width(width: float, divisor: int = 8) -> int:
+    """The multiple of ``divisor`` nearest to ``width``, the next one up where that would lose more than a tenth."""
+    rounded = max(divisor, int(width + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * width else rounded + divisor
+
+
 def concatenate(branches: Sequence[jax.Array]) -> jax.Array:
     """Feature maps behind one another along the channels, in the scope ``concat``."""
     with jax.named_scope("concat"):

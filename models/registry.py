@@ -58,7 +58,25 @@ def _vgg(name: str, configuration: str, batch_norm: bool, parameter_count: int, 
     )
 
 
+_MOBILENET_V2 = "Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, arXiv:1801.04381"
+
+
+def _mobilenet_v2(name: str, parameter_count: int, batch_stat_count: int) -> Model:
+    return Model(
+        name=name,
+        family="mobilenet_v2",
+        constructor="mobilenet_v2:MobileNetV2",
+        arguments=(),
+        parameter_count=parameter_count,
+        batch_stat_count=batch_stat_count,
+        image_size=224,
+        smallest_image_size=1,
+        reference=_MOBILENET_V2,
+    )
+
+
 MODELS: tuple[Model, ...] = (
+    _mobilenet_v2("mobilenet_v2", 3_504_872, 34_112),
     _vgg("vgg11", "A", False, 132_863_336, 0),
     _vgg("vgg13", "B", False, 133_047_848, 0),
     _vgg("vgg16", "D", False, 138_357_544, 0),

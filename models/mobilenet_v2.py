@@ -1,0 +1,147 @@
+"""MobileNet v2: Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks (arXiv:1801.04381).
+
+Table 2 of the paper. Every convolution but the last of a block is followed by batch normalization and ReLU6; the last, the
+linear bottleneck, by the normalization alone. The number of dropped features is torchvision's (mobilenetv2.py).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxmem_models.layers import (
+    Activation,
+    Classifier,
+    ConvBatchNorm,
+    Sequential,
+    add,
+    round_width,
+    run_layer,
+    stochastic_depth,
+)
+
+# Table 2: expansion t, output channels c, number of blocks n, stride s of the first of them.
+STAGES: tuple[tuple[int, int, int, int], ...] = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+class InvertedResidual(nnx.Module):
+    """Widen, convolve each channel by itself, narrow again; the narrow ends are added where their shapes agree.
+
+    Its layers: ``expand`` (absent where nothing is widened), ``depthwise``, ``squeeze_excitation`` (where one is given),
+    ``project``, ``stochastic_depth`` and ``add``.
+
+    Args:
+        channels: of its input.
+        hidden: channels after ``expand``.
+        width: channels of its result.
+        kernel_size: of ``depthwise``.
+        strides: of ``depthwise``.
+        activation: after ``expand`` and ``depthwise``.
+        squeeze_excitation: a layer of ``hidden`` channels.
+        drop_rate: of stochastic depth.
+        options: those of all `ConvBatchNorm` in it: ``dtype``, ``param_dtype``, ``epsilon`` and ``momentum``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        width: int,
+        *,
+        kernel_size: int = 3,
+        strides: int,
+        activation: Activation,
+        squeeze_excitation: nnx.Module | None = None,
+        drop_rate: float = 0.0,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ) -> None:
+        options |= {"rngs": rngs}
+        names = []
+        if hidden != channels:
+            self.expand = ConvBatchNorm(channels, hidden, 1, activation=activation, **options)
+            names.append("expand")
+        self.depthwise = ConvBatchNorm(
+            hidden, hidden, kernel_size, strides=strides, groups=hidden, activation=activation, **options
+        )
+        names.append("depthwise")
+        if squeeze_excitation is not None:
+            self.squeeze_excitation = squeeze_excitation
+            names.append("squeeze_excitation")
+        self.project = ConvBatchNorm(hidden, width, 1, activation=None, **options)
+        names.append("project")
+        self.is_residual = strides == 1 and channels == width
+        if self.is_residual and drop_rate:
+            self.stochastic_depth = stochastic_depth(drop_rate, rngs=rngs)
+            names.append("stochastic_depth")
+        self.names = tuple(names)
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """Features [batch, height / strides, width / strides, channels]."""
+        shortcut = features
+        for name in self.names:
+            features = run_layer(self, name, features)
+        return add(shortcut, features) if self.is_residual else features
+
+
+class MobileNetV2(nnx.Module):
+    """MobileNet v2.
+
+    Its layers: ``stem``, ``stage1/block1`` ... ``stage7/block1``, ``last``, ``head``. A stage is a row of Table 2.
+
+    Args:
+        classes: width of ``head/fc``.
+        width_multiplier: of all channels but those of ``last``, which grow and do not shrink.
+        dropout: the share of the last features that training drops.
+        dtype: of the activations.
+        param_dtype: of the parameters.
+        remat: ``"blocks"`` keeps only the input of each block for the backward pass.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: int = 1000,
+        width_multiplier: float = 1.0,
+        dropout: float = 0.2,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+        remat: str | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        formats: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        channels = round_width(32 * width_multiplier)
+        self.stem = ConvBatchNorm(3, channels, 3, strides=2, activation=nnx.relu6, **formats)
+        for stage, (expansion, width, depth, strides) in enumerate(STAGES, start=1):
+            width = round_width(width * width_multiplier)
+            blocks = {}
+            for block in range(1, depth + 1):
+                blocks[f"block{block}"] = InvertedResidual(
+                    channels,
+                    expansion * channels,
+                    width,
+                    strides=strides if block == 1 else 1,
+                    activation=nnx.relu6,
+                    **formats,
+                )
+                channels = width
+            setattr(self, f"stage{stage}", Sequential(blocks, remat=remat))
+        width = round_width(1280 * max(1.0, width_multiplier))
+        self.last = ConvBatchNorm(channels, width, 1, activation=nnx.relu6, **formats)
+        self.head = Classifier(width, classes, dropout=dropout, **formats)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Logits [batch, classes] of images [batch, height, width, 3]."""
+        features = run_layer(self, "stem", images)
+        for stage in range(1, len(STAGES) + 1):
+            features = run_layer(self, f"stage{stage}", features)
+        return run_layer(self, "head", run_layer(self, "last", features))
