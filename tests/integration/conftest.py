@@ -1,10 +1,13 @@
 """From a program to its formula and its capture, as the tests of whole programs need them."""
 
+import os
+from collections.abc import Callable
+
 import pytest
 
 from jaxmem.capture import Capture
 from jaxmem.compilers import compile_lowering
-from jaxmem.devices import find_device
+from jaxmem.devices import find_device, obstacle
 from jaxmem.formula import Formula, derive_formula
 from jaxmem.program import Program
 from jaxmem.tracing import trace
@@ -45,3 +48,17 @@ def formula():
 def opened():
     """The compiler options that open the library's fusions."""
     return dict(OPENED)
+
+
+def need_compiler(platform: str) -> None:
+    """Skip, or fail where ``JAXMEM_REQUIRE`` names the platform, without its compiler."""
+    if (problem := obstacle(platform)) is not None:
+        if platform in os.environ.get("JAXMEM_REQUIRE", "").split(","):
+            pytest.fail(problem)
+        pytest.skip(problem)
+
+
+@pytest.fixture(scope="session")
+def need() -> Callable[[str], None]:
+    """`need_compiler`: a platform's name → nothing, or the end of the test."""
+    return need_compiler

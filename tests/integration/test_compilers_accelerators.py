@@ -22,7 +22,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from jaxmem.capture import Capture
 from jaxmem.compilers import compile_lowering
-from jaxmem.devices import CudaTarget, Device, TpuTarget, catalogue, find_device, installed, load_card, obstacle
+from jaxmem.devices import CudaTarget, Device, TpuTarget, catalogue, find_device, installed, load_card
 from jaxmem.errors import EnvironmentFailure, UsageError
 from jaxmem.lowering import Lowering, ProgramFacts
 from jaxmem.units import parse_bytes
@@ -33,21 +33,13 @@ F32 = jnp.float32
 CUDA_COLORS = frozenset({0, 1, 2})
 
 
-def need(platform: str) -> None:
-    """Skip, or fail where the platform is required, without its compiler."""
-    if (problem := obstacle(platform)) is not None:
-        if platform in os.environ.get("JAXMEM_REQUIRE", "").split(","):
-            pytest.fail(problem)
-        pytest.skip(problem)
-
-
 @pytest.fixture
-def cuda() -> None:
+def cuda(need: Callable[[str], None]) -> None:
     need("cuda")
 
 
 @pytest.fixture
-def tpu() -> None:
+def tpu(need: Callable[[str], None]) -> None:
     need("tpu")
 
 
