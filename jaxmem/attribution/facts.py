@@ -16,7 +16,13 @@ DEPENDS_ON_STATE = 1
 DEPENDS_ON_OPTIMIZER = 2
 DEPENDS_ON_INPUT = 4
 
+_REJOINS = "ConcatBitcast"
+"""What XLA for TPU calls an array whose slices were brought on chip one by one."""
+
+_MOVES_NEARER = MOVES | {"slice", "async-start", "async-done"}
+
 _ORDER = {Phase.UNKNOWN: 0, Phase.FORWARD: 1, Phase.BACKWARD: 2, Phase.UPDATE: 3}
+_FIRST_BACKWARD = {Phase.UNKNOWN: 0, Phase.FORWARD: 1, Phase.UPDATE: 2, Phase.BACKWARD: 3}
 
 
 class Facts:
@@ -85,7 +91,9 @@ class Facts:
         made_from = list(phases)
         for node in nodes:
             index, name = node.index, node.instruction.op_name
-            made_from[index] = max((phases[o] for o in node.operands), key=_ORDER.__getitem__, default=Phase.UNKNOWN)
+            # What depends on no argument (a device's own number, zeros) is shared between phases, under the name of one.
+            telling = (phases[o] for o in node.operands if self.depends[o] or not self.depends[index])
+            made_from[index] = max(telling, key=_ORDER.__getitem__, default=Phase.UNKNOWN)
             if node.instruction.opcode == "parameter" and not node.operands:
                 continue
             if node.hands_on or not name:
@@ -114,16 +122,24 @@ class Facts:
         return phases
 
     def run_phase(self, node: Node) -> Phase:
-        """The phase for which a node runs: inside a fusion that of the results it goes into, else its own."""
+        """The phase for which a node runs.
+
+        A forward operation inside a fusion runs for what it goes into there. What the compiler made without a name to bring
+        an array nearer (a copy, a slice of it) runs for its first reader. All others run for their own.
+        """
         return self._run_phases[node.index]
 
     def _find_run_phases(self) -> list[Phase]:
         phases = list(self.phase)
         for node in reversed(self.dataflow.nodes):
-            if node.fusion is not None:
-                # Users inside the same fusion come later, as do the fusion's own results.
-                goes_into = [phases[user] for user in node.users if user > node.index]
-                phases[node.index] = max(goes_into, key=_ORDER.__getitem__, default=phases[node.index])
+            # Users inside the same fusion come later, as do the fusion's own results.
+            later = [phases[user] for user in node.users if user > node.index and phases[user] is not Phase.UNKNOWN]
+            if node.fusion is not None and self.phase[node.index] in (Phase.UNKNOWN, Phase.FORWARD):
+                # The update may be fused into the gradient: what the gradient reads is read backward.
+                phases[node.index] = max(later, key=_FIRST_BACKWARD.__getitem__, default=phases[node.index])
+            elif node.fusion is None and _brings_nearer(node):
+                unread = Phase.UNKNOWN if node.hands_on and not node.users else phases[node.index]
+                phases[node.index] = min(later, key=_ORDER.__getitem__, default=unread)
         return phases
 
     def _find_output_nodes(self) -> dict[int, int]:
@@ -283,6 +299,15 @@ def _keeps_elements(node: Node) -> bool:
 
 def _moves(node: Node) -> bool:
     return node.hands_on or node.instruction.opcode in MOVES
+
+
+def _brings_nearer(node: Node) -> bool:
+    """Whether a node only moves numbers, whole or in slices, and the program did not ask for it."""
+    instruction = node.instruction
+    if node.hands_on and instruction.opcode not in ("fusion", "call"):
+        return len(node.operands) == 1
+    moves = instruction.opcode in _MOVES_NEARER or instruction.custom_call_target == _REJOINS
+    return moves and not instruction.op_name
 
 
 def _bit(argument: Argument) -> int:
