@@ -74,6 +74,6 @@ def test_slices_brought_nearer_run_for_their_reader(hlo):
     hlo.get("taken", "handed", 0, shape)
     hlo.add("inside", "sine", shape, "taken", op_name=BACKWARD + "sin")
     facts, nodes = facts_of(hlo)
-    readers = facts.dataflow.readers(nodes["map"].index)
+    readers = list(facts.dataflow.readers(nodes["map"].index))
     assert {reader.instruction.name for reader in readers} == {"first", "second"}
     assert {facts.run_phase(reader) for reader in readers} == {Phase.BACKWARD}
