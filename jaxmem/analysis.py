@@ -237,17 +237,36 @@ def _zoo_request(target: Target, device: Device) -> str:
     options |= {f"compiler {name}": value for name, value in target.compiler_options}
     options |= {"mode": target.mode or "", "batch_size": str(target.batch_size or "")}
     options |= {"mesh": str(target.mesh), "sharding": target.sharding or ""}
-    spec = find_spec("jaxmem_models")
-    sources = [source_digest(Path(spec.origin).parent)] if spec is not None and spec.origin else []
+    from jaxmem_models.registry import constructor_of, find
+
+    try:
+        module, _ = constructor_of(find(target.text))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    packages = dict.fromkeys(("jaxmem_models", module.partition(".")[0]))
+    sources = [source_digest(place) for package in packages for place in _places(package)]
     versions = (*_versions(device), *installed_versions(("flax", "optax")))
     return request_key(target.text, options, device, versions, this_host(), sources)
 
 
+def _places(package: str) -> tuple[Path, ...]:
+    """Where the sources of an importable package are: its folders, or its one file."""
+    spec = find_spec(package)
+    if spec is None:
+        return ()
+    if spec.submodule_search_locations is not None:
+        return tuple(Path(folder) for folder in spec.submodule_search_locations)
+    return (Path(spec.origin),) if spec.origin else ()
+
+
 def _zoo_program(target: Target, settings: Mapping[str, str]) -> Program:
     from jaxmem_models.programs import build
-    from jaxmem_models.registry import UnknownNameError
 
-    known = {"optimizer": str, "dtype": str, "remat": str, "image_size": int, "donate": lambda text: text == "True"}
+    known: dict[str, Callable[[str], Any]] = {
+        **dict.fromkeys(("optimizer", "dtype", "remat"), str),
+        **dict.fromkeys(("image_size", "sequence_length"), _whole_number),
+        **dict.fromkeys(("donate", "scan"), _truth),
+    }
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise UsageError(
@@ -262,9 +281,9 @@ def _zoo_program(target: Target, settings: Mapping[str, str]) -> Program:
             batch_size=target.batch_size or (32 if target.mode == "train" else 1),
             mesh=_mesh(target),
             sharding=target.sharding or "data",
-            **{name: known[name](value) for name, value in settings.items()},
+            **{name: _read(name, known[name], value) for name, value in settings.items()},
         )
-    except (UnknownNameError, ValueError) as error:
+    except ValueError as error:
         raise UsageError(str(error)) from None
     return Program(
         spec.function,
@@ -276,3 +295,23 @@ def _zoo_program(target: Target, settings: Mapping[str, str]) -> Program:
         dtype=spec.dtype,
         compiler_options=dict(target.compiler_options),
     )
+
+
+def _read(name: str, kind: Callable[[str], Any], text: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise UsageError(f"--set {name}={text}: {error}.") from None
+
+
+def _whole_number(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _truth(text: str) -> bool:
+    words = {"true": True, "false": False}
+    if text.lower() not in words:
+        raise ValueError(f"{text!r} is neither True nor False")
+    return words[text.lower()]

@@ -1,5 +1,7 @@
 """From a row of the registry to a program: the function and its arguments, all of them abstract."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -10,17 +12,19 @@ import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxmem_models.model import Model
 from jaxmem_models.registry import (
     MODES,
     REMAT_POLICIES,
     SHARDINGS,
     UnknownNameError,
+    constructor_of,
     find,
     find_optimizer,
     find_precision,
     nearest,
 )
-from jaxmem_models.steps import infer, train_step
+from jaxmem_models.steps import auxiliary_step, decode_step, infer, language_step, train_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +35,9 @@ class ProgramSpec:
         function: jitted, its donation included.
         arguments: modules, optimizers and arrays of which only shape and dtype exist.
         donate_argnums: which arguments the caller gives up; already part of ``function``.
-        name, mode, batch_size, dtype, image_size, remat: as asked for.
+        name, mode, batch_size, dtype, remat: as asked for.
+        image_size: None of a language model.
+        sequence_length: None of a network of images.
         optimizer: None in inference.
         parameter_count: trained numbers.
         sharding: over the devices of a mesh, a name of the registry; None on one device.
@@ -45,7 +51,8 @@ class ProgramSpec:
     batch_size: int
     optimizer: str | None
     dtype: str
-    image_size: int
+    image_size: int | None
+    sequence_length: int | None
     remat: str | None
     parameter_count: int
     sharding: str | None
@@ -59,8 +66,10 @@ def build(
     optimizer: str = "adam",
     dtype: str = "float32",
     image_size: int | None = None,
+    sequence_length: int | None = None,
     donate: bool = True,
     remat: str | None = None,
+    scan: bool = False,
     mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None,
     sharding: str = "data",
 ) -> ProgramSpec:
@@ -69,13 +78,17 @@ def build(
     Args:
         name: of a network in the registry.
         mode: ``train`` or ``infer``.
-        batch_size: images of one step, on all devices together.
+        batch_size: images or sequences of one step, on all devices together.
         optimizer: its name in the registry; inference has none.
         dtype: ``float32``, ``bfloat16``, or ``mixed``: activations in bfloat16, parameters in float32.
         image_size: height and width in pixels; the paper's where none is given.
-        donate: the training step gives up model and optimizer, so that their memory is used for the new ones.
+        sequence_length: tokens of a sequence, or of the cache that a decoding step has; the model's own where none is
+            given.
+        donate: the training step gives up model and optimizer, the decoding step its cache, so that their memory is used
+            for the new ones.
         remat: a policy of the registry: what the backward pass computes again instead of keeping it. XLA's
             CPU compiler merges what is computed twice, so that it changes nothing there.
+        scan: run the layers as one loop over stacked parameters, for the models that can.
         mesh: several devices, along one axis called ``data``; they need not exist. The batch is divided among them.
         sharding: what else is. ``data``: nothing, every device has the whole model and optimizer. ``fsdp``: each parameter
             and its optimizer state too, along the largest dimension that the number of devices divides; what has none is
@@ -83,8 +96,9 @@ def build(
 
     Raises:
         UnknownNameError: a name that stands in no table, with the nearest ones.
-        ValueError: a batch or image size too small for the network, a mesh with other axes, or a batch that does not
-            divide by its size.
+        RegistrationError: see `jaxmem_models.entry_points`.
+        ValueError: a batch, image size or sequence length that the network does not take, an option that it does not have,
+            a mesh with other axes, or a batch that does not divide by its size.
     """
     row, precision, rule = find(name), find_precision(dtype), find_optimizer(optimizer)
     for kind, value, known in (
@@ -96,34 +110,35 @@ def build(
             raise UnknownNameError(f"There is no {kind} called {value!r}. {nearest(str(value), filter(None, known))}")
     if batch_size < 1:
         raise ValueError(f"The batch size is {batch_size}; it must be 1 or more.")
-    size = row.image_size if image_size is None else image_size
-    if size < row.smallest_image_size:
-        raise ValueError(f"The image size is {size}; {name} needs {row.smallest_image_size} pixels or more.")
+    image_size, sequence_length = _image_size(row, image_size), _sequence_length(row, sequence_length)
     if mesh is not None:
         _check_mesh(mesh, batch_size)
 
-    model = abstract_model(name, dtype=dtype, remat=remat)
-    images = jax.ShapeDtypeStruct((batch_size, size, size, 3), precision.images)
+    model = abstract_model(name, dtype=dtype, remat=remat, **_own_arguments(row, image_size, scan))
+    inputs, labels = _batch(row, batch_size, image_size, sequence_length, precision.images)
+    shardings: dict[str, Any] = {}
     if mode == "train":
         transformation = getattr(optax, rule.constructor)(**dict(rule.arguments))
         model.train()
         state = nnx.eval_shape(lambda model: nnx.Optimizer(model, transformation, wrt=nnx.Param), model)
-        labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-        arguments, donate_argnums = (model, state, images, labels), (0, 1) if donate else ()
-        shardings = {}
+        arguments, donate_argnums = (model, state, inputs, *labels), (0, 1) if donate else ()
         if mesh is not None:
             arguments, kept, whole = _spread(arguments, mesh, sharding)
             # State comes back as it went in, so that it can be written over the old.
             shardings = {"in_shardings": kept, "out_shardings": whole}
-        function = nnx.jit(train_step, donate_argnums=donate_argnums, **shardings)
+        function = nnx.jit(_training_step(row), donate_argnums=donate_argnums, **shardings)
     else:
         model.eval()
-        arguments, donate_argnums = (model, images), ()
-        # Not nnx.jit: it returns the whole module, so that the compiled function copies every parameter to an output.
-        function = jax.jit(infer)
+        step, arguments, donate_argnums = infer, (model, inputs), ()
+        if row.decodes:
+            cache = jax.eval_shape(lambda: model.cache(batch_size, sequence_length))
+            tokens = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+            step, arguments, donate_argnums = decode_step, (model, cache, tokens), (1,) if donate else ()
         if mesh is not None:
             arguments, kept, _ = _spread(arguments, mesh, sharding)
-            function = jax.jit(infer, out_shardings=kept[-1])
+            shardings = {"out_shardings": (kept[-1], kept[1]) if row.decodes else kept[-1]}
+        # Not nnx.jit: it returns the whole module, so that the compiled function copies every parameter to an output.
+        function = jax.jit(step, donate_argnums=donate_argnums, **shardings)
     return ProgramSpec(
         function=function,
         arguments=arguments,
@@ -133,11 +148,77 @@ def build(
         batch_size=batch_size,
         optimizer=optimizer if mode == "train" else None,
         dtype=dtype,
-        image_size=size,
+        image_size=image_size,
+        sequence_length=sequence_length,
         remat=remat,
-        parameter_count=row.parameter_count,
+        parameter_count=_parameter_count(model),
         sharding=sharding if mesh is not None else None,
     )
+
+
+def _image_size(row: Model, asked: int | None) -> int | None:
+    """The height and width of the images, None where there are none."""
+    if row.image_size is None:
+        if asked is not None:
+            raise ValueError(f"{row.name} reads tokens, not images: an image size does not apply. Set sequence_length.")
+        return None
+    size = row.image_size if asked is None else asked
+    if size < row.smallest_image_size:
+        raise ValueError(f"The image size is {size}; {row.name} needs {row.smallest_image_size} pixels or more.")
+    if size % row.image_size_divisor:
+        raise ValueError(
+            f"The image size is {size}; {row.name} takes multiples of {row.image_size_divisor}, "
+            f"such as {-(-size // row.image_size_divisor) * row.image_size_divisor}."
+        )
+    return size
+
+
+def _sequence_length(row: Model, asked: int | None) -> int | None:
+    """The tokens of a sequence, None where there are none."""
+    if row.sequence_length is None:
+        if asked is not None:
+            raise ValueError(f"{row.name} reads images, not tokens: a sequence length does not apply. Set image_size.")
+        return None
+    length = row.sequence_length if asked is None else asked
+    shortest, longest = 1 if row.decodes else 2, row.longest_sequence_length or length
+    if not shortest <= length <= longest:
+        raise ValueError(
+            f"The sequence length is {length}; {row.name} takes {shortest} tokens or more"
+            + (f", and {longest} at most." if row.longest_sequence_length else ".")
+        )
+    return length
+
+
+def _own_arguments(row: Model, image_size: int | None, scan: bool) -> dict[str, Any]:
+    """What only some constructors take."""
+    if scan and not row.scans:
+        raise ValueError(f"{row.name} does not run its layers as a loop: leave scan out.")
+    arguments: dict[str, Any] = {"scan": True} if scan else {}
+    return arguments | ({"image_size": image_size} if row.takes_image_size else {})
+
+
+def _batch(
+    row: Model, batch_size: int, image_size: int | None, sequence_length: int | None, image_dtype: str
+) -> tuple[jax.ShapeDtypeStruct, tuple[jax.ShapeDtypeStruct, ...]]:
+    """What the network reads, and what training compares it with beside that."""
+    if sequence_length is not None:
+        return jax.ShapeDtypeStruct((batch_size, sequence_length), jnp.int32), ()
+    assert image_size is not None  # a row has one of them
+    pixels = (batch_size, image_size, image_size)
+    labels = pixels if row.task == "segmentation" else (batch_size,)
+    return jax.ShapeDtypeStruct((*pixels, row.channels), image_dtype), (jax.ShapeDtypeStruct(labels, jnp.int32),)
+
+
+def _training_step(row: Model) -> Callable[..., jax.Array]:
+    if row.task == "language":
+        return language_step
+    if row.auxiliary_weights:
+        return auxiliary_step(row.auxiliary_weights)
+    return train_step
+
+
+def _parameter_count(model: nnx.Module) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
 def _check_mesh(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, batch_size: int) -> None:
@@ -159,6 +240,13 @@ def _spread(
         if isinstance(argument, jax.ShapeDtypeStruct):
             shardings.append(batch)
             spread.append(jax.ShapeDtypeStruct(argument.shape, argument.dtype, sharding=batch))
+            continue
+        if not isinstance(argument, nnx.Module):
+            # A cache: each of its arrays begins with the sequences.
+            shardings.append(jax.tree.map(lambda _: batch, argument))
+            spread.append(
+                jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=batch), argument)
+            )
             continue
         state = nnx.to_flat_state(nnx.state(argument))
         of = [
@@ -197,9 +285,9 @@ def _divided(variable: nnx.Variable, mesh: jax.sharding.Mesh | jax.sharding.Abst
     return NamedSharding(mesh, PartitionSpec(*[None] * dimension, "data"))
 
 
-def abstract_model(name: str, *, dtype: str = "float32", remat: str | None = None) -> nnx.Module:
-    """The network with shapes and dtypes in place of its arrays."""
-    return nnx.eval_shape(lambda: real_model(name, dtype=dtype, remat=remat, rngs=nnx.Rngs(0)))
+def abstract_model(name: str, *, dtype: str = "float32", remat: str | None = None, **arguments: Any) -> Any:
+    """The network with shapes and dtypes in place of its arrays. ``arguments`` are the constructor's own."""
+    return nnx.eval_shape(lambda: real_model(name, dtype=dtype, remat=remat, rngs=nnx.Rngs(0), **arguments))
 
 
 def real_model(
@@ -207,8 +295,8 @@ def real_model(
 ) -> nnx.Module:
     """The network with its arrays. ``arguments`` are the constructor's own, such as ``classes``."""
     row, precision = find(name), find_precision(dtype)
-    module, constructor = row.constructor.split(":")
-    return getattr(import_module(f"jaxmem_models.{module}"), constructor)(
+    module, constructor = constructor_of(row)
+    return getattr(import_module(module), constructor)(
         **dict(row.arguments) | arguments,
         dtype=jnp.dtype(precision.activations),
         param_dtype=jnp.dtype(precision.parameters),

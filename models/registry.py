@@ -1,7 +1,7 @@
 """The catalogue: every network of the zoo, and every option a program can be built with, as literal tables.
 
 Reading them imports neither JAX nor Flax. Counts are of numbers, not of bytes, and the tests compare each with the
-traced network.
+traced network. Other installed packages add networks of their own: see `jaxmem_models.entry_points`.
 """
 
 import difflib
@@ -9,36 +9,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from jaxmem_models.entry_points import RegistrationError, added_models, check_names
+from jaxmem_models.model import Model
+
+__all__ = [
+    "MODELS", "MODES", "OPTIMIZERS", "PRECISIONS", "REMAT_POLICIES", "SHARDINGS", "Model", "Optimizer", "Precision",
+    "RegistrationError", "UnknownNameError", "all_models", "constructor_of", "find", "find_optimizer", "find_precision",
+    "nearest",
+]  # fmt: skip
+
 
 class UnknownNameError(ValueError):
     """A name that stands in none of the tables; the message names the nearest ones."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """One network of the zoo.
-
-    Attributes:
-        name: what it is called on the command line.
-        family: the architecture; networks of one family share a file.
-        constructor: ``module:function`` inside this package.
-        arguments: keyword arguments of the constructor that make this variant.
-        parameter_count: trained numbers, with 1000 classes.
-        batch_stat_count: numbers of running batch statistics, none of them trained.
-        image_size: height and width of the paper's input.
-        smallest_image_size: below it, the network has no pixel left.
-        reference: the paper.
-    """
-
-    name: str
-    family: str
-    constructor: str
-    arguments: tuple[tuple[str, str | int | float | bool], ...]
-    parameter_count: int
-    batch_stat_count: int
-    image_size: int
-    smallest_image_size: int
-    reference: str
 
 
 _VGG = "Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, arXiv:1409.1556"
@@ -119,7 +101,7 @@ OPTIMIZERS: tuple[Optimizer, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
-    """The number formats of a program: of its parameters, of its activations, and of the images it is fed."""
+    """The number formats of a program: of its parameters, of its activations, and of the images it is fed, if any."""
 
     name: str
     parameters: str
@@ -136,9 +118,10 @@ PRECISIONS: tuple[Precision, ...] = (
 MODES: tuple[str, ...] = ("train", "infer")
 
 REMAT_POLICIES: tuple[str, ...] = ("blocks",)
+"""What the backward pass computes again. ``blocks``: of a block of layers only the input is kept."""
 
 SHARDINGS: tuple[str, ...] = ("data", "fsdp")
-"""What the backward pass computes again. ``blocks``: of a block of convolutions only the input is kept."""
+"""What several devices divide among them: the batch, or model and optimizer as well."""
 
 
 _Row = TypeVar("_Row", Model, Optimizer, Precision)
@@ -158,9 +141,26 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"The nearest: {', '.join(alike)}." if alike else f"There are: {', '.join(names)}."
 
 
+def all_models() -> tuple[Model, ...]:
+    """This package's networks, and those that other installed packages add.
+
+    Raises:
+        RegistrationError: see `jaxmem_models.entry_points`.
+    """
+    added = added_models()
+    check_names(MODELS, added)
+    return (*MODELS, *(row for _, row in added))
+
+
+def constructor_of(row: Model) -> tuple[str, str]:
+    """The full name of the constructor's module, and its name there."""
+    module, _, name = row.constructor.partition(":")
+    return (f"jaxmem_models.{module}" if row in MODELS else module), name
+
+
 def find(name: str) -> Model:
-    """The network of that name. Raises UnknownNameError with the nearest names."""
-    return _find(MODELS, "model", name)
+    """The network of that name. Raises UnknownNameError with the nearest names, RegistrationError as `all_models`."""
+    return _find(all_models(), "model", name)
 
 
 def find_optimizer(name: str) -> Optimizer:

@@ -1,5 +1,8 @@
 """The training step and the inference function, as a user would write them."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -12,8 +15,8 @@ def train_step(model: nnx.Module, optimizer: nnx.Optimizer, images: jax.Array, l
     Args:
         model: in training mode.
         optimizer: of the model's parameters.
-        images: [batch, height, width, 3].
-        labels: [batch], the number of the class.
+        images: [batch, height, width, channels].
+        labels: the number of the class, [batch], or of each pixel's class, [batch, height, width].
     """
 
     def loss_of(model):
@@ -28,6 +31,53 @@ def train_step(model: nnx.Module, optimizer: nnx.Optimizer, images: jax.Array, l
     return loss
 
 
-def infer(model: nnx.Module, images: jax.Array) -> jax.Array:
-    """Logits [batch, classes] of images [batch, height, width, 3], by a model in evaluation mode."""
-    return model(images)
+def infer(model: nnx.Module, inputs: jax.Array) -> jax.Array:
+    """Logits of images [batch, height, width, channels] or tokens [batch, length], by a model in evaluation mode."""
+    return model(inputs)
+
+
+def language_step(model: nnx.Module, optimizer: nnx.Optimizer, tokens: jax.Array) -> jax.Array:
+    """One step of a language model: updates model and optimizer in place, and returns the mean loss.
+
+    Args:
+        model: in training mode.
+        optimizer: of the model's parameters.
+        tokens: [batch, length]. Each is foretold from those before it; after the last stands none.
+    """
+
+    def loss_of(model):
+        logits = model(tokens)
+        with jax.named_scope("loss"):
+            # Rolled, not sliced: logits without their last position would be a copy of all of them.
+            following = jnp.roll(tokens, -1, axis=1)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), following)
+            return losses[:, :-1].mean()
+
+    loss, gradients = nnx.value_and_grad(loss_of)(model)
+    optimizer.update(model, gradients)
+    return loss
+
+
+def auxiliary_step(weights: tuple[float, ...]) -> Callable[..., jax.Array]:
+    """`train_step` for a network with auxiliary classifiers: the loss of each counts for its weight beside the main one."""
+
+    def train_step(model: nnx.Module, optimizer: nnx.Optimizer, images: jax.Array, labels: jax.Array) -> jax.Array:
+        def loss_of(model):
+            every_logits = model(images)
+            with jax.named_scope("loss"):
+                losses = [
+                    optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels).mean()
+                    for logits in every_logits
+                ]
+                return sum(weight * loss for weight, loss in zip((1.0, *weights), losses, strict=True))
+
+        loss, gradients = nnx.value_and_grad(loss_of)(model)
+        optimizer.update(model, gradients)
+        return loss
+
+    return train_step
+
+
+def decode_step(model: Any, cache: Any, tokens: jax.Array) -> tuple[jax.Array, Any]:
+    """One more token of every sequence: logits [batch, classes] of what follows ``tokens`` [batch], and the next cache."""
+    return model.decode(tokens, cache)

@@ -88,10 +88,12 @@ def source_digest(folder: Path, *, without: frozenset[str] = frozenset()) -> str
     """The digest of every Python file below a folder, by relative path and content.
 
     Args:
-        folder: where the sources are.
+        folder: where the sources are; or one file.
         without: names of files (less ``.py``) and folders directly in it that are left out.
     """
     digest = hashlib.sha256()
+    if folder.is_file():
+        digest.update(folder.read_bytes())
     for file in sorted(folder.rglob("*.py")):
         if file.relative_to(folder).parts[0].removesuffix(".py") in without:
             continue

@@ -14,8 +14,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, load_analysis: AnalysisLoader) -> int:
     """Print the catalogue."""
-    from jaxmem_models.registry import MODELS
+    from jaxmem.errors import EnvironmentFailure
+    from jaxmem_models.registry import RegistrationError, all_models
 
+    try:
+        models = all_models()
+    except RegistrationError as error:
+        raise EnvironmentFailure(str(error)) from None
     if options.format == "json":
         import json
 
@@ -23,11 +28,13 @@ def run(options: argparse.Namespace, load_analysis: AnalysisLoader) -> int:
             {
                 "name": model.name,
                 "family": model.family,
+                "task": model.task,
                 "parameter_count": model.parameter_count,
                 "image_size": model.image_size,
+                "sequence_length": model.sequence_length,
                 "reference": model.reference,
             }
-            for model in MODELS
+            for model in models
         ]
         print(json.dumps({"schema": "jaxmem.models/1", "models": rows}, indent=2, ensure_ascii=False))
         return 0
@@ -38,6 +45,7 @@ def run(options: argparse.Namespace, load_analysis: AnalysisLoader) -> int:
         Column(title="model", align="left"),
         Column(title="parameters"),
         Column(title="image"),
+        Column(title="tokens"),
         Column(title="reference", align="left", flexible="shorten"),
     )
     rows = tuple(
@@ -45,11 +53,12 @@ def run(options: argparse.Namespace, load_analysis: AnalysisLoader) -> int:
             cells=(
                 Text(model.name),
                 Text(f"{model.parameter_count:,}"),
-                Text(str(model.image_size)),
+                Text(f"{model.image_size or ''}"),
+                Text(f"{model.sequence_length:,}" if model.sequence_length else ""),
                 Text(model.reference, "quiet"),
             )
         )
-        for model in MODELS
+        for model in models
     )
     print_document(Document((Table(columns=columns, rows=rows),)), sys.stdout)
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmem.cli.analysis_protocol import Analysis
-from jaxmem.errors import UsageError
+from jaxmem.errors import EnvironmentFailure, UsageError
 
 DEFAULT_BATCH_SIZES = {"train": 32, "infer": 1}
 DEFAULT_DEVICE = "cpu"
@@ -225,6 +225,8 @@ def _check_zoo(find: str, name: str, advice: str = "") -> None:
         getattr(registry, find)(name)
     except registry.UnknownNameError as error:
         raise UsageError(f"{error} {advice}".rstrip()) from None
+    except registry.RegistrationError as error:
+        raise EnvironmentFailure(str(error)) from None
 
 
 def _check_devices(devices: Iterable[str]) -> None:

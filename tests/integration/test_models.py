@@ -40,6 +40,15 @@ def state_bytes(module: Any) -> int:
     )
 
 
+def inputs_and_dimensions(row: registry.Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shape of one input, and the dimensions of its logits before the classes."""
+    if row.task == "language":
+        shape = () if row.decodes else (row.sequence_length or 0,)
+        return shape, shape
+    pixels = (row.image_size or 0,) * 2
+    return (*pixels, row.channels), pixels if row.task == "segmentation" else ()
+
+
 def images_and_labels(batch_size: int, size: int) -> tuple[jax.Array, jax.Array]:
     images = np.random.default_rng(0).standard_normal((batch_size, size, size, 3), dtype=np.float32)
     return jnp.asarray(images), jnp.arange(batch_size, dtype=jnp.int32)
@@ -82,11 +91,16 @@ class TestEveryModel:
         assert numbers(model, nnx.BatchStat) == row.batch_stat_count
         assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model)))
 
-    def test_inference_returns_the_logits_alone(self, row: registry.Model) -> None:
+    def test_inference_returns_the_logits(self, row: registry.Model) -> None:
         spec = programs.build(row.name, mode="infer", batch_size=3)
-        (logits,) = jax.tree.leaves(spec.function.eval_shape(*spec.arguments))
-        assert (logits.shape, logits.dtype) == ((3, 1000), jnp.float32)
-        assert spec.arguments[1].shape == (3, row.image_size, row.image_size, 3)
+        results = spec.function.eval_shape(*spec.arguments)
+        cache, inputs = spec.arguments[1:-1], spec.arguments[-1]
+        # A decoding step returns the cache beside them, as it was handed in.
+        logits = results[0] if row.decodes else results
+        assert jax.tree.structure(results[1:] if row.decodes else ()) == jax.tree.structure(cache)
+        inputs_shape, dimensions = inputs_and_dimensions(row)
+        assert inputs.shape == (3, *inputs_shape)
+        assert (logits.shape, logits.dtype) == ((3, *dimensions, row.classes), jnp.float32)
 
     def test_every_operation_has_a_layer_and_every_parameter_its_scope(self, row: registry.Model) -> None:
         spec = programs.build(row.name, mode="infer", batch_size=1)
