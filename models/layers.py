@@ -177,6 +177,23 @@ def add(shortcut: jax.Array, residual: jax.Array, activation: Activation | None 
         return features if activation is None else activation(features)
 
 
+class Residual(Sequential):
+    """Layers one after another, and the sum of their input and their result, in the scope ``add``.
+
+    Args:
+        layers: by name, in the order in which they run.
+        drop_rate: of ``stochastic_depth``, a layer of its own before the sum where it is not zero.
+    """
+
+    def __init__(self, layers: Mapping[str, nnx.Module], *, drop_rate: float = 0.0, rngs: nnx.Rngs) -> None:
+        last = {"stochastic_depth": stochastic_depth(drop_rate, rngs=rngs)} if drop_rate else {}
+        super().__init__({**layers, **last})
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """The sum, in the shape of the input."""
+        return add(features, super().__call__(features))
+
+
 class Classifier(nnx.Module):
     """The mean of each channel, dropout and a dense layer, in the scopes ``avgpool``, ``drop`` and ``fc``."""
 

@@ -14,11 +14,10 @@ from jaxmem_models.layers import (
     Activation,
     Classifier,
     ConvBatchNorm,
+    Residual,
     Sequential,
-    add,
     round_width,
     run_layer,
-    stochastic_depth,
 )
 
 # Table 2: expansion t, output channels c, number of blocks n, stride s of the first of them.
@@ -33,7 +32,19 @@ STAGES: tuple[tuple[int, int, int, int], ...] = (
 )
 
 
-class InvertedResidual(nnx.Module):
+def inverted_residual(
+    channels: int,
+    hidden: int,
+    width: int,
+    *,
+    kernel_size: int = 3,
+    strides: int,
+    activation: Activation,
+    squeeze_excitation: nnx.Module | None = None,
+    drop_rate: float = 0.0,
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> Sequential:
     """Widen, convolve each channel by itself, narrow again; the narrow ends are added where their shapes agree.
 
     Its layers: ``expand`` (absent where nothing is widened), ``depthwise``, ``squeeze_excitation`` (where one is given),
@@ -48,49 +59,22 @@ class InvertedResidual(nnx.Module):
         activation: after ``expand`` and ``depthwise``.
         squeeze_excitation: a layer of ``hidden`` channels.
         drop_rate: of stochastic depth.
-        options: those of all `ConvBatchNorm` in it: ``dtype``, ``param_dtype``, ``epsilon`` and ``momentum``.
+        rngs: of the parameters and of stochastic depth.
+        options: those of each `ConvBatchNorm`: ``dtype``, ``param_dtype``, ``epsilon`` and ``momentum``.
     """
-
-    def __init__(
-        self,
-        channels: int,
-        hidden: int,
-        width: int,
-        *,
-        kernel_size: int = 3,
-        strides: int,
-        activation: Activation,
-        squeeze_excitation: nnx.Module | None = None,
-        drop_rate: float = 0.0,
-        rngs: nnx.Rngs,
-        **options: Any,
-    ) -> None:
-        options |= {"rngs": rngs}
-        names = []
-        if hidden != channels:
-            self.expand = ConvBatchNorm(channels, hidden, 1, activation=activation, **options)
-            names.append("expand")
-        self.depthwise = ConvBatchNorm(
-            hidden, hidden, kernel_size, strides=strides, groups=hidden, activation=activation, **options
-        )
-        names.append("depthwise")
-        if squeeze_excitation is not None:
-            self.squeeze_excitation = squeeze_excitation
-            names.append("squeeze_excitation")
-        self.project = ConvBatchNorm(hidden, width, 1, activation=None, **options)
-        names.append("project")
-        self.is_residual = strides == 1 and channels == width
-        if self.is_residual and drop_rate:
-            self.stochastic_depth = stochastic_depth(drop_rate, rngs=rngs)
-            names.append("stochastic_depth")
-        self.names = tuple(names)
-
-    def __call__(self, features: jax.Array) -> jax.Array:
-        """Features [batch, height / strides, width / strides, channels]."""
-        shortcut = features
-        for name in self.names:
-            features = run_layer(self, name, features)
-        return add(shortcut, features) if self.is_residual else features
+    options |= {"rngs": rngs}
+    layers: dict[str, nnx.Module] = {}
+    if hidden != channels:
+        layers["expand"] = ConvBatchNorm(channels, hidden, 1, activation=activation, **options)
+    layers["depthwise"] = ConvBatchNorm(
+        hidden, hidden, kernel_size, strides=strides, groups=hidden, activation=activation, **options
+    )
+    if squeeze_excitation is not None:
+        layers["squeeze_excitation"] = squeeze_excitation
+    layers["project"] = ConvBatchNorm(hidden, width, 1, activation=None, **options)
+    if strides == 1 and channels == width:
+        return Residual(layers, drop_rate=drop_rate, rngs=rngs)
+    return Sequential(layers)
 
 
 class MobileNetV2(nnx.Module):
@@ -125,7 +109,7 @@ class MobileNetV2(nnx.Module):
             width = round_width(width * width_multiplier)
             blocks = {}
             for block in range(1, depth + 1):
-                blocks[f"block{block}"] = InvertedResidual(
+                blocks[f"block{block}"] = inverted_residual(
                     channels,
                     expansion * channels,
                     width,

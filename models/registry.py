@@ -40,6 +40,43 @@ def _vgg(name: str, configuration: str, batch_norm: bool, parameter_count: int, 
     )
 
 
+_EFFICIENTNET = "Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, arXiv:1905.11946"
+_EFFICIENTNET_V2 = "Tan and Le, EfficientNetV2: Smaller Models and Faster Training, arXiv:2104.00298"
+
+
+def _efficientnet(
+    name: str,
+    parameter_count: int,
+    batch_stat_count: int,
+    image_size: int,
+    dropout: float,
+    *,
+    configuration: str = "B",
+    width: float = 1.0,
+    depth: float = 1.0,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,
+) -> Model:
+    return Model(
+        name=name,
+        family="efficientnet",
+        constructor="efficientnet:EfficientNet",
+        arguments=(
+            ("configuration", configuration),
+            ("width_multiplier", width),
+            ("depth_multiplier", depth),
+            ("dropout", dropout),
+            ("epsilon", epsilon),
+            ("momentum", momentum),
+        ),
+        parameter_count=parameter_count,
+        batch_stat_count=batch_stat_count,
+        image_size=image_size,
+        smallest_image_size=1,
+        reference=_EFFICIENTNET if configuration == "B" else _EFFICIENTNET_V2,
+    )
+
+
 _MOBILENET_V2 = "Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, arXiv:1801.04381"
 
 
@@ -58,6 +95,17 @@ def _mobilenet_v2(name: str, parameter_count: int, batch_stat_count: int) -> Mod
 
 
 MODELS: tuple[Model, ...] = (
+    _efficientnet("efficientnet_b0", 5_288_548, 42_016, 224, 0.2),
+    _efficientnet("efficientnet_b1", 7_794_184, 62_048, 240, 0.2, depth=1.1),
+    _efficientnet("efficientnet_b2", 9_109_994, 67_568, 288, 0.3, width=1.1, depth=1.2),
+    _efficientnet("efficientnet_b3", 12_233_232, 87_296, 300, 0.3, width=1.2, depth=1.4),
+    _efficientnet("efficientnet_b4", 19_341_616, 125_200, 380, 0.4, width=1.4, depth=1.8),
+    _efficientnet("efficientnet_b5", 30_389_784, 172_736, 456, 0.4, width=1.6, depth=2.2, epsilon=1e-3, momentum=0.99),
+    _efficientnet("efficientnet_b6", 43_040_704, 224_432, 528, 0.5, width=1.8, depth=2.6, epsilon=1e-3, momentum=0.99),
+    _efficientnet("efficientnet_b7", 66_347_960, 310_720, 600, 0.5, width=2.0, depth=3.1, epsilon=1e-3, momentum=0.99),
+    _efficientnet("efficientnet_v2_s", 21_458_488, 153_872, 384, 0.2, configuration="V2-S", epsilon=1e-3),
+    _efficientnet("efficientnet_v2_m", 54_139_356, 292_032, 480, 0.3, configuration="V2-M", epsilon=1e-3),
+    _efficientnet("efficientnet_v2_l", 118_515_272, 512_576, 480, 0.4, configuration="V2-L", epsilon=1e-3),
     _mobilenet_v2("mobilenet_v2", 3_504_872, 34_112),
     _vgg("vgg11", "A", False, 132_863_336, 0),
     _vgg("vgg13", "B", False, 133_047_848, 0),
