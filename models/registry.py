@@ -23,6 +23,77 @@ class UnknownNameError(ValueError):
     """A name that stands in none of the tables; the message names the nearest ones."""
 
 
+def _alexnet() -> Model:
+    return Model(
+        name="alexnet",
+        family="alexnet",
+        constructor="alexnet:AlexNet",
+        arguments=(),
+        parameter_count=61_100_840,
+        batch_stat_count=0,
+        image_size=224,
+        smallest_image_size=63,
+        reference="Krizhevsky, One weird trick for parallelizing convolutional neural networks, arXiv:1404.5997",
+    )
+
+
+def _densenet(depth: int, parameter_count: int, batch_stat_count: int) -> Model:
+    return Model(
+        name=f"densenet{depth}",
+        family="densenet",
+        constructor="densenet:DenseNet",
+        arguments=(("depth", depth),),
+        parameter_count=parameter_count,
+        batch_stat_count=batch_stat_count,
+        image_size=224,
+        smallest_image_size=29,
+        reference="Huang et al., Densely Connected Convolutional Networks, arXiv:1608.06993",
+    )
+
+
+_RESNETS: dict[str, str] = {
+    "resnet": "He et al., Deep Residual Learning for Image Recognition, arXiv:1512.03385",
+    "resnext": "Xie et al., Aggregated Residual Transformations for Deep Neural Networks, arXiv:1611.05431",
+    "wide_resnet": "Zagoruyko and Komodakis, Wide Residual Networks, arXiv:1605.07146",
+}
+
+
+def _resnet(
+    family: str,
+    name: str,
+    depth: int,
+    parameter_count: int,
+    batch_stat_count: int,
+    groups: int = 1,
+    group_width: int = 64,
+) -> Model:
+    return Model(
+        name=name,
+        family=family,
+        constructor="resnet:ResNet",
+        arguments=(("depth", depth), ("groups", groups), ("group_width", group_width)),
+        parameter_count=parameter_count,
+        batch_stat_count=batch_stat_count,
+        image_size=224,
+        smallest_image_size=1,
+        reference=_RESNETS[family],
+    )
+
+
+def _squeezenet(version: str, parameter_count: int, smallest_image_size: int) -> Model:
+    return Model(
+        name=f"squeezenet{version.replace('.', '_')}",
+        family="squeezenet",
+        constructor="squeezenet:SqueezeNet",
+        arguments=(("version", version),),
+        parameter_count=parameter_count,
+        batch_stat_count=0,
+        image_size=224,
+        smallest_image_size=smallest_image_size,
+        reference=f"Iandola et al., SqueezeNet, arXiv:1602.07360, version {version}",
+    )
+
+
 _VGG = "Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, arXiv:1409.1556"
 
 
@@ -95,6 +166,11 @@ def _mobilenet_v2(name: str, parameter_count: int, batch_stat_count: int) -> Mod
 
 
 MODELS: tuple[Model, ...] = (
+    _alexnet(),
+    _densenet(121, 7_978_856, 83_648),
+    _densenet(161, 28_681_000, 219_936),
+    _densenet(169, 14_149_480, 158_400),
+    _densenet(201, 20_013_928, 229_056),
     _efficientnet("efficientnet_b0", 5_288_548, 42_016, 224, 0.2),
     _efficientnet("efficientnet_b1", 7_794_184, 62_048, 240, 0.2, depth=1.1),
     _efficientnet("efficientnet_b2", 9_109_994, 67_568, 288, 0.3, width=1.1, depth=1.2),
@@ -107,6 +183,16 @@ MODELS: tuple[Model, ...] = (
     _efficientnet("efficientnet_v2_m", 54_139_356, 292_032, 480, 0.3, configuration="V2-M", epsilon=1e-3),
     _efficientnet("efficientnet_v2_l", 118_515_272, 512_576, 480, 0.4, configuration="V2-L", epsilon=1e-3),
     _mobilenet_v2("mobilenet_v2", 3_504_872, 34_112),
+    _resnet("resnet", "resnet18", 18, 11_689_512, 9_600),
+    _resnet("resnet", "resnet34", 34, 21_797_672, 17_024),
+    _resnet("resnet", "resnet50", 50, 25_557_032, 53_120),
+    _resnet("resnet", "resnet101", 101, 44_549_160, 105_344),
+    _resnet("resnet", "resnet152", 152, 60_192_808, 151_424),
+    _resnet("resnext", "resnext50_32x4d", 50, 25_028_904, 68_224, groups=32, group_width=4),
+    _resnet("resnext", "resnext101_32x8d", 101, 88_791_336, 202_880, groups=32, group_width=8),
+    _resnet("resnext", "resnext101_64x4d", 101, 83_455_272, 202_880, groups=64, group_width=4),
+    _squeezenet("1.0", 1_248_424, 21),
+    _squeezenet("1.1", 1_235_496, 17),
     _vgg("vgg11", "A", False, 132_863_336, 0),
     _vgg("vgg13", "B", False, 133_047_848, 0),
     _vgg("vgg16", "D", False, 138_357_544, 0),
@@ -115,6 +201,8 @@ MODELS: tuple[Model, ...] = (
     _vgg("vgg13_bn", "B", True, 133_053_736, 5_888),
     _vgg("vgg16_bn", "D", True, 138_365_992, 8_448),
     _vgg("vgg19_bn", "E", True, 143_678_248, 11_008),
+    _resnet("wide_resnet", "wide_resnet50_2", 50, 68_883_240, 68_224, group_width=128),
+    _resnet("wide_resnet", "wide_resnet101_2", 101, 126_886_696, 137_856, group_width=128),
 )
 
 

@@ -1,6 +1,7 @@
 """Every network of the zoo against its registry row, and VGG against the paper computed another way."""
 
 import math
+from functools import cache
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jaxmem_models import programs, registry, vgg
 from jaxmem_models.steps import infer, train_step
 
 SMALL: dict[str, Any] = {"classes": 10, "hidden": 32}
-NARROW: dict[str, dict[str, Any]] = {"vgg": {"hidden": 32}}
+NARROW: dict[str, dict[str, Any]] = {"alexnet": {"hidden": 32}, "vgg": {"hidden": 32}}
 """Arguments that make the smallest network of a family small enough to run here."""
 
 SMALLEST = tuple(
@@ -83,17 +84,24 @@ def on_cpu():
         yield
 
 
+@cache
+def inference(name: str) -> tuple[programs.ProgramSpec, Any]:
+    """The inference program of a network and its trace, made once for all tests that look at it."""
+    spec = programs.build(name, mode="infer", batch_size=3)
+    return spec, spec.function.trace(*spec.arguments)
+
+
 @pytest.mark.parametrize("row", registry.MODELS, ids=lambda row: row.name)
 class TestEveryModel:
     def test_the_traced_network_has_the_registered_counts(self, row: registry.Model) -> None:
-        model = programs.abstract_model(row.name)
+        model = inference(row.name)[0].arguments[0]
         assert numbers(model, nnx.Param) == row.parameter_count
         assert numbers(model, nnx.BatchStat) == row.batch_stat_count
         assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model)))
 
     def test_inference_returns_the_logits(self, row: registry.Model) -> None:
-        spec = programs.build(row.name, mode="infer", batch_size=3)
-        results = spec.function.eval_shape(*spec.arguments)
+        spec, traced = inference(row.name)
+        results = traced.out_info
         cache, inputs = spec.arguments[1:-1], spec.arguments[-1]
         # A decoding step returns the cache beside them, as it was handed in.
         logits = results[0] if row.decodes else results
@@ -103,8 +111,8 @@ class TestEveryModel:
         assert (logits.shape, logits.dtype) == ((3, *dimensions, row.classes), jnp.float32)
 
     def test_every_operation_has_a_layer_and_every_parameter_its_scope(self, row: registry.Model) -> None:
-        spec = programs.build(row.name, mode="infer", batch_size=1)
-        scopes = {str(equation.source_info.name_stack) for equation in spec.function.trace(*spec.arguments).jaxpr.eqns}
+        spec, traced = inference(row.name)
+        scopes = {str(equation.source_info.name_stack) for equation in traced.jaxpr.eqns}
         paths = [path[:-1] for path in variables(spec.arguments[0], nnx.Param)]
         parametrised = {"/".join(map(str, path)) for path in paths}
         blocks = {"/".join(map(str, path[:length])) for path in paths for length in range(len(path))}
@@ -128,7 +136,7 @@ class TestEveryFamily:
         logits = jax.jit(infer)(model, images_and_labels(2, max(32, row.smallest_image_size))[0])
         assert logits.shape == (2, 10)
         assert np.isfinite(logits).all()
-        assert (logits[0] != logits[1]).all()
+        assert (logits[0] != logits[1]).any()  # a logit behind a ReLU may be zero in both
 
     def test_remat_computes_each_block_again(self, row: registry.Model) -> None:
         # Counted before XLA: its CPU compiler removes the barriers and merges what is computed twice.
@@ -203,7 +211,11 @@ class TestOptions:
         with pytest.raises(ValueError, match=message):
             programs.build(**request)
 
-    @pytest.mark.parametrize("row", registry.MODELS, ids=lambda row: row.name)
+    @pytest.mark.parametrize(
+        "row",
+        {(row.family, row.smallest_image_size): row for row in reversed(registry.MODELS)}.values(),
+        ids=lambda row: row.name,
+    )
     def test_the_smallest_image_traces_and_a_smaller_one_leaves_no_pixel(self, row: registry.Model) -> None:
         spec = programs.build(row.name, mode="infer", batch_size=1, image_size=row.smallest_image_size)
         assert spec.function.eval_shape(*spec.arguments).shape == (1, 1000)
