@@ -1,7 +1,7 @@
 """LayerTable: the traced program as plain data, before any compiler has seen it.
 
 Every array of the program is a `Value`, every equation an `Operation`. Nested calls (jit, custom derivatives, remat) are
-inlined; a loop is one operation whose body's operations carry ``repeat``. Data only, without JAX.
+inlined; the operations of a loop's body carry ``repeat``. Data only, without JAX.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ class Value:
 
     Attributes:
         shape, dtype, itemsize_bits: as traced: the whole array, on however many devices it lies.
+        continues: for what a loop returns, the value that it carries from turn to turn and whose last version this is, in the
+            same place; None for anything else.
         divided_over: devices among which its elements are divided in equal parts; 1 where each device has the whole.
         operation: index of the operation that makes it; None for an argument or a captured constant.
         argument: index of the program argument it is; None otherwise.
@@ -27,6 +29,7 @@ class Value:
     operation: int | None = None
     argument: int | None = None
     divided_over: int = 1
+    continues: int | None = None
 
     @property
     def elements(self) -> int:
@@ -56,6 +59,8 @@ class Operation:
             nested ones flattened; of dimension numbers, each part under its own name (``lhs_contracting``, ``out_spec``).
         same: digest of the primitive, its parameters and its literal operands: two operations with this and their operands in
             common compute the same. Empty where the parameters do not say.
+        hands_on: for what a loop or a branch receives or returns, how many of the first operands may become the result, as they
+            are, a slice of them, or stacked: one, or one from each branch; 0 for any other operation.
     """
 
     primitive: str
@@ -68,6 +73,7 @@ class Operation:
     source: str = ""
     sizes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     same: str = ""
+    hands_on: int = 0
 
     def size(self, name: str) -> tuple[int, ...]:
         """A parameter of whole numbers; empty where the equation has none of that name."""

@@ -5,7 +5,7 @@ a node inside a fusion is as visible as one outside; tuples, bitcasts and bounda
 and transposes keep its numbers in new bytes (`MOVEMENT`). Everything the rules ask about a buffer is asked of this graph.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -78,6 +78,11 @@ class Dataflow:
         self.node_at: dict[Leaf, int] = {}
         self.selectors: set[int] = set()
         """Nodes that decide which branch of a conditional runs."""
+        self.loop_state: dict[int, int] = {}
+        """Every node that is an array which a loop carries from turn to turn, in its condition, in its body and as its result →
+        the one in the body."""
+        self.next_version: dict[int, int] = {}
+        """What a turn leaves → the array that the loop carries, in the body, over which it is written."""
         self.schedule = flatten_schedule(module)
         self._position = {identifier: position for position, identifier in enumerate(self.schedule)}
         self._visit(module.entry_computation_id, parameters=None, fusion=None, position=None)
@@ -258,11 +263,17 @@ class Dataflow:
             for index in carried:
                 if (node := self.node_at.get((parameter, index))) is not None:
                     self.nodes[node].operands.append(body_root[index])
+                    self.loop_state[node] = self.node_at[body_parameter, index]
         self._where = where
-        return {
+        made = {
             i: self._add(instruction, i, [body_root[i], initial[i]] if i in carried else [initial[i]], hands_on=True)
             for i in leaves
         }
+        for index in carried:
+            state = self.node_at[body_parameter, index]
+            self.loop_state[made[index]] = state
+            self.next_version.setdefault(self.named_first(body_root[index]), state)
+        return made
 
     def named_first(self, node: int) -> int:
         """The node whose bytes a node is, back through its other names."""
@@ -335,8 +346,13 @@ class Dataflow:
             else:
                 yield self.nodes[user]
 
-    def spread(self, start: Mapping[int, int], *, backwards: bool = False) -> list[int]:
-        """Bits that flow along the graph from ``start`` (node → bits) until nothing changes, to users or to operands."""
+    def spread(
+        self, start: Mapping[int, int], *, backwards: bool = False, anew: Container[int] = frozenset()
+    ) -> list[int]:
+        """Bits that flow along the graph from ``start`` (node → bits) until nothing changes, to users or to operands.
+
+        ``anew``: nodes that a loop carries but that begin anew in each turn: nothing flows into them from the turn before.
+        """
         bits = [0] * len(self.nodes)
         for node, value in start.items():
             bits[node] |= value
@@ -348,7 +364,9 @@ class Dataflow:
                 node = self.nodes[index]
                 gathered = bits[index]
                 for neighbour in node.users if backwards else node.operands:
-                    gathered |= bits[neighbour]
+                    reader, maker = (neighbour, index) if backwards else (index, neighbour)
+                    if maker < reader or reader not in anew:
+                        gathered |= bits[neighbour]
                     # Only an edge against the order, the way round a loop, can need another pass.
                 if gathered != bits[index]:
                     bits[index] = gathered

@@ -264,14 +264,16 @@ class Facts:
 
         Everything backward that the first gradient is made from stands at the head of the chain rule; what depends on that
         is a cotangent. The rest of the backward phase is a function of the forward pass alone: an index map, a mask, a
-        recomputed activation.
+        recomputed activation. What a loop over training steps does is asked of one step: that its parameters come from the
+        gradients of the step before makes no cotangent of what is computed from them.
         """
         nodes = self.dataflow.nodes
+        state = {node.index for node in nodes if self.carried_argument(node) is not None}
         made = [n for n in nodes if self.gradient_of[n.index] is not None and self.phase[n.index] is Phase.BACKWARD]
         if not made:
             return None, [False] * len(nodes)
         first = min(made, key=lambda node: (node.position, node.index))
-        ancestors = self.dataflow.spread({first.index: 1}, backwards=True)
+        ancestors = self.dataflow.spread({first.index: 1}, backwards=True, anew=state)
         head = {
             node.index: 1
             for node in nodes
@@ -280,7 +282,7 @@ class Facts:
             and self.phase[node.index] is Phase.BACKWARD
             and self.depends[node.index] & DEPENDS_ON_STATE
         }
-        return first.position, [bool(bit) for bit in self.dataflow.spread(head)]
+        return first.position, [bool(bit) for bit in self.dataflow.spread(head, anew=state)]
 
 
 def is_meeting(node: Node) -> bool:
@@ -366,7 +368,7 @@ class _Layers:
 
     def _answer(self, node: Node) -> tuple[str, str]:
         facts = self._facts
-        argument = facts.argument[node.index]
+        argument = facts.argument[node.index] or facts.carried_argument(node)
         if argument is not None:
             return argument.layer, "the argument's own layer"
         origin = facts.dataflow.origins[node.index]
@@ -401,7 +403,7 @@ class _Layers:
             origin = self._nodes[self._facts.dataflow.origins[operand]]
             while origin.instruction.opcode in ("convert", "broadcast") and len(origin.operands) == 1:
                 origin = self._nodes[self._facts.dataflow.origins[origin.operands[0]]]
-            argument = self._facts.argument[origin.index]
+            argument = self._facts.argument[origin.index] or self._facts.carried_argument(origin)
             if argument is not None and argument.layer and argument.role in STATE_ROLES:
                 flowing.append(argument)
         return max(flowing, key=lambda argument: argument.elements, default=None)

@@ -87,6 +87,12 @@ class Occupant:
         position = self.facts.output_of(self.node.index) if self.node is not None else None
         return self.facts.outputs[position] if position is not None else None
 
+    @cached_property
+    def grows_into(self) -> Output | None:
+        """The program output of which the buffer is a part already written, or an earlier version that a loop carries."""
+        position = self.facts.grows_into(self.node.index) if self.node is not None else None
+        return self.facts.outputs[position] if position is not None else None
+
 
 def _argument_itself(occupant: Occupant) -> Role | None:
     # Identity comes first: an argument is what its Python type and path say, whatever it looks like.
@@ -120,9 +126,7 @@ def _output(occupant: Occupant) -> Role | None:
 
 def _result_in_the_making(occupant: Occupant) -> Role | None:
     # What a loop writes part by part into the memory of a result is that result, though later turns write the rest.
-    if occupant.node is None or not occupant.is_in_result or occupant.facts.grows_into(occupant.node.index) is None:
-        return None
-    return Role.OUTPUTS
+    return Role.OUTPUTS if occupant.is_in_result and occupant.grows_into is not None else None
 
 
 def _copy_of_argument(occupant: Occupant) -> Role | None:
@@ -319,8 +323,8 @@ def attribute(profile: MemoryProfile, facts: Facts) -> dict[int, Attribution]:
             layer, layer_rule = facts.layer[node_index], facts.layer_rule[node_index]
             if role is Role.GRADIENTS and (output := facts.gradient_of[node_index]) is not None:
                 layer, layer_rule = facts.outputs[output].layer, "it is the gradient of a parameter of the layer"
-            elif occupant.output is not None:
-                layer, layer_rule = occupant.output.layer, "the state it replaces, if any"
+            elif (output := occupant.output or (occupant.grows_into if role is Role.OUTPUTS else None)) is not None:
+                layer, layer_rule = output.layer, "the state it replaces, if any"
         answers[buffer.id] = Attribution(
             role=role, layer=layer, phase=occupant.phase, rule=rule, layer_rule=layer_rule, node=node_index
         )

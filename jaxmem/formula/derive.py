@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 from jaxmem.formula.leaves import Formula, Leaf
 from jaxmem.formula.live_ranges import MOVEMENT, LiveRanges, find_live_ranges
+from jaxmem.formula.loops import walk_back_through_loop
 from jaxmem.formula.optimizers import RULES
 from jaxmem.formula.textbook import textbook_formulas
 from jaxmem.layer_table import LayerTable
@@ -184,6 +185,9 @@ def gradient_values(table: LayerTable, outputs: Sequence[Output]) -> dict[int, O
     for operation in reversed(table.operations):
         output = next((becomes[result] for result in operation.results if result in becomes), None)
         if output is None:
+            continue
+        if operation.hands_on:
+            walk_back_through_loop(operation, table, becomes, found)
             continue
         if operation.phase is Phase.BACKWARD:
             for result in operation.results:

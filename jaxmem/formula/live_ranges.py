@@ -11,6 +11,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jaxmem.formula.loops import carried_in_place
 from jaxmem.layer_table import LayerTable, Operation
 from jaxmem.roles import Phase
 
@@ -77,7 +78,7 @@ def find_live_ranges(table: LayerTable) -> LiveRanges:
     operations, values = table.operations, table.values
     order = run_order(operations)
     position = {index: place for place, index in enumerate(order)}
-    origin = list(range(len(values)))
+    origin = carried_in_place(table)
     constant = [value.operation is None and value.argument is None for value in values]
     for operation in operations:
         depends = [operand for operand in operation.operands if not constant[operand]]

@@ -77,7 +77,12 @@ class Book:
     def output_of(self, buffer: Buffer) -> Output | None:
         """The result of the program that a buffer is; None if it is none."""
         node = self.evidence.attributions[buffer.id].node
-        position = self.evidence.facts.output_of(node) if node is not None else None
+        position = None
+        if node is not None:
+            facts = self.evidence.facts
+            position = facts.output_of(node)
+            if position is None and self.role(buffer) is Role.OUTPUTS:
+                position = facts.grows_into(node)  # a loop is still writing it
         return self.outputs[position] if position is not None else None
 
     def match(self, leaf: Leaf, holders: Iterable[Buffer]) -> None:

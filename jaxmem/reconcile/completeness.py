@@ -12,7 +12,7 @@ from jaxmem.attribution.dataflow import Node
 from jaxmem.formula import Formula
 from jaxmem.formula.live_ranges import MOVEMENT
 from jaxmem.lowering import Argument, Output
-from jaxmem.reconcile.evidence import OPCODE_PRIMITIVE, Evidence
+from jaxmem.reconcile.evidence import Evidence
 from jaxmem.roles import Phase, Role
 
 _LAYER_OPERATIONS = frozenset({"convolution", "dot", "reduce-window", "select-and-scatter"})
@@ -106,8 +106,7 @@ def _operations_left_out(formula: Formula, evidence: Evidence) -> Iterator[LeftO
     spoken_of = {(leaf.layer, leaf.primitive) for leaf in formula.leaves}
     for node, role in _operations(evidence):
         layer, given, _ = evidence.name(node)
-        # A matrix product that has swallowed a transpose has the transpose's name, which no leaf has.
-        given = OPCODE_PRIMITIVE.get(node.instruction.opcode, "") if given in MOVEMENT else given
+        given = "" if given in MOVEMENT else given  # no leaf has the name of a mere movement
         value = evidence.facts.dataflow.value_numbers[node.index]
         if not given or (layer, given) in spoken_of or any(map(evidence.is_live, evidence.holders.get(value, ()))):
             continue

@@ -11,6 +11,7 @@ from jaxmem.attribution import Attribution, Facts
 from jaxmem.attribution.collectives import COLLECTIVES, GATHERS, SUMS
 from jaxmem.attribution.dataflow import MOVES, Node
 from jaxmem.attribution.facts import primitive
+from jaxmem.formula.live_ranges import MOVEMENT
 from jaxmem.profile import Buffer, MemoryProfile
 from jaxmem.roles import Phase
 
@@ -45,7 +46,8 @@ class Evidence:
         return None if node is None else self._number(node)
 
     def _number(self, node: int) -> bytes:
-        return self._dataflow.value_numbers[self._dataflow.origins[node]]
+        origin = self._dataflow.origins[node]
+        return self._dataflow.value_numbers[self._dataflow.loop_state.get(origin, origin)]
 
     def is_live(self, buffer: Buffer) -> bool:
         """Whether a buffer holds bytes at the peak."""
@@ -72,9 +74,11 @@ class Evidence:
 
     @cached_property
     def nodes_of(self) -> dict[bytes, list[Node]]:
-        """Value → the nodes that compute it."""
+        """Value → the nodes that compute it; for what a loop carries, the node in its body."""
         found: dict[bytes, list[Node]] = {}
         for node in self._dataflow.nodes:
+            if self._dataflow.loop_state.get(node.index) == node.index:
+                found.setdefault(self._dataflow.value_numbers[node.index], []).append(node)
             if not node.hands_on and self._dataflow.origins[node.index] == node.index:
                 found.setdefault(self._dataflow.value_numbers[node.index], []).append(node)
         return found
@@ -139,9 +143,27 @@ class Evidence:
 
     def name(self, node: Node) -> Name:
         """How the formula would name a node."""
+        if node.index in self._dataflow.loop_state:
+            return self.facts.layer[node.index], "while", node.elements
         given = primitive(node.instruction.op_name)
-        given = _XLA_NAMES.get(given, given) or OPCODE_PRIMITIVE.get(node.instruction.opcode, "")
+        given = _XLA_NAMES.get(given, given)
+        if not given or given in MOVEMENT:
+            # XLA has rewritten it without a name, or it has swallowed a transpose and taken the transpose's name.
+            given = OPCODE_PRIMITIVE.get(node.instruction.opcode, given)
         return self.facts.layer[node.index], given, node.elements
+
+    def is_summed_in_loop(self, node: Node) -> bool:
+        """Whether a node is what a loop carries from turn to turn, or the next version that a turn writes over it."""
+        first = self._dataflow.named_first(node.index)
+        origin = self._dataflow.origins[node.index]
+        return origin in self._dataflow.loop_state or not {first, origin}.isdisjoint(self._dataflow.next_version)
+
+    def written_over(self, value: bytes) -> bytes | None:
+        """The array that a loop carries and over which a value is written as its next version; None for any other value."""
+        for node in self.nodes_of.get(value, ()):
+            if (state := self._dataflow.next_version.get(node.index)) is not None:
+                return self._number(state)
+        return None
 
     def fusions_around(self, value: bytes) -> tuple[str, ...]:
         """The fusions inside which a value is computed; empty if any instruction outside a fusion computes it."""

@@ -7,41 +7,52 @@ from jaxmem.profile import Buffer
 from jaxmem.reconcile.book import Book
 from jaxmem.roles import Role
 
+_Key = tuple[str, bool]
+"""(path of the parameter, the gradient is a sum that a loop carries)."""
+
 
 def explain_gradients(book: Book) -> None:
-    """Matched by the parameter they are the gradient of."""
-    holders: dict[str, list[Buffer]] = {}
+    """Matched by the parameter they are the gradient of, the sum that a loop carries apart from the gradient of one turn."""
+    evidence = book.evidence
+    holders: dict[_Key, list[Buffer]] = {}
     for buffer in book.profile.buffers:
-        attribution = book.evidence.attributions[buffer.id]
+        attribution = evidence.attributions[buffer.id]
         if attribution.role is Role.GRADIENTS and attribution.node is not None:
-            output = book.evidence.facts.gradient_of[attribution.node]
+            output = evidence.facts.gradient_of[attribution.node]
             if output is not None:
-                holders.setdefault(book.outputs[output].parameter_path, []).append(buffer)
+                summed = evidence.is_summed_in_loop(evidence.facts.dataflow.nodes[attribution.node])
+                holders.setdefault((book.outputs[output].parameter_path, summed), []).append(buffer)
     instructions = book.profile.module.instructions
-    becomes: dict[str, set[str]] = {}
-    sizes: dict[str, set[int]] = {}
-    outside: set[str] = set()
-    for node in book.evidence.facts.dataflow.nodes:
-        output = book.evidence.facts.gradient_of[node.index]
-        if output is not None and not node.hands_on and book.evidence.sum_of(node) is None:
-            path = book.outputs[output].parameter_path
-            sizes.setdefault(path, set()).add(node.instruction.shape.subshape(node.leaf[1]).logical_bytes)
+    becomes: dict[_Key, set[str]] = {}
+    sizes: dict[_Key, set[int]] = {}
+    outside: set[_Key] = set()
+    for node in evidence.facts.dataflow.nodes:
+        output = evidence.facts.gradient_of[node.index]
+        if output is not None and not node.hands_on and evidence.sum_of(node) is None:
+            key = book.outputs[output].parameter_path, evidence.is_summed_in_loop(node)
+            sizes.setdefault(key, set()).add(node.instruction.shape.subshape(node.leaf[1]).logical_bytes)
             if node.fusion is None:
-                outside.add(path)
+                outside.add(key)
             else:
-                becomes.setdefault(path, set()).add(instructions[node.fusion].name)
+                becomes.setdefault(key, set()).add(instructions[node.fusion].name)
     for leaf in book.formula.leaves:
         if leaf.role is not Role.GRADIENTS:
             continue
-        found = _without_sums(book, leaf, holders.get(leaf.path, []))
-        if leaf.counted and not found and leaf.path in becomes and leaf.path not in outside:
-            if leaf.bytes in sizes[leaf.path]:
-                fusions = tuple(sorted(becomes.pop(leaf.path)))
+        key = leaf.path, _is_carried(leaf) and (leaf.path, True) in sizes | holders
+        found = _without_sums(book, leaf, holders.get(key, []))
+        if leaf.counted and not found and key in becomes and key not in outside:
+            if leaf.bytes in sizes[key]:
+                fusions = tuple(sorted(becomes.pop(key)))
                 book.row(leaf.role, leaf.layer).add("fused away", -leaf.bytes, instruction=fusions, formula=leaf.text)
         elif leaf.counted:
             book.match(leaf, found)
         else:
             book.alive_at_the_peak(leaf, found)
+
+
+def _is_carried(leaf: Leaf) -> bool:
+    """Whether a loop may carry a gradient from turn to turn: a sum over its turns, or a stack of what they make."""
+    return leaf.primitive in ("while", "dynamic_update_slice")
 
 
 def _without_sums(book: Book, leaf: Leaf, holders: Iterable[Buffer]) -> list[Buffer]:

@@ -19,6 +19,9 @@ def explain_outputs(book: Book) -> None:
         for output in book.outputs
         if output.argument_index is not None and book.arguments[output.argument_index].donated
     }
+    for places in by_path.values():
+        # A result that a loop writes has several buffers in one place; the one that is there at the peak speaks for it.
+        places.sort(key=lambda buffer: not book.evidence.is_live(buffer))
     for leaf in book.formula.leaves:
         if not leaf.is_result:
             continue

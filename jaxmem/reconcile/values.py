@@ -16,6 +16,7 @@ def explain_values(book: Book) -> None:
     evidence = book.evidence
     leaves = [leaf for leaf in book.formula.leaves if leaf.primitive and leaf.role is not Role.GRADIENTS]
     value_of = _assign_values(book, leaves)
+    taken = frozenset(value_of.values())
     absent = []
     in_calls: set[tuple[str, str]] = set()
     for index, leaf in enumerate(leaves):
@@ -24,7 +25,7 @@ def explain_values(book: Book) -> None:
             if leaf.counted:
                 _explain_in_call(book, leaf, in_calls)
             continue
-        holders = [b for b in evidence.holders.get(value, []) if book.role(b) not in _HELD_ROLES]
+        holders = [b for b in _holders(book, value, taken) if book.role(b) not in _HELD_ROLES]
         if leaf.keeps and not any(map(evidence.is_made_before_backward, holders)):
             absent.append((leaf, value))
         if leaf.counted and index in book.reshaped and not holders:
@@ -37,7 +38,7 @@ def explain_values(book: Book) -> None:
         value = value_of.get(index)
         if value is not None:
             allowed = (Role.SAVED_ACTIVATIONS, Role.TRANSIENT) if leaf.keeps else (Role.TRANSIENT,)
-            holders = [b for b in evidence.holders.get(value, []) if book.role(b) in allowed]
+            holders = [b for b in _holders(book, value, taken) if book.role(b) in allowed]
             book.alive_at_the_peak(leaf, holders)
     for leaf, value in absent:
         for buffer, fusion in (*evidence.recomputed_from(value), *evidence.made_from(value)):
@@ -79,6 +80,20 @@ def explain_values(book: Book) -> None:
             book.row_of(buffer).add(
                 "prepared for the backward pass", book.settle(buffer), buffer=evidence.label(buffer)
             )
+
+
+def _holders(book: Book, value: bytes, taken: frozenset[bytes]) -> list[Buffer]:
+    """The buffers that ever hold a value.
+
+    What a scan stacks it writes part by part into an array that the loop carries, of which the formula does not speak by
+    itself: the buffers of that array hold the stack in the making.
+    """
+    evidence = book.evidence
+    holders = evidence.holders.get(value, [])
+    state = evidence.written_over(value)
+    if state is None or state in taken:
+        return holders
+    return sorted([*holders, *evidence.holders.get(state, [])], key=lambda b: (not evidence.is_live(b), b.start, b.id))
 
 
 def _explain_in_call(book: Book, leaf: Leaf, in_calls: set[tuple[str, str]]) -> None:

@@ -91,10 +91,12 @@ def _walk(jaxpr: Any, arguments: Sequence[int], *, sums_only: bool) -> list[int]
             results = [0] * len(equation.outvars)
         elif len(inner) == 1 and _is_call(equation, inner[0]):
             results = _walk(inner[0], operands, sums_only=sums_only)
+        elif equation.primitive.name in ("scan", "while") and any(contains_backward(body) for body in inner):
+            results = _walk_loop(equation, operands, sums_only=sums_only)
         elif sums_only and equation.primitive.name not in _SUMS:
             results = [0] * len(equation.outvars)
         elif any(contains_backward(body) for body in inner):
-            results = [1] * len(equation.outvars)  # a loop over steps or micro-batches
+            results = [1] * len(equation.outvars)  # a branch in which the backward pass is
         else:
             everything = 0
             for mask in operands:
@@ -102,6 +104,27 @@ def _walk(jaxpr: Any, arguments: Sequence[int], *, sums_only: bool) -> list[int]
             results = [everything] * len(equation.outvars)
         masks.update(zip(equation.outvars, results, strict=True))
     return [of(atom) for atom in jaxpr.outvars]
+
+
+def _walk_loop(equation: Any, operands: Sequence[int], *, sums_only: bool) -> list[int]:
+    """A loop over steps or micro-batches: what it carries is reached by whatever reaches it in any of its turns.
+
+    State of which each turn makes a new version is reached by itself; gradients that are added up from zeros are not.
+    """
+    parameters = equation.params
+    if equation.primitive.name == "scan":
+        body, constants, carries = parameters["jaxpr"].jaxpr, parameters["num_consts"], parameters["num_carry"]
+        before = list(operands)
+    else:
+        body, constants = parameters["body_jaxpr"].jaxpr, parameters["body_nconsts"]
+        before = list(operands[parameters["cond_nconsts"] :])
+        carries = len(before) - constants
+    while True:
+        after = _walk(body, before, sums_only=sums_only)
+        carried = [one | other for one, other in zip(before[constants : constants + carries], after, strict=False)]
+        if carried == before[constants : constants + carries]:
+            return carried + after[carries:]
+        before[constants : constants + carries] = carried
 
 
 def _is_call(equation: Any, body: Any) -> bool:

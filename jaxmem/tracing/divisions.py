@@ -29,8 +29,6 @@ DATA_MOVEMENT = frozenset(
 Division = tuple[int, int]
 """(dimension, devices): a dimension is divided among so many devices."""
 
-_LOOPS = frozenset({"scan", "while", "cond"})
-
 _PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
 
 
@@ -97,7 +95,7 @@ def _handed_on(
 ) -> Division | None:
     """The division of a result, from the operands that are divided."""
     shape = values[result].shape
-    if operation.primitive in _LOOPS:
+    if operation.hands_on:
         outer, lost = passed.get(result, (result, 0))
         if outer not in division:
             return None

@@ -1,7 +1,7 @@
 """Closed jaxpr → LayerTable: every equation of the traced program with its layer, phase and dataflow.
 
-Calls are inlined. A loop or a branch becomes an entering operation (outer operands → what the body receives), the body's
-operations, and a leaving operation (what the body returns → outer results), so that dataflow stays acyclic and linear.
+Calls are inlined. A loop or a branch becomes an operation for each array that its body receives, the body's operations, and
+one for each array that it returns, so that dataflow stays acyclic and linear.
 """
 
 import re
@@ -63,18 +63,26 @@ class _Builder:
     """Value that a loop or branch receives or returns → the value that it is on the other side, and the number of leading
     dimensions that it has lost (below 0: won) on the way."""
 
-    def add_value(self, aval: Any, *, argument: int | None = None) -> int:
+    def add_value(self, aval: Any, *, argument: int | None = None, continues: int | None = None) -> int:
         shape, dtype, bits = _array_of(aval)
-        self.values.append(Value(shape=shape, dtype=dtype, itemsize_bits=bits, argument=argument))
+        self.values.append(Value(shape=shape, dtype=dtype, itemsize_bits=bits, argument=argument, continues=continues))
         return len(self.values) - 1
 
     def add_operation(
-        self, equation: Any, scope: str, operands: Iterable[int], results: Iterable[int], repeat: int | None
+        self,
+        equation: Any,
+        scope: str,
+        operands: Iterable[int],
+        results: Iterable[int],
+        repeat: int | None,
+        *,
+        primitive: str = "",
+        hands_on: int = 0,
     ) -> None:
         self.equations.append(equation)
         self.operations.append(
             Operation(
-                primitive=equation.primitive.name,
+                primitive=primitive or equation.primitive.name,
                 scope=scope,
                 layer="",
                 phase=Phase.UNKNOWN,
@@ -82,8 +90,10 @@ class _Builder:
                 results=tuple(results),
                 repeat=repeat,
                 source=_source(equation),
-                sizes=whole_numbers(equation.params),
-                same=digest(equation),
+                # What enters and leaves a loop has none of the loop's parameters, and is no one's equal.
+                sizes=() if primitive else whole_numbers(equation.params),
+                same="" if primitive else digest(equation),
+                hands_on=hands_on,
             )
         )
 
@@ -117,56 +127,134 @@ class _Builder:
             environment[variable] = self.add_value(variable.aval) if _is_literal(atom) else inner[atom]
 
     def _inline_loop(self, equation: Any, environment: dict[Any, int], *, scope: str, repeat: int | None) -> None:
-        primitive, parameters = equation.primitive.name, equation.params
+        """A loop or a branch: what it receives, its body once, what it returns; each array by an operation of its own.
+
+        JAX lowers both kinds of loop to ``while``, which carries its state from turn to turn in one place. A scan slices what
+        it runs over, and writes what it stacks into an array that it carries.
+        """
+        loop = _Loop.of(equation)
+        turns = None if repeat is None or loop.turns is None else repeat * loop.turns
         outer = [environment[atom] for atom in equation.invars if not _is_literal(atom)]
-        if primitive == "scan":
-            bodies = [(parameters["jaxpr"], list(equation.invars), parameters["num_consts"])]
-            inner_repeat = None if repeat is None else repeat * parameters["length"]
-        elif primitive == "while":
-            condition_constants, body_constants = parameters["cond_nconsts"], parameters["body_nconsts"]
-            carry = list(equation.invars[condition_constants + body_constants :])
-            bodies = [
-                (parameters["cond_jaxpr"], list(equation.invars[:condition_constants]) + carry, condition_constants),
-                (
-                    parameters["body_jaxpr"],
-                    list(equation.invars[condition_constants : condition_constants + body_constants]) + carry,
-                    body_constants,
-                ),
-            ]
-            inner_repeat = None
-        else:
-            operands = list(equation.invars[1:])
-            bodies = [(branch, operands, len(operands)) for branch in parameters["branches"]]
-            inner_repeat = repeat
-        leaving: list[int] = []
-        returned: list[int | None] = []
-        for body, atoms, passed_through in bodies:
+        begin = self._wait_for(equation, scope, loop.primitive, outer, turns)
+        carried: list[int] = []
+        returned: list[list[int]] = []
+        for body, atoms, constants in loop.bodies:
             inner = self._constants(body)
-            entering = []
             for position, (atom, variable) in enumerate(zip(atoms, body.jaxpr.invars, strict=True)):
-                if position < passed_through and not _is_literal(atom):
-                    inner[variable] = environment[atom]
-                else:
-                    inner[variable] = self.add_value(variable.aval)
-                    entering.append(inner[variable])
-                    if not _is_literal(atom):
-                        lost = len(atom.aval.shape) - len(variable.aval.shape)
-                        self.passed[inner[variable]] = (environment[atom], lost)
-            if entering:
-                self.add_operation(equation, scope, outer, entering, inner_repeat)
-            self.inline(body.jaxpr, inner, scope=f"{scope}/{primitive}/body", repeat=inner_repeat)
-            returned = [None if _is_literal(atom) else inner[atom] for atom in body.jaxpr.outvars]
-            leaving.extend(value for value in returned if value is not None)
-        results = [self.add_value(variable.aval) for variable in equation.outvars]
-        for result, value in zip(results, returned, strict=True):
-            if value is not None:
-                lost = len(self.values[value].shape) - len(self.values[result].shape)
-                self.passed[result] = (value, lost)
-        environment.update(zip(equation.outvars, results, strict=True))
-        self.add_operation(equation, scope, outer + leaving, results, repeat)
+                source = self._atom(atom, environment)
+                slot = position - constants
+                if slot < 0:
+                    inner[variable] = source
+                    continue
+                if slot < len(carried):
+                    inner[variable] = carried[slot]  # the condition and the body of a loop see the same state
+                    continue
+                inner[variable] = self._hand_on(
+                    equation,
+                    f"{scope}/while/body" if slot >= loop.carries else scope,
+                    "dynamic_slice" if slot >= loop.carries else loop.primitive,
+                    [source],
+                    begin,
+                    variable.aval,
+                    turns,
+                )
+                if slot < loop.carries:
+                    carried.append(inner[variable])
+            self.inline(body.jaxpr, inner, scope=f"{scope}/{equation.primitive.name}/body", repeat=turns)
+            returned.append([self._atom(atom, inner) for atom in body.jaxpr.outvars])
+        # Which branch runs is not known; what the condition of a loop returns, only that loop reads.
+        results = returned if loop.is_branch else returned[-1:]
+        end = self._wait_for(
+            equation, scope, loop.primitive, outer + [value for each in returned for value in each], repeat
+        )
+        for slot, variable in enumerate(equation.outvars):
+            stacked = not loop.is_branch and slot >= loop.carries
+            environment[variable] = self._hand_on(
+                equation,
+                f"{scope}/while/body" if stacked else scope,
+                "dynamic_update_slice" if stacked else loop.primitive,
+                [each[slot] for each in results],
+                end,
+                variable.aval,
+                repeat,
+                continues=carried[slot] if slot < len(carried) else None,
+            )
+
+    def _atom(self, atom: Any, environment: dict[Any, int]) -> int:
+        """The value of a variable; a literal becomes a value that nothing makes."""
+        return self.add_value(atom.aval) if _is_literal(atom) else environment[atom]
+
+    def _wait_for(self, equation: Any, scope: str, primitive: str, operands: Iterable[int], repeat: int | None) -> int:
+        """A value without bytes that is there as soon as all the others are."""
+        self.values.append(Value(shape=(0,), dtype="token", itemsize_bits=0))
+        result = len(self.values) - 1
+        self.add_operation(equation, scope, operands, [result], repeat, primitive=primitive)
+        return result
+
+    def _hand_on(
+        self,
+        equation: Any,
+        scope: str,
+        primitive: str,
+        sources: Sequence[int],
+        ready: int,
+        aval: Any,
+        repeat: int | None,
+        *,
+        continues: int | None = None,
+    ) -> int:
+        """What is received or returned, made from one of the sources when the loop is ready."""
+        result = self.add_value(aval, continues=continues)
+        lost = len(self.values[sources[0]].shape) - len(self.values[result].shape)
+        self.passed[result] = (sources[0], lost)
+        self.add_operation(
+            equation, scope, [*sources, ready], [result], repeat, primitive=primitive, hands_on=len(sources)
+        )
+        return result
 
     def _constants(self, body: Any) -> dict[Any, int]:
         return {variable: self.add_value(variable.aval) for variable in body.jaxpr.constvars}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loop:
+    """An equation that runs its bodies more or less often than once.
+
+    Attributes:
+        primitive: what it is lowered to, ``while`` or ``cond``.
+        bodies: each with what it receives, and how many of that are the same in every turn.
+        carries: number of arrays that it hands from turn to turn.
+        turns: None where that is not known.
+    """
+
+    primitive: str
+    bodies: tuple[tuple[Any, list[Any], int], ...]
+    carries: int
+    turns: int | None
+
+    @property
+    def is_branch(self) -> bool:
+        return self.primitive == "cond"
+
+    @classmethod
+    def of(cls, equation: Any) -> "_Loop":
+        parameters, atoms = equation.params, list(equation.invars)
+        match equation.primitive.name:
+            case "scan":
+                bodies = [(parameters["jaxpr"], atoms, parameters["num_consts"])]
+                return cls(
+                    primitive="while", bodies=tuple(bodies), carries=parameters["num_carry"], turns=parameters["length"]
+                )
+            case "while":
+                of_condition, of_body = parameters["cond_nconsts"], parameters["body_nconsts"]
+                carry = atoms[of_condition + of_body :]
+                bodies = [
+                    (parameters["cond_jaxpr"], atoms[:of_condition] + carry, of_condition),
+                    (parameters["body_jaxpr"], atoms[of_condition : of_condition + of_body] + carry, of_body),
+                ]
+                return cls(primitive="while", bodies=tuple(bodies), carries=len(carry), turns=None)
+        bodies = [(branch, atoms[1:], len(atoms) - 1) for branch in parameters["branches"]]
+        return cls(primitive="cond", bodies=tuple(bodies), carries=0, turns=1)
 
 
 def _call_body(equation: Any) -> Any:
@@ -238,7 +326,7 @@ def _with_phases(table: LayerTable, arguments: Sequence[Argument]) -> LayerTable
     for operation in table.operations:
         if "transpose(" in operation.scope:
             phase = Phase.BACKWARD
-        elif not late.isdisjoint(operation.operands):
+        elif not late.isdisjoint(operation.operands[: operation.hands_on or None]):
             phase = Phase.UPDATE
         else:
             phase = Phase.FORWARD
@@ -260,7 +348,8 @@ def _with_layers(table: LayerTable, arguments: Sequence[Argument]) -> LayerTable
         if argument.layer and argument.role in STATE_ROLES
     }
     for operation in table.operations:
-        if operation.primitive in DATA_MOVEMENT | {"convert_element_type", "broadcast_in_dim"} and operation.operands:
+        moves = operation.primitive in DATA_MOVEMENT | {"convert_element_type", "broadcast_in_dim"}
+        if (moves or operation.hands_on) and operation.operands:
             held = holds.get(operation.operands[0])
             if held is not None:
                 holds[operation.results[0]] = held
@@ -285,7 +374,7 @@ def _with_layers(table: LayerTable, arguments: Sequence[Argument]) -> LayerTable
                     layer_of,
                 )
         if not layer:
-            layer = _largest_layer(table, operation.operands, layer_of)
+            layer = _largest_layer(table, operation.operands[: operation.hands_on or None], layer_of)
         layers.append(layer)
         for result in operation.results:
             layer_of[result] = layer
