@@ -287,7 +287,28 @@ def _divided(variable: nnx.Variable, mesh: jax.sharding.Mesh | jax.sharding.Abst
 
 def abstract_model(name: str, *, dtype: str = "float32", remat: str | None = None, **arguments: Any) -> Any:
     """The network with shapes and dtypes in place of its arrays. ``arguments`` are the constructor's own."""
-    return nnx.eval_shape(lambda: real_model(name, dtype=dtype, remat=remat, rngs=nnx.Rngs(0), **arguments))
+    return nnx.eval_shape(lambda: real_model(name, dtype=dtype, remat=remat, rngs=_same_keys(), **arguments))
+
+
+class _SameKey(nnx.RngStream):
+    """A stream that hands out one key over and over.
+
+    An abstract network draws no number. A stream that counts would trace its counting, and each traced count takes Flax
+    longer than the one before: half a minute for a network of 200 layers.
+    """
+
+    def __call__(self) -> jax.Array:
+        return self.key[...]
+
+    def fork(self, *, split: int | tuple[int, ...] | None = None) -> nnx.RngStream:
+        """A stream that counts, for a layer to keep."""
+        return nnx.RngStream(self(), tag=self.tag)
+
+
+def _same_keys() -> nnx.Rngs:
+    rngs = nnx.Rngs()
+    setattr(rngs, "default", _SameKey(0, tag="default"))  # noqa: B010 (a stream is an attribute that Flax does not declare)
+    return rngs
 
 
 def real_model(

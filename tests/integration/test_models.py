@@ -61,7 +61,7 @@ def with_random_arrays(name: str, **arguments: Any) -> Any:
     Drawn by NumPy, which takes a tenth of the time of the network's own initializers; and biases that start at zero and
     statistics at one would hide that one is forgotten.
     """
-    model = nnx.eval_shape(lambda: programs.real_model(name, rngs=nnx.Rngs(0), **arguments))
+    model = programs.abstract_model(name, **arguments)
     random = np.random.default_rng(1)
     state = nnx.state(model)
     for _, variable in nnx.to_flat_state(state):
