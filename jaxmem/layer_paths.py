@@ -9,6 +9,7 @@ _NOT_A_LAYER = re.compile(
     r"|^(?:|while|body|cond|branch_\d+_fun|scan|checkpoint|remat\d*|rematted_computation|closed_call|core_call"
     r"|custom_jvp_call|custom_vjp_call|custom_lin|shard_map)$"
     r"|\.__call__$"
+    r"|->"  # the subscripts of an einsum, which opens a scope of them
 )
 
 

@@ -170,9 +170,11 @@ def stochastic_depth(rate: float, *, rngs: nnx.Rngs) -> nnx.Dropout:
     return nnx.Dropout(rate, broadcast_dims=(1, 2, 3), rngs=rngs)
 
 
-def add(shortcut: jax.Array, residual: jax.Array, activation: Activation | None = None) -> jax.Array:
-    """The end of a residual block, in the scope ``add``: the sum, and the activation that follows it."""
-    with jax.named_scope("add"):
+def add(
+    shortcut: jax.Array, residual: jax.Array, activation: Activation | None = None, *, name: str = "add"
+) -> jax.Array:
+    """The end of a residual block, in the scope of its name: the sum, and the activation that follows it."""
+    with jax.named_scope(name):
         features = shortcut + residual
         return features if activation is None else activation(features)
 

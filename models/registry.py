@@ -111,6 +111,39 @@ def _vgg(name: str, configuration: str, batch_norm: bool, parameter_count: int, 
     )
 
 
+def _vit(name: str, variant: str, patch_size: int, parameter_count: int) -> Model:
+    return Model(
+        name=name,
+        family="vit",
+        constructor="vit:ViT",
+        arguments=(("variant", variant), ("patch_size", patch_size)),
+        parameter_count=parameter_count,
+        batch_stat_count=0,
+        image_size=224,
+        smallest_image_size=patch_size,
+        image_size_divisor=patch_size,
+        takes_image_size=True,
+        reference="Dosovitskiy et al., An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale, "
+        f"arXiv:2010.11929, ViT-{variant}/{patch_size}",
+    )
+
+
+def _gpt2(name: str, variant: str, parameter_count: int) -> Model:
+    return Model(
+        name=name,
+        family="gpt2",
+        constructor="gpt2:GPT2",
+        arguments=(("variant", variant),),
+        parameter_count=parameter_count,
+        batch_stat_count=0,
+        task="language",
+        classes=50_257,
+        sequence_length=1024,
+        longest_sequence_length=1024,
+        reference=f"Radford et al., Language Models are Unsupervised Multitask Learners, OpenAI 2019, {variant}",
+    )
+
+
 _EFFICIENTNET = "Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, arXiv:1905.11946"
 _EFFICIENTNET_V2 = "Tan and Le, EfficientNetV2: Smaller Models and Faster Training, arXiv:2104.00298"
 
@@ -182,6 +215,10 @@ MODELS: tuple[Model, ...] = (
     _efficientnet("efficientnet_v2_s", 21_458_488, 153_872, 384, 0.2, configuration="V2-S", epsilon=1e-3),
     _efficientnet("efficientnet_v2_m", 54_139_356, 292_032, 480, 0.3, configuration="V2-M", epsilon=1e-3),
     _efficientnet("efficientnet_v2_l", 118_515_272, 512_576, 480, 0.4, configuration="V2-L", epsilon=1e-3),
+    _gpt2("gpt2", "small", 124_439_808),
+    _gpt2("gpt2_medium", "medium", 354_823_168),
+    _gpt2("gpt2_large", "large", 774_030_080),
+    _gpt2("gpt2_xl", "xl", 1_557_611_200),
     _mobilenet_v2("mobilenet_v2", 3_504_872, 34_112),
     _resnet("resnet", "resnet18", 18, 11_689_512, 9_600),
     _resnet("resnet", "resnet34", 34, 21_797_672, 17_024),
@@ -201,6 +238,11 @@ MODELS: tuple[Model, ...] = (
     _vgg("vgg13_bn", "B", True, 133_053_736, 5_888),
     _vgg("vgg16_bn", "D", True, 138_365_992, 8_448),
     _vgg("vgg19_bn", "E", True, 143_678_248, 11_008),
+    _vit("vit_b_16", "Base", 16, 86_567_656),
+    _vit("vit_b_32", "Base", 32, 88_224_232),
+    _vit("vit_l_16", "Large", 16, 304_326_632),
+    _vit("vit_l_32", "Large", 32, 306_535_400),
+    _vit("vit_h_14", "Huge", 14, 632_045_800),
     _resnet("wide_resnet", "wide_resnet50_2", 50, 68_883_240, 68_224, group_width=128),
     _resnet("wide_resnet", "wide_resnet101_2", 101, 126_886_696, 137_856, group_width=128),
 )
