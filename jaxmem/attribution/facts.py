@@ -397,11 +397,11 @@ class _Layers:
         return self._layer[max(layered, key=lambda index: self._nodes[index].elements)] if layered else ""
 
     def _parameter(self, node: Node) -> Argument | None:
-        """The largest state argument that flows in directly, or through a cast or a broadcast."""
+        """The largest state argument that flows in directly, or through a cast, a broadcast or padding."""
         flowing = []
         for operand in node.operands:
             origin = self._nodes[self._facts.dataflow.origins[operand]]
-            while origin.instruction.opcode in ("convert", "broadcast") and len(origin.operands) == 1:
+            while origin.instruction.opcode in ("convert", "broadcast", "pad") and origin.operands:
                 origin = self._nodes[self._facts.dataflow.origins[origin.operands[0]]]
             argument = self._facts.argument[origin.index] or self._facts.carried_argument(origin)
             if argument is not None and argument.layer and argument.role in STATE_ROLES:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from jaxmem.formula.leaves import Formula, Leaf
 from jaxmem.formula.live_ranges import MOVEMENT, LiveRanges, find_live_ranges
 from jaxmem.formula.loops import walk_back_through_loop
-from jaxmem.formula.optimizers import RULES
+from jaxmem.formula.optimizers import RULES, follows_optimizer
 from jaxmem.formula.textbook import textbook_formulas
 from jaxmem.layer_table import LayerTable
 from jaxmem.lowering import Argument, Output, ProgramFacts
@@ -175,13 +175,15 @@ def gradient_values(table: LayerTable, outputs: Sequence[Output]) -> dict[int, O
     """Backward value → the new state it goes into.
 
     Walks back from each new parameter or moment as long as operations work element by element on arrays of its size; the
-    first value that the backward pass made is the gradient.
+    first value that the backward pass made is the gradient, or the first that the user made of it otherwise: the mean of the
+    gradients of single examples.
     """
     becomes: dict[int, Output] = {}
     for value, output in zip(table.outputs, outputs, strict=True):
         if value is not None and output.role in OPTIMIZER_ROLES | {Role.PARAMETERS} and output.parameter_path:
             becomes.setdefault(value, output)
     found: dict[int, Output] = {}
+    late = follows_optimizer(table, outputs)
     for operation in reversed(table.operations):
         output = next((becomes[result] for result in operation.results if result in becomes), None)
         if output is None:
@@ -193,12 +195,16 @@ def gradient_values(table: LayerTable, outputs: Sequence[Output]) -> dict[int, O
             for result in operation.results:
                 if result in becomes:
                     found[result] = becomes[result]
+            if operation.primitive == "convert_element_type":
+                becomes.setdefault(operation.operands[0], output)  # the gradient in its own number format
             continue
         if operation.primitive in _ELEMENTWISE_TO_STATE:
             size = table.values[operation.results[0]].elements
             for operand in operation.operands:
                 if table.values[operand].elements == size:
                     becomes.setdefault(operand, output)
+        elif operation.phase is Phase.UPDATE and late.isdisjoint(operation.operands):
+            found.update((result, becomes[result]) for result in operation.results if result in becomes)
     return found
 
 

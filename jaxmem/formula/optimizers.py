@@ -11,8 +11,11 @@ With w the bytes of all parameters, in the optimizer's own number format:
 The number of arrays is that of the rule; a schedule or a wrapper of the user's may add more, which shows as a difference.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jaxmem.layer_table import LayerTable
+from jaxmem.lowering import Output
 from jaxmem.roles import OPTIMIZER_ROLES, Role
 
 
@@ -67,3 +70,16 @@ def state_bytes(optimizer: str, parameter_bytes: int) -> int:
         KeyError: no rule is written down for the optimizer.
     """
     return sum(RULES[optimizer].state_bytes(role, parameter_bytes) for role in OPTIMIZER_ROLES)
+
+
+def follows_optimizer(table: LayerTable, outputs: Sequence[Output]) -> set[int]:
+    """The values that depend on the optimizer's state: what the update makes of a gradient, and no gradient itself."""
+    late = {
+        table.arguments[output.argument_index]
+        for output in outputs
+        if output.role in OPTIMIZER_ROLES and output.argument_index is not None
+    }
+    for operation in table.operations:
+        if not late.isdisjoint(operation.operands[: operation.hands_on or None]):
+            late.update(operation.results)
+    return late

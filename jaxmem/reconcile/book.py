@@ -121,8 +121,11 @@ class Book:
             return None
         if self.evidence.elements(buffer) != leaf.elements:
             return "another shape" if self.evidence.is_tiled(buffer) else None
-        as_traced = leaf.bytes == (leaf.elements * leaf.itemsize_bits + 7) // 8
-        return "another number format" if as_traced and self.evidence.bits(buffer) != leaf.itemsize_bits else None
+        return "another number format" if self.is_cast(leaf, self.evidence.bits(buffer)) else None
+
+    def is_cast(self, leaf: Leaf, bits: int) -> bool:
+        """Whether the compiler has the elements of a leaf, which has its bytes as traced, in another number format."""
+        return leaf.bytes == (leaf.elements * leaf.itemsize_bits + 7) // 8 and bits != leaf.itemsize_bits
 
     def written_over(self, buffer: Buffer) -> list[str]:
         """The buffers that hold part of another one's place at the peak."""
@@ -141,7 +144,7 @@ class Book:
         """A counted leaf that no buffer of its role holds at the peak."""
         evidence, peak = self.evidence, self.profile.peak_position
         before = [buffer for buffer in holders if buffer.end <= peak and not evidence.is_live(buffer)]
-        after = [buffer for buffer in holders if buffer.start > peak]
+        after = [buffer for buffer in holders if buffer.start >= peak and not evidence.is_live(buffer)]
         if after:
             found, kind = after[0], "made after the peak"
         elif before:

@@ -21,6 +21,9 @@ Name = tuple[str, str, int]
 OPCODE_PRIMITIVE = {"dot": "dot_general", "convolution": "conv_general_dilated"}
 """For the instructions that XLA rewrites without keeping their name."""
 
+_LIBRARY_CALLS = {"__cublas": "dot", "__cudnn$conv": "convolution"}
+"""How the targets of custom calls begin that do the work of an instruction (`xla/service/gpu/cublas_cudnn.h`)."""
+
 _XLA_NAMES = {"select_and_scatter": "select_and_scatter_add"}
 """Names that JAX's lowering gives an operation, where they differ from its primitive's."""
 
@@ -149,7 +152,12 @@ class Evidence:
         given = _XLA_NAMES.get(given, given)
         if not given or given in MOVEMENT:
             # XLA has rewritten it without a name, or it has swallowed a transpose and taken the transpose's name.
-            given = OPCODE_PRIMITIVE.get(node.instruction.opcode, given)
+            target = node.instruction.custom_call_target
+            opcode = next((work for start, work in _LIBRARY_CALLS.items() if target.startswith(start)), "")
+            opcode = opcode or node.instruction.opcode
+            if opcode == "reduce" and (partial := self._partial_product(node)) is not None:
+                opcode = partial.instruction.opcode
+            given = OPCODE_PRIMITIVE.get(opcode, given)
         return self.facts.layer[node.index], given, node.elements
 
     def is_summed_in_loop(self, node: Node) -> bool:
@@ -165,6 +173,27 @@ class Evidence:
                 return self._number(state)
         return None
 
+    def _partial_product(self, node: Node) -> Node | None:
+        """What a sum adds up under the name of its operand: a product cut along the dimension that it contracts."""
+        operand = self._dataflow.nodes[self._dataflow.origins[node.operands[0]]]
+        return operand if operand.instruction.op_name == node.instruction.op_name else None
+
+    def _is_summed_next(self, node: Node) -> bool:
+        return any(
+            reader.instruction.opcode == "reduce" and self._partial_product(reader) is node
+            for reader in self._dataflow.readers(node.index)
+        )
+
+    def padded(self, buffer: Buffer) -> Node | None:
+        """The node that a buffer holds between borders of zeros; None for any other buffer."""
+        node = self.attributions[buffer.id].node
+        if node is None:
+            return None
+        origin = self._dataflow.nodes[self._dataflow.origins[node]]
+        if origin.instruction.opcode != "pad":
+            return None
+        return self._dataflow.nodes[self._dataflow.origins[origin.operands[0]]]
+
     def fusions_around(self, value: bytes) -> tuple[str, ...]:
         """The fusions inside which a value is computed; empty if any instruction outside a fusion computes it."""
         nodes = self.nodes_of.get(value, [])
@@ -177,6 +206,10 @@ class Evidence:
         """Bytes of a value as the program computes it."""
         node = self.nodes_of[value][0]
         return node.instruction.shape.subshape(node.leaf[1]).logical_bytes
+
+    def bits_of(self, value: bytes) -> int:
+        """Bits of one element of a value as the program computes it."""
+        return self.nodes_of[value][0].bits
 
     def is_backward(self, value: bytes) -> bool:
         """Whether the first instruction that computes a value is one of the backward pass."""
@@ -296,18 +329,23 @@ class Evidence:
         """The operations that a buffer is a step on the way to.
 
         Those a nameless value goes into, and the one that a value shares its name with: a product of which the next
-        instruction, under the same name, is the sum.
+        instruction, under the same name, is the sum; a reciprocal that is broadcast and multiplied, all as one division.
         """
         start = self.attributions[buffer.id].node
         if start is None:
             return
         origin = self._dataflow.nodes[self._dataflow.origins[start]]
+        seen: set[int] = set()
         if self.name(origin)[1]:
-            for reader in self._dataflow.readers(start):
-                if reader.instruction.op_name == origin.instruction.op_name:
-                    yield self.name(reader)
+            steps = [start]
+            for step in steps:
+                for reader in self._dataflow.readers(step):
+                    if reader.instruction.op_name == origin.instruction.op_name and reader.index not in seen:
+                        seen.add(reader.index)
+                        steps.append(reader.index)
+                        yield self.name(reader)
             return
-        waiting, seen = list(self._dataflow.nodes[start].users), set()
+        waiting = list(self._dataflow.nodes[start].users)
         while waiting:
             node = self._dataflow.nodes[waiting.pop()]
             if node.index in seen:
@@ -316,7 +354,7 @@ class Evidence:
             name = self.name(node)
             if name[1] and not node.hands_on:
                 yield name
-            else:
+            if not name[1] or node.hands_on or self._is_summed_next(node):
                 waiting.extend(node.users)
 
     def is_prepared_for_backward(self, buffer: Buffer) -> bool:

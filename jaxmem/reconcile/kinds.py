@@ -4,7 +4,8 @@ KINDS: dict[str, str] = {
     "alive at the peak": "XLA's peak is another moment than the formula's: the buffer named is live there, the leaf is not "
     "in the formula's sum",
     "freed before the peak": "the buffer named holds the leaf, and its live range ends before the peak",
-    "made after the peak": "the buffer named holds the leaf, and its live range begins after the peak",
+    "made after the peak": "the buffer named holds the leaf, and its live range begins after the peak, or with the instruction "
+    "of the peak where that one writes it into memory that an operand still holds",
     "fused away": "no buffer ever holds the leaf: every instruction that computes it is inside the fusions named",
     "held in another memory": "the buffer named holds the leaf in on-chip or host memory, which is an account of its own",
     "inside a library call": "the library call named does the leaf's operation together with its neighbours and writes only "
@@ -13,6 +14,7 @@ KINDS: dict[str, str] = {
     "another number format": "the buffer named holds the leaf, cast by the compiler to another number format",
     "another shape": "a compiler that tiles its layouts does the operation on arrays of another shape (tiles with borders, "
     "split dimensions); the instruction named is one of them",
+    "padded for a kernel": "the buffer named holds the leaf, or the argument, between borders that a kernel wants",
     "kept twice": "both buffers named are live at the peak and hold the same value",
     "kept instead": "no buffer holds the leaf named; the backward pass computes it again from this buffer, or reads this "
     "buffer, made from it, in its place; the fusion named does that",

@@ -1,10 +1,11 @@
 """Feature maps and working set: leaves and buffers brought together by the value they speak of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jaxmem.formula import Leaf
 from jaxmem.profile import Buffer
 from jaxmem.reconcile.book import Book
+from jaxmem.reconcile.evidence import Name
 from jaxmem.roles import STATE_ROLES, Phase, Role
 
 _HELD_ROLES = STATE_ROLES | {Role.INPUTS}
@@ -58,6 +59,8 @@ def explain_values(book: Book) -> None:
             functions[leaf.layer] = leaf
     for identifier in list(book.open):
         buffer = evidence.buffers[identifier]
+        if _explain_padded(book, buffer, named):
+            continue
         operation = named.get(evidence.operand_of(buffer) or ("", "", -1))
         if operation is not None and book.role(buffer) is Role.TRANSIENT:
             book.row_of(buffer).add(
@@ -80,6 +83,23 @@ def explain_values(book: Book) -> None:
             book.row_of(buffer).add(
                 "prepared for the backward pass", book.settle(buffer), buffer=evidence.label(buffer)
             )
+
+
+def _explain_padded(book: Book, buffer: Buffer, named: Mapping[Name, Leaf]) -> bool:
+    """A kernel that wants its operand in whole tiles, or with borders, reads a padded copy of it."""
+    evidence = book.evidence
+    inside = evidence.padded(buffer)
+    if inside is None or book.role(buffer) not in (Role.SAVED_ACTIVATIONS, Role.TRANSIENT):
+        return False
+    argument, leaf = evidence.facts.argument[inside.index], named.get(evidence.name(inside))
+    if argument is not None:
+        held = {"argument": argument.path}
+    elif leaf is not None:
+        held = {"formula": leaf.text}
+    else:
+        return False
+    book.row_of(buffer).add("padded for a kernel", book.settle(buffer), buffer=evidence.label(buffer), **held)
+    return True
 
 
 def _holders(book: Book, value: bytes, taken: frozenset[bytes]) -> list[Buffer]:
@@ -187,7 +207,7 @@ def _explain_counted(book: Book, leaf: Leaf, value: bytes, holders: Sequence[Buf
                 formula=leaf.text,
             )
         elif not holders and fusions:
-            if evidence.logical_bytes(value) == leaf.bytes:
+            if evidence.logical_bytes(value) == leaf.bytes or book.is_cast(leaf, evidence.bits_of(value)):
                 row.add("fused away", -leaf.bytes, instruction=fusions, formula=leaf.text)
         else:
             book.match(leaf, same_role or holders)

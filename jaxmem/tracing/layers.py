@@ -435,6 +435,8 @@ def _gradient_layers(table: LayerTable, arguments: Sequence[Argument]) -> dict[i
         if operation.phase is Phase.BACKWARD:
             for result in operation.results:
                 found.setdefault(result, named)
+        if operation.phase is Phase.UPDATE and operation.primitive == "reduce_sum":
+            owner.setdefault(operation.operands[0], named)  # the gradients of single examples, added up by the user
         if not elementwise:
             continue
         for operand in operation.operands:

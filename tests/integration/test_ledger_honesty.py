@@ -145,8 +145,32 @@ def vgg11(mode: str) -> Program:
     return Program(spec.function, *spec.arguments, mode=mode, batch_size=2, optimizer=spec.optimizer, name="vgg11")
 
 
+def stack_of_layers() -> Program:
+    """Four equal layers in a scan, Adam, everything donated: what autodiff keeps is stacked, and so are the gradients."""
+    optimizer = optax.adam(1e-3)
+    layers, width = 4, 61
+    parameters = {"stack": {"kernel": jax.ShapeDtypeStruct((layers, width, width), jnp.float32)}}
+
+    def step(parameters: Any, state: Any, features: jax.Array) -> Any:
+        def loss_of(parameters: Any) -> jax.Array:
+            def layer(hidden: jax.Array, own: Any) -> Any:
+                return jnp.tanh(hidden @ own["kernel"]), None
+
+            return jnp.mean(jax.lax.scan(layer, features, parameters["stack"])[0] ** 2)
+
+        loss, gradients = jax.value_and_grad(loss_of)(parameters)
+        updates, state = optimizer.update(gradients, state, parameters)
+        return optax.apply_updates(parameters, updates), state, loss
+
+    return Program(
+        step, parameters, jax.eval_shape(optimizer.init, parameters), jax.ShapeDtypeStruct((128, width), jnp.float32),
+        donate_argnums=(0, 1), mode="train", batch_size=128, optimizer="adam", name="stack",
+    )  # fmt: skip
+
+
 PROGRAMS = {
     "mlp": mlp,
+    "stack of layers": stack_of_layers,
     "vgg11 train": lambda: vgg11("train"),
     "vgg11 infer": lambda: vgg11("infer"),
 }
@@ -231,7 +255,12 @@ def alone_in_its_layer(leaf: Leaf, formula: Formula) -> bool:
 
 
 def test_a_kept_feature_map_left_out_or_counted_twice(sides: Sides) -> None:
-    kept = [leaf for leaf in sides.counted() if leaf.keeps and alone_in_its_layer(leaf, sides.formula)]
+    # Of two stacks of one layer each has a buffer of its own at the peak: either would be missed.
+    kept = [
+        leaf
+        for leaf in sides.counted()
+        if leaf.keeps and (alone_in_its_layer(leaf, sides.formula) or leaf.primitive == "dynamic_update_slice")
+    ]
     assert kept or sides.capture.program.mode == "infer"
     for feature_map in kept:
         missing = sides.without(lambda leaf, feature_map=feature_map: leaf is feature_map)
