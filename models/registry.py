@@ -198,6 +198,41 @@ def _mobilenet_v2(name: str, parameter_count: int, batch_stat_count: int) -> Mod
     )
 
 
+_REGNET = "Radosavovic et al., Designing Network Design Spaces, arXiv:2003.13678"
+
+
+def _regnet(
+    name: str,
+    parameter_count: int,
+    batch_stat_count: int,
+    depth: int,
+    w0: int,
+    wa: float,
+    wm: float,
+    group_width: int,
+    image_size: int = 224,
+) -> Model:
+    is_y = name.startswith("regnet_y")
+    return Model(
+        name=name,
+        family="regnet",
+        constructor="regnet:RegNet",
+        arguments=(
+            ("depth", depth),
+            ("w0", w0),
+            ("wa", wa),
+            ("wm", wm),
+            ("group_width", group_width),
+            ("squeeze_ratio", 0.25 if is_y else 0.0),
+        ),
+        parameter_count=parameter_count,
+        batch_stat_count=batch_stat_count,
+        image_size=image_size,
+        smallest_image_size=1,
+        reference=f"{_REGNET}, RegNet{'Y' if is_y else 'X'}",
+    )
+
+
 MODELS: tuple[Model, ...] = (
     _alexnet(),
     _densenet(121, 7_978_856, 83_648),
@@ -220,6 +255,21 @@ MODELS: tuple[Model, ...] = (
     _gpt2("gpt2_large", "large", 774_030_080),
     _gpt2("gpt2_xl", "xl", 1_557_611_200),
     _mobilenet_v2("mobilenet_v2", 3_504_872, 34_112),
+    _regnet("regnet_x_400mf", 5_495_976, 37_856, 22, 24, 24.48, 2.54, 16),
+    _regnet("regnet_x_800mf", 7_259_656, 37_312, 16, 56, 35.73, 2.28, 16),
+    _regnet("regnet_x_1_6gf", 9_190_136, 43_504, 18, 80, 34.01, 2.25, 24),
+    _regnet("regnet_x_3_2gf", 15_296_552, 62_560, 25, 88, 26.31, 2.25, 48),
+    _regnet("regnet_x_8gf", 39_572_648, 90_464, 23, 80, 49.56, 2.88, 120),
+    _regnet("regnet_x_16gf", 54_278_536, 111_168, 22, 216, 55.59, 2.1, 128),
+    _regnet("regnet_x_32gf", 107_811_560, 162_016, 23, 320, 69.86, 2.0, 168),
+    _regnet("regnet_y_400mf", 4_344_144, 27_152, 16, 48, 27.89, 2.09, 8),
+    _regnet("regnet_y_800mf", 6_432_512, 30_432, 14, 56, 38.84, 2.4, 16),
+    _regnet("regnet_y_1_6gf", 11_202_430, 52_672, 27, 48, 20.71, 2.65, 24),
+    _regnet("regnet_y_3_2gf", 19_436_338, 66_160, 21, 80, 42.63, 2.66, 24),
+    _regnet("regnet_y_8gf", 39_381_472, 86_528, 17, 192, 76.82, 2.19, 56),
+    _regnet("regnet_y_16gf", 83_590_140, 122_816, 18, 200, 106.23, 2.48, 112),
+    _regnet("regnet_y_32gf", 145_046_770, 158_288, 20, 232, 115.89, 2.53, 232),
+    _regnet("regnet_y_128gf", 644_812_894, 415_072, 27, 456, 160.83, 2.52, 264, image_size=384),
     _resnet("resnet", "resnet18", 18, 11_689_512, 9_600),
     _resnet("resnet", "resnet34", 34, 21_797_672, 17_024),
     _resnet("resnet", "resnet50", 50, 25_557_032, 53_120),
