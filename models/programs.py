@@ -241,7 +241,7 @@ def _spread(
             shardings.append(batch)
             spread.append(jax.ShapeDtypeStruct(argument.shape, argument.dtype, sharding=batch))
             continue
-        if not isinstance(argument, nnx.Module):
+        if not isinstance(argument, nnx.Module | nnx.Optimizer):
             # A cache: each of its arrays begins with the sequences.
             shardings.append(jax.tree.map(lambda _: batch, argument))
             spread.append(
