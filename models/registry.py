@@ -233,6 +233,59 @@ def _regnet(
     )
 
 
+_MNASNET = "Tan et al., MnasNet: Platform-Aware Neural Architecture Search for Mobile, arXiv:1807.11626"
+
+
+def _mnasnet(name: str, width_multiplier: float, parameter_count: int, batch_stat_count: int) -> Model:
+    return Model(
+        name=name,
+        family="mnasnet",
+        constructor="mnasnet:MNASNet",
+        arguments=(("width_multiplier", width_multiplier),),
+        parameter_count=parameter_count,
+        batch_stat_count=batch_stat_count,
+        image_size=224,
+        smallest_image_size=1,
+        reference=_MNASNET,
+    )
+
+
+_MOBILENET_V3 = "Howard et al., Searching for MobileNetV3, arXiv:1905.02244"
+
+
+def _mobilenet_v3(name: str, configuration: str, parameter_count: int, batch_stat_count: int) -> Model:
+    return Model(
+        name=name,
+        family="mobilenet_v3",
+        constructor="mobilenet_v3:MobileNetV3",
+        arguments=(("configuration", configuration),),
+        parameter_count=parameter_count,
+        batch_stat_count=batch_stat_count,
+        image_size=224,
+        smallest_image_size=1,
+        reference=f"{_MOBILENET_V3}, {configuration}",
+    )
+
+
+_SHUFFLENET_V2 = (
+    "Ma et al., ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design, arXiv:1807.11164"
+)
+
+
+def _shufflenet_v2(name: str, width: str, parameter_count: int, batch_stat_count: int) -> Model:
+    return Model(
+        name=name,
+        family="shufflenet_v2",
+        constructor="shufflenet_v2:ShuffleNetV2",
+        arguments=(("width", width),),
+        parameter_count=parameter_count,
+        batch_stat_count=batch_stat_count,
+        image_size=224,
+        smallest_image_size=1,
+        reference=f"{_SHUFFLENET_V2}, width {width}",
+    )
+
+
 MODELS: tuple[Model, ...] = (
     _alexnet(),
     _densenet(121, 7_978_856, 83_648),
@@ -254,7 +307,13 @@ MODELS: tuple[Model, ...] = (
     _gpt2("gpt2_medium", "medium", 354_823_168),
     _gpt2("gpt2_large", "large", 774_030_080),
     _gpt2("gpt2_xl", "xl", 1_557_611_200),
+    _mnasnet("mnasnet0_5", 0.5, 2_218_512, 20_624),
+    _mnasnet("mnasnet0_75", 0.75, 3_170_208, 29_808),
+    _mnasnet("mnasnet1_0", 1.0, 4_383_312, 37_920),
+    _mnasnet("mnasnet1_3", 1.3, 6_282_256, 48_816),
     _mobilenet_v2("mobilenet_v2", 3_504_872, 34_112),
+    _mobilenet_v3("mobilenet_v3_large", "Large", 5_483_032, 24_400),
+    _mobilenet_v3("mobilenet_v3_small", "Small", 2_542_856, 12_112),
     _regnet("regnet_x_400mf", 5_495_976, 37_856, 22, 24, 24.48, 2.54, 16),
     _regnet("regnet_x_800mf", 7_259_656, 37_312, 16, 56, 35.73, 2.28, 16),
     _regnet("regnet_x_1_6gf", 9_190_136, 43_504, 18, 80, 34.01, 2.25, 24),
@@ -278,6 +337,10 @@ MODELS: tuple[Model, ...] = (
     _resnet("resnext", "resnext50_32x4d", 50, 25_028_904, 68_224, groups=32, group_width=4),
     _resnet("resnext", "resnext101_32x8d", 101, 88_791_336, 202_880, groups=32, group_width=8),
     _resnet("resnext", "resnext101_64x4d", 101, 83_455_272, 202_880, groups=64, group_width=4),
+    _shufflenet_v2("shufflenet_v2_x0_5", "0.5", 1_366_792, 7_952),
+    _shufflenet_v2("shufflenet_v2_x1_0", "1.0", 2_278_604, 16_180),
+    _shufflenet_v2("shufflenet_v2_x1_5", "1.5", 3_503_624, 23_440),
+    _shufflenet_v2("shufflenet_v2_x2_0", "2.0", 7_393_996, 33_716),
     _squeezenet("1.0", 1_248_424, 21),
     _squeezenet("1.1", 1_235_496, 17),
     _vgg("vgg11", "A", False, 132_863_336, 0),
