@@ -41,6 +41,8 @@ class Evidence:
         self.attributions = attributions
         self.buffers = {buffer.id: buffer for buffer in profile.buffers}
         self._dataflow = facts.dataflow
+        # What XLA makes of an argument alone may carry the argument's path in place of an operation's name.
+        self._argument_names = {parameter.op_name for parameter in self._dataflow.module.parameters}
         self._buffer_at = {buffer.leaf: buffer for buffer in profile.buffers}
 
     def value(self, buffer: Buffer) -> bytes | None:
@@ -91,7 +93,7 @@ class Evidence:
         """Name → the different values that carry it, in the order of the schedule."""
         found: dict[Name, list[bytes]] = {}
         for value, nodes in sorted(self.nodes_of.items(), key=lambda pair: (pair[1][0].position, pair[1][0].index)):
-            for name in {self.name(node) for node in nodes if self.is_the_operation(node)}:
+            for name in {name for node in nodes if self.is_the_operation(node) for name in self._names(node)}:
                 found.setdefault(name, []).append(value)
         return found
 
@@ -148,8 +150,8 @@ class Evidence:
         """How the formula would name a node."""
         if node.index in self._dataflow.loop_state:
             return self.facts.layer[node.index], "while", node.elements
-        given = primitive(node.instruction.op_name)
-        given = _XLA_NAMES.get(given, given)
+        given = "" if node.instruction.op_name in self._argument_names else primitive(node.instruction.op_name)
+        given = "logistic" if given == "div" and self._is_logistic(node) else _XLA_NAMES.get(given, given)
         if not given or given in MOVEMENT:
             # XLA has rewritten it without a name, or it has swallowed a transpose and taken the transpose's name.
             target = node.instruction.custom_call_target
@@ -159,6 +161,25 @@ class Evidence:
                 opcode = partial.instruction.opcode
             given = OPCODE_PRIMITIVE.get(opcode, given)
         return self.facts.layer[node.index], given, node.elements
+
+    def _names(self, node: Node) -> Iterator[Name]:
+        """Its name, and that of an operation merged into it: of ``scatter(0, i, u) + x`` XLA makes ``scatter(x, i, u)``."""
+        name = self.name(node)
+        yield name
+        if node.instruction.opcode == "scatter" and self.facts.depends[node.operands[0]]:
+            yield name[0], "add_any", name[2]
+
+    def _is_logistic(self, node: Node) -> bool:
+        """Whether a division is the last step of 1 / (1 + exp(−x)), as which JAX lowers its ``logistic``."""
+        nodes, origins = self._dataflow.nodes, self._dataflow.origins
+        if node.instruction.opcode != "divide":
+            return False
+        below = nodes[origins[node.operands[1]]]
+        return below.instruction.opcode == "add" and any(
+            nodes[origins[operand]].instruction.opcode == "exponential"
+            and nodes[origins[nodes[origins[operand]].operands[0]]].instruction.opcode == "negate"
+            for operand in below.operands
+        )
 
     def is_summed_in_loop(self, node: Node) -> bool:
         """Whether a node is what a loop carries from turn to turn, or the next version that a turn writes over it."""

@@ -18,6 +18,8 @@ KINDS: dict[str, str] = {
     "kept twice": "both buffers named are live at the peak and hold the same value",
     "kept instead": "no buffer holds the leaf named; the backward pass computes it again from this buffer, or reads this "
     "buffer, made from it, in its place; the fusion named does that",
+    "kept beside": "the backward pass computes the leaf named again from this buffer, in the fusion named, although the leaf "
+    "is held in another buffer or need not be kept",
     "counted under another role": "the leaf is live at the peak in the buffer named, which has the other role",
     "prepared for the backward pass": "a function of the forward pass alone that only the backward pass reads, made before "
     "the first gradient: an index map, a mask",

@@ -18,7 +18,8 @@ def explain_values(book: Book) -> None:
     leaves = [leaf for leaf in book.formula.leaves if leaf.primitive and leaf.role is not Role.GRADIENTS]
     value_of = _assign_values(book, leaves)
     taken = frozenset(value_of.values())
-    absent = []
+    absent: list[tuple[Leaf, bytes]] = []
+    present: list[tuple[Leaf, bytes]] = []
     in_calls: set[tuple[str, str]] = set()
     for index, leaf in enumerate(leaves):
         value = value_of.get(index)
@@ -29,6 +30,8 @@ def explain_values(book: Book) -> None:
         holders = [b for b in _holders(book, value, taken) if book.role(b) not in _HELD_ROLES]
         if leaf.keeps and not any(map(evidence.is_made_before_backward, holders)):
             absent.append((leaf, value))
+        elif leaf.phase is Phase.FORWARD:
+            present.append((leaf, value))
         if leaf.counted and index in book.reshaped and not holders:
             book.row(leaf.role, leaf.layer).add(
                 "another shape", -leaf.bytes, instruction=evidence.instruction_of(value), formula=leaf.text
@@ -41,16 +44,14 @@ def explain_values(book: Book) -> None:
             allowed = (Role.SAVED_ACTIVATIONS, Role.TRANSIENT) if leaf.keeps else (Role.TRANSIENT,)
             holders = [b for b in _holders(book, value, taken) if book.role(b) in allowed]
             book.alive_at_the_peak(leaf, holders)
-    for leaf, value in absent:
-        for buffer, fusion in (*evidence.recomputed_from(value), *evidence.made_from(value)):
-            if buffer.id in book.open and book.role(buffer) in (Role.SAVED_ACTIVATIONS, Role.TRANSIENT):
-                book.row_of(buffer).add(
-                    "kept instead",
-                    book.settle(buffer),
-                    buffer=evidence.label(buffer),
-                    instruction=fusion,
-                    formula=leaf.text,
-                )
+    for kind, computed_again in (("kept instead", absent), ("kept beside", present)):
+        for leaf, value in computed_again:
+            sources = evidence.recomputed_from(value)
+            for buffer, fusion in (*sources, *evidence.made_from(value)) if kind == "kept instead" else sources:
+                if buffer.id in book.open and book.role(buffer) in (Role.SAVED_ACTIVATIONS, Role.TRANSIENT):
+                    book.row_of(buffer).add(
+                        kind, book.settle(buffer), buffer=evidence.label(buffer), instruction=fusion, formula=leaf.text
+                    )
     # On the way to a gradient is on the way to something the formula names, too.
     named = {(leaf.layer, leaf.primitive, leaf.elements): leaf for leaf in book.formula.leaves if leaf.primitive}
     functions: dict[str, Leaf] = {}
