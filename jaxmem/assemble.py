@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxmem.attribution import Account, Attribution, Dataflow, Facts, attribute, take_account
 from jaxmem.capture import Capture
 from jaxmem.devices import Device
-from jaxmem.errors import InputError
+from jaxmem.errors import InputError, InvariantError
 from jaxmem.formula import Formula, derive_formula
 from jaxmem.hidden import hidden_need
 from jaxmem.lowering import ProgramFacts
@@ -84,8 +84,9 @@ def read_report(capture: Capture, *, origin: str = "the capture") -> Report:
         if capture.layer_table is not None
         else None
     )
-    ledger = _ledger(capture, compiled, formula, hidden)
-    reserved_bytes = profile.reserved_bytes + _code_bytes(capture)
+    code_bytes = _code_bytes(capture, assignment)
+    ledger = _ledger(capture, compiled, formula, hidden, code_bytes)
+    reserved_bytes = profile.reserved_bytes + code_bytes
     required_bytes = reserved_bytes + (hidden.bytes or 0)
     rows = {buffer.id: _buffer_row(buffer, compiled) for buffer in profile.buffers}
     live = [rows[identifier] for identifier in profile.live_at_peak]
@@ -112,10 +113,19 @@ def read_report(capture: Capture, *, origin: str = "the capture") -> Report:
     )
 
 
-def _code_bytes(capture: Capture) -> int:
-    """The program's code, where it takes main memory: on TPU. Not known, and 0 here, where the compiler refused it."""
+def _code_bytes(capture: Capture, assignment: BufferAssignment) -> int:
+    """The program's code, where it takes main memory: on TPU. Not known, and 0 here, where the compiler refused it.
+
+    What libtpu reports as code contains the constants, which are allocations too: they count there, once.
+    """
     code = capture.statistics.generated_code_bytes
-    return code if capture.device.platform == "tpu" and isinstance(code, int) else 0
+    if capture.device.platform != "tpu" or not isinstance(code, int):
+        return 0
+    main = MAIN_COLORS["tpu"]
+    constants = sum(one.size for one in assignment.allocations if one.is_constant and one.color in main)
+    if constants > code:
+        raise InvariantError(f"the code of {code} B should contain the constants, but they are {constants} B.")
+    return code - constants
 
 
 _HIDDEN = {
@@ -154,11 +164,11 @@ def _hidden(compiled: _Compiled, capture: Capture) -> Hidden:
     )
 
 
-def _ledger(capture: Capture, compiled: _Compiled, formula: Formula | None, hidden: Hidden) -> tuple[LedgerRow, ...]:
+def _ledger(
+    capture: Capture, compiled: _Compiled, formula: Formula | None, hidden: Hidden, code_bytes: int
+) -> tuple[LedgerRow, ...]:
     if formula is None:
-        return compiled_rows(
-            compiled.account, hidden_bytes=hidden.bytes or 0, code_bytes=_code_bytes(capture), reason=_NO_TABLE
-        )
+        return compiled_rows(compiled.account, hidden_bytes=hidden.bytes or 0, code_bytes=code_bytes, reason=_NO_TABLE)
     return reconcile(
         formula,
         compiled.account,
@@ -169,7 +179,7 @@ def _ledger(capture: Capture, compiled: _Compiled, formula: Formula | None, hidd
         capture.outputs,
         hidden_bytes=hidden.bytes or 0,
         hidden_fusions=[fusion.instruction for fusion in hidden.fusions],
-        code_bytes=_code_bytes(capture),
+        code_bytes=code_bytes,
     )
 
 

@@ -114,9 +114,11 @@ def _verdict(report: Report) -> Paragraph:
         cells = [Text("Does not fit:", "bad")]
     if isinstance(verdict.usable_bytes, int) and isinstance(verdict.headroom_bytes, int):
         outcome = "left of" if verdict.headroom_bytes >= 0 else "too much for"
+        # A TPU program can be refused for its code, whose size the compiler then does not tell.
+        besides = ", too little for the program's code" if verdict.headroom_bytes >= 0 and not verdict.fits else ""
         cells += [
             Size(abs(verdict.headroom_bytes)),
-            Text(f"{outcome} {format_bytes(verdict.usable_bytes)} usable", "quiet"),
+            Text(f"{outcome} {format_bytes(verdict.usable_bytes)} usable{besides}", "quiet"),
         ]
     if verdict.limit_bytes is not None:
         over = report.required_bytes - verdict.limit_bytes
