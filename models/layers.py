@@ -40,10 +40,10 @@ class Sequential(nnx.Module):
         return features
 
 
-def run_block(block: Any, features: jax.Array, *, remat: str | None) -> jax.Array:
-    """``block(features)``; with the policy ``"blocks"`` the backward pass computes it again from its input."""
+def run_block(block: Any, *features: jax.Array, remat: str | None) -> jax.Array:
+    """``block(*features)``; with the policy ``"blocks"`` the backward pass computes it again from its input."""
     call = type(block).__call__
-    return (nnx.remat(call) if remat == "blocks" else call)(block, features)
+    return (nnx.remat(call) if remat == "blocks" else call)(block, *features)
 
 
 def convolution(
@@ -222,6 +222,23 @@ def concatenate(branches: Sequence[jax.Array]) -> jax.Array:
         return jnp.concatenate(branches, axis=-1)
 
 
+class Branches(nnx.Module):
+    """Layers side by side on the same features, each an attribute and a scope of its own, joined in the scope ``concat``.
+
+    Args:
+        branches: by name, in the order of their channels.
+    """
+
+    def __init__(self, branches: Mapping[str, nnx.Module]) -> None:
+        for name, branch in branches.items():
+            setattr(self, name, branch)
+        self.names = tuple(branches)
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """Features [batch, height, width, channels of all branches]."""
+        return concatenate([run_layer(self, name, features) for name in self.names])
+
+
 def max_pool(features: jax.Array, window: int, strides: int, *, padding: int = 0, round_up: bool = False) -> jax.Array:
     """The largest number of each window.
 
@@ -237,6 +254,17 @@ def max_pool(features: jax.Array, window: int, strides: int, *, padding: int = 0
         (padding, padding + _overhang(features.shape[axis], window, strides, padding, round_up)) for axis in (1, 2)
     ]
     return nnx.max_pool(features, window_shape=(window, window), strides=(strides, strides), padding=pads)
+
+
+class MaxPool(nnx.Module):
+    """`max_pool` as a layer."""
+
+    def __init__(self, window: int, strides: int, *, padding: int = 0, round_up: bool = False) -> None:
+        self.window, self.strides, self.padding, self.round_up = window, strides, padding, round_up
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """The largest number of each window."""
+        return max_pool(features, self.window, self.strides, padding=self.padding, round_up=self.round_up)
 
 
 def _overhang(length: int, window: int, strides: int, padding: int, round_up: bool) -> int:

@@ -51,6 +51,38 @@ def _densenet(depth: int, parameter_count: int, batch_stat_count: int) -> Model:
     )
 
 
+def _googlenet(name: str, auxiliary: bool, parameter_count: int, batch_stat_count: int) -> Model:
+    return Model(
+        name=name,
+        family="googlenet",
+        constructor="googlenet:GoogLeNet",
+        arguments=(("auxiliary", auxiliary),),
+        parameter_count=parameter_count,
+        batch_stat_count=batch_stat_count,
+        auxiliary_weights=(0.3, 0.3) if auxiliary else (),
+        image_size=224,
+        smallest_image_size=15,
+        reference="Szegedy et al., Going Deeper with Convolutions, arXiv:1409.4842",
+    )
+
+
+def _inception_v3(
+    name: str, auxiliary: bool, parameter_count: int, batch_stat_count: int, smallest_image_size: int
+) -> Model:
+    return Model(
+        name=name,
+        family="inception_v3",
+        constructor="inception_v3:InceptionV3",
+        arguments=(("auxiliary", auxiliary),),
+        parameter_count=parameter_count,
+        batch_stat_count=batch_stat_count,
+        auxiliary_weights=(0.4,) if auxiliary else (),
+        image_size=299,
+        smallest_image_size=smallest_image_size,
+        reference="Szegedy et al., Rethinking the Inception Architecture for Computer Vision, arXiv:1512.00567",
+    )
+
+
 _RESNETS: dict[str, str] = {
     "resnet": "He et al., Deep Residual Learning for Image Recognition, arXiv:1512.03385",
     "resnext": "Xie et al., Aggregated Residual Transformations for Deep Neural Networks, arXiv:1611.05431",
@@ -91,6 +123,24 @@ def _squeezenet(version: str, parameter_count: int, smallest_image_size: int) ->
         image_size=224,
         smallest_image_size=smallest_image_size,
         reference=f"Iandola et al., SqueezeNet, arXiv:1602.07360, version {version}",
+    )
+
+
+def _unet() -> Model:
+    return Model(
+        name="unet",
+        family="unet",
+        constructor="unet:UNet",
+        arguments=(),
+        parameter_count=31_030_658,
+        batch_stat_count=0,
+        task="segmentation",
+        classes=2,
+        image_size=512,
+        smallest_image_size=16,
+        image_size_divisor=16,
+        channels=1,
+        reference="Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, arXiv:1505.04597",
     )
 
 
@@ -303,10 +353,14 @@ MODELS: tuple[Model, ...] = (
     _efficientnet("efficientnet_v2_s", 21_458_488, 153_872, 384, 0.2, configuration="V2-S", epsilon=1e-3),
     _efficientnet("efficientnet_v2_m", 54_139_356, 292_032, 480, 0.3, configuration="V2-M", epsilon=1e-3),
     _efficientnet("efficientnet_v2_l", 118_515_272, 512_576, 480, 0.4, configuration="V2-L", epsilon=1e-3),
+    _googlenet("googlenet", False, 6_624_904, 14_560),
+    _googlenet("googlenet_auxiliary", True, 13_004_888, 15_072),
     _gpt2("gpt2", "small", 124_439_808),
     _gpt2("gpt2_medium", "medium", 354_823_168),
     _gpt2("gpt2_large", "large", 774_030_080),
     _gpt2("gpt2_xl", "xl", 1_557_611_200),
+    _inception_v3("inception_v3", True, 27_161_264, 36_224, 299),
+    _inception_v3("inception_v3_no_auxiliary", False, 23_834_568, 34_432, 75),
     _mnasnet("mnasnet0_5", 0.5, 2_218_512, 20_624),
     _mnasnet("mnasnet0_75", 0.75, 3_170_208, 29_808),
     _mnasnet("mnasnet1_0", 1.0, 4_383_312, 37_920),
@@ -343,6 +397,7 @@ MODELS: tuple[Model, ...] = (
     _shufflenet_v2("shufflenet_v2_x2_0", "2.0", 7_393_996, 33_716),
     _squeezenet("1.0", 1_248_424, 21),
     _squeezenet("1.1", 1_235_496, 17),
+    _unet(),
     _vgg("vgg11", "A", False, 132_863_336, 0),
     _vgg("vgg13", "B", False, 133_047_848, 0),
     _vgg("vgg16", "D", False, 138_357_544, 0),
