@@ -328,8 +328,12 @@ def _scope(op_name: str) -> str:
 
 
 def primitive(op_name: str) -> str:
-    """JAX's name of the operation that an instruction comes from, empty for one that the compiler made."""
-    return "" if _is_combined(op_name) else op_name.split(";")[0].rsplit("/", 1)[-1]
+    """JAX's name of the operation that an instruction comes from, empty for one that the compiler made.
+
+    Some of the compiler's own go by the name of another instruction, ``compare.6``; JAX's names are paths.
+    """
+    path = op_name.split(";")[0]
+    return "" if _is_combined(op_name) or "/" not in path else path.rsplit("/", 1)[-1]
 
 
 def _is_combined(op_name: str) -> bool:

@@ -378,6 +378,14 @@ class Evidence:
             if not name[1] or node.hands_on or self._is_summed_next(node):
                 waiting.extend(node.users)
 
+    def tiled_piece_of(self, buffer: Buffer) -> tuple[str, str]:
+        """Layer and primitive of the operation that a buffer in a tiled layout is part of, on an array of whatever shape."""
+        node = self.attributions[buffer.id].node
+        if node is None or not self.is_tiled(buffer):
+            return "", ""
+        layer, given, _ = self.name(self._dataflow.nodes[self._dataflow.origins[node]])
+        return layer, given
+
     def is_prepared_for_backward(self, buffer: Buffer) -> bool:
         """Whether a buffer holds a function of the forward pass that only the backward pass wants, made before it begins."""
         attribution, first = self.attributions[buffer.id], self.facts.first_gradient_position

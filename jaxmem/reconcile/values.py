@@ -54,6 +54,8 @@ def explain_values(book: Book) -> None:
                     )
     # On the way to a gradient is on the way to something the formula names, too.
     named = {(leaf.layer, leaf.primitive, leaf.elements): leaf for leaf in book.formula.leaves if leaf.primitive}
+    # A leaf that is there in its own shape may have pieces beside it.
+    named_at_all = {(name[0], name[1]): leaf for name, leaf in named.items() if name in evidence.values_named}
     functions: dict[str, Leaf] = {}
     for leaf in leaves:
         if leaf.layer not in functions and evidence.is_lowered_to_a_function(leaf.layer, leaf.primitive):
@@ -78,6 +80,15 @@ def explain_values(book: Book) -> None:
         if function is not None and book.role(buffer) is Role.TRANSIENT:
             book.row_of(buffer).add(
                 "inside an operation", book.settle(buffer), buffer=evidence.label(buffer), formula=function.text
+            )
+            continue
+        kept = book.role(buffer) in (Role.SAVED_ACTIVATIONS, Role.TRANSIENT)
+        if kept and (piece := evidence.tiled_piece_of(buffer)) in named_at_all:
+            book.row_of(buffer).add(
+                "another shape",
+                book.settle(buffer),
+                instruction=evidence.label(buffer),
+                formula=named_at_all[piece].text,
             )
             continue
         if evidence.is_prepared_for_backward(buffer):
