@@ -18,8 +18,8 @@ class Model:
     - with tokens [batch, length] in a *language* model: it returns logits [batch, length, classes], of which each foretells the
       next token;
     - where it ``decodes``, in inference: ``module.cache(batch_size, length)`` is a pytree with all that is kept of the
-      tokens before, arrays [batch, ...]; ``module.decode(tokens, cache)`` takes one token a sequence, [batch], and returns
-      logits [batch, classes] and the next cache, of the same structure, shapes and dtypes.
+      tokens before, arrays [batch, ...] and plain numbers; ``module.decode(tokens, cache)`` takes one token a sequence,
+      [batch], and returns logits [batch, classes] and the next cache, of the same structure, shapes and dtypes.
 
     Attributes:
         name: what it is called on the command line.

@@ -239,14 +239,13 @@ def _spread(
     for argument in arguments:
         if isinstance(argument, jax.ShapeDtypeStruct):
             shardings.append(batch)
-            spread.append(jax.ShapeDtypeStruct(argument.shape, argument.dtype, sharding=batch))
+            spread.append(_with_sharding(argument, batch))
             continue
         if not isinstance(argument, nnx.Module | nnx.Optimizer):
-            # A cache: each of its arrays begins with the sequences.
-            shardings.append(jax.tree.map(lambda _: batch, argument))
-            spread.append(
-                jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=batch), argument)
-            )
+            # A cache: each of its arrays begins with the sequences, but for plain numbers.
+            chosen = jax.tree.map(lambda leaf: batch if leaf.shape else whole, argument)
+            shardings.append(chosen)
+            spread.append(jax.tree.map(_with_sharding, argument, chosen))
             continue
         state = nnx.to_flat_state(nnx.state(argument))
         of = [
@@ -260,7 +259,7 @@ def _spread(
                 [
                     (
                         path,
-                        variable.replace(jax.ShapeDtypeStruct(variable.shape, variable.dtype, sharding=chosen[path])),
+                        variable.replace(_with_sharding(variable, chosen[path])),
                     )
                     for path, variable in state
                 ]
@@ -269,6 +268,10 @@ def _spread(
         spread.append(argument)
         shardings.append(nnx.StateSharding(nnx.from_flat_state(of)))
     return tuple(spread), tuple(shardings), whole
+
+
+def _with_sharding(array: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 
 def _is_trained(variable: nnx.Variable) -> bool:

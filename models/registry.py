@@ -178,6 +178,25 @@ def _vit(name: str, variant: str, patch_size: int, parameter_count: int) -> Mode
     )
 
 
+def _llama(
+    name: str, variant: str, parameter_count: int, *, classes: int = 128_256, sequence_length: int = 8192
+) -> Model:
+    return Model(
+        name=name,
+        family="llama",
+        constructor="llama:Llama",
+        arguments=(("variant", variant),),
+        parameter_count=parameter_count,
+        batch_stat_count=0,
+        task="language",
+        classes=classes,
+        sequence_length=sequence_length,
+        decodes=True,
+        scans=True,
+        reference=f"Grattafiori et al., The Llama 3 Herd of Models, arXiv:2407.21783, {variant}",
+    )
+
+
 def _gpt2(name: str, variant: str, parameter_count: int) -> Model:
     return Model(
         name=name,
@@ -365,6 +384,9 @@ MODELS: tuple[Model, ...] = (
     _mnasnet("mnasnet0_75", 0.75, 3_170_208, 29_808),
     _mnasnet("mnasnet1_0", 1.0, 4_383_312, 37_920),
     _mnasnet("mnasnet1_3", 1.3, 6_282_256, 48_816),
+    _llama("llama_tiny", "tiny", 119_104, classes=256, sequence_length=64),
+    _llama("llama3_1b", "1B", 1_235_814_400),
+    _llama("llama3_8b", "8B", 8_030_261_248),
     _mobilenet_v2("mobilenet_v2", 3_504_872, 34_112),
     _mobilenet_v3("mobilenet_v3_large", "Large", 5_483_032, 24_400),
     _mobilenet_v3("mobilenet_v3_small", "Small", 2_542_856, 12_112),

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from jaxmem_models import programs
-from jaxmem_models.steps import infer, language_step
+from jaxmem_models.steps import decode_step, infer, language_step
 
 
 def with_random_parameters(name: str, **arguments: Any) -> Any:
@@ -35,6 +35,9 @@ class Parameters:
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.module, name)
         return np.asarray(found[...], np.float64) if isinstance(found, nnx.Param) else Parameters(found)
+
+    def __getitem__(self, name: str) -> Any:
+        return Parameters(self.module[name])
 
 
 def dense(layer: Any, features: np.ndarray) -> np.ndarray:
@@ -153,6 +156,121 @@ class TestGPT2:
         losses = [float(step(model, optimizer, tokens)) for _ in range(8)]
         assert losses[0] == pytest.approx(math.log(11), rel=0.2)
         assert losses[-1] < 0.5 * losses[0]
+
+
+def rotated(vector: np.ndarray, position: int) -> np.ndarray:
+    """Equation 15 of arXiv:2104.09864, for numbers i and i + d/2 as one complex number."""
+    half = len(vector) // 2
+    pairs = vector[:half] + 1j * vector[half:]
+    turned = pairs * np.exp(1j * position * 500_000.0 ** (-2 * np.arange(half) / len(vector)))
+    return np.concatenate([turned.real, turned.imag])
+
+
+def llama_in_numpy(parameters: Any, sequence: np.ndarray, heads: int, groups: int) -> np.ndarray:
+    """Logits [length, vocabulary] of one sequence."""
+
+    def norm(layer: Any, features: np.ndarray) -> np.ndarray:
+        return features / np.sqrt((features**2).mean(-1, keepdims=True) + 1e-5) * layer.scale
+
+    features = np.stack([parameters.token_embedding.embedding[token] for token in sequence])
+    length, width = features.shape
+    size = width // heads
+    for name in ("block1", "block2"):
+        layer = parameters.decoder[name]
+        normalized = norm(layer.norm1, features)
+        queries, keys, values = (
+            normalized @ getattr(layer.attention, part).kernel for part in ("queries", "keys", "values")
+        )
+        mixed = np.zeros((length, width))
+        for head in range(heads):
+            own = slice(head * size, (head + 1) * size)
+            group = head // (heads // groups)
+            shared = slice(group * size, (group + 1) * size)
+            for token in range(length):
+                query = rotated(queries[token, own], token)
+                scores = [query @ rotated(keys[other, shared], other) / math.sqrt(size) for other in range(token + 1)]
+                weights = np.exp(np.array(scores) - max(scores))
+                mixed[token, own] = weights / weights.sum() @ values[: token + 1, shared]
+        features = features + mixed @ layer.attention.project.kernel
+        normalized = norm(layer.norm2, features)
+        gate = normalized @ layer.mlp.gate.kernel
+        hidden = gate / (1 + np.exp(-gate)) * (normalized @ layer.mlp.up.kernel)
+        features = features + hidden @ layer.mlp.down.kernel
+    return norm(parameters.norm, features) @ parameters.head.kernel
+
+
+def scanned(model: Any) -> Any:
+    """The same network with its blocks stacked."""
+    other: Any = programs.real_model("llama_tiny", rngs=nnx.Rngs(0), scan=True)
+    states = [nnx.state(model.decoder[name]) for name in model.block_names]
+    nnx.update(other.decoder, jax.tree.map(lambda *arrays: jnp.stack(arrays), *states))
+    for name in ("token_embedding", "norm", "head"):
+        nnx.update(getattr(other, name), nnx.state(getattr(model, name)))
+    other.eval()
+    return other
+
+
+class TestLlama:
+    def test_the_forward_pass_is_the_papers(self) -> None:
+        model = with_random_parameters("llama_tiny")
+        tokens = np.random.default_rng(2).integers(0, 256, (2, 7))
+        expected = [llama_in_numpy(Parameters(model), sequence, 4, 2) for sequence in tokens]
+        found = np.asarray(jax.jit(infer)(model, jnp.asarray(tokens)))
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+    @pytest.mark.parametrize("scan", [False, True])
+    def test_decoding_token_by_token_is_the_whole_sequence(self, scan: bool) -> None:
+        model = with_random_parameters("llama_tiny")
+        tokens = jnp.asarray(np.random.default_rng(2).integers(0, 256, (2, 7)))
+        expected = np.asarray(infer(model, tokens))
+        if scan:
+            model = scanned(model)
+            np.testing.assert_allclose(infer(model, tokens), expected, rtol=1e-3, atol=1e-4)
+        cache, step = model.cache(2, 9), jax.jit(decode_step, donate_argnums=1)
+        for place in range(7):
+            logits, cache = step(model, cache, tokens[:, place])
+            np.testing.assert_allclose(logits, expected[:, place], rtol=1e-3, atol=1e-4)
+
+    @pytest.mark.parametrize("scan", [False, True])
+    @pytest.mark.parametrize("remat", [None, "blocks"])
+    def test_scan_and_remat_leave_the_step_as_it_is(self, scan: bool, remat: str | None) -> None:
+        tokens = jnp.asarray(np.random.default_rng(2).integers(0, 256, (2, 7)))
+        expected = programs.real_model("llama_tiny", rngs=nnx.Rngs(0))
+        found = programs.real_model("llama_tiny", rngs=nnx.Rngs(0), remat=remat)
+        found = scanned(found) if scan else found
+        losses = []
+        for model in (expected, found):
+            optimizer = nnx.Optimizer(model, optax.sgd(0.5), wrt=nnx.Param)
+            step = nnx.jit(language_step)
+            losses.append([float(step(model, optimizer, tokens)) for _ in range(2)])
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        assert losses[0][1] < losses[0][0]
+
+    @pytest.mark.parametrize("scan", [False, True])
+    def test_the_cache_is_updated_in_place(self, scan: bool) -> None:
+        spec = programs.build("llama_tiny", mode="infer", batch_size=3, sequence_length=50, scan=scan)
+        compiled = spec.function.trace(*spec.arguments).lower().compile()
+        # Keys and values of 2 blocks, 3 sequences, 50 tokens, 2 groups of 16 numbers; and the position.
+        cache = 2 * 2 * 3 * 50 * 2 * 16 * 4 + 4
+        assert compiled.memory_analysis().alias_size_in_bytes == cache
+        kept = programs.build("llama_tiny", mode="infer", batch_size=3, donate=False)
+        assert kept.function.trace(*kept.arguments).lower().compile().memory_analysis().alias_size_in_bytes == 0
+
+    def test_only_some_can_be_scanned(self) -> None:
+        with pytest.raises(ValueError, match=r"gpt2 does not run its layers as a loop: leave scan out\."):
+            programs.build("gpt2", mode="train", batch_size=1, scan=True)
+
+    @pytest.mark.parametrize("sharding", ["data", "fsdp"])
+    def test_decoding_is_spread_over_devices(self, sharding: str) -> None:
+        mesh = jax.sharding.AbstractMesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        spec = programs.build("llama_tiny", mode="infer", batch_size=4, mesh=mesh, sharding=sharding)
+        parameters, cache, tokens = (
+            ["data" in leaf.sharding.spec for leaf in jax.tree.leaves(argument)] for argument in spec.arguments
+        )
+        assert set(parameters) == {sharding == "fsdp"}
+        assert cache == [True, True, True, True, False]
+        assert tokens == [True]
+        spec.function.trace(*spec.arguments)
 
 
 def loss_of(model: Any, tokens: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from jaxmem_models import registry
 TORCHVISION = Path(__file__).parents[1] / "data" / "torchvision_parameter_counts.csv"
 
 
-NOT_THERE = {"gpt2", "unet"}
+NOT_THERE = {"gpt2", "llama", "unet"}
 """Families that torchvision does not have."""
 
 OTHER_HEADS = {"googlenet_auxiliary", "inception_v3_no_auxiliary"}
