@@ -7,7 +7,7 @@ users' own.
 from setuptools import find_packages, setup
 
 setup(
-    packages=[*find_packages(include=["jaxmem", "jaxmem.*"]), "jaxmem_models"],
+    packages=[*find_packages(include=["jaxmem", "jaxmem.*"]), "jaxmem_models", "jaxmem_models.registry"],
     package_dir={"jaxmem_models": "models"},
     package_data={"jaxmem": ["py.typed"], "jaxmem_models": ["py.typed"]},
 )

@@ -12,11 +12,11 @@ import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxmem_models.model import Model
 from jaxmem_models.registry import (
     MODES,
     REMAT_POLICIES,
     SHARDINGS,
+    Model,
     UnknownNameError,
     constructor_of,
     find,
@@ -96,7 +96,7 @@ def build(
 
     Raises:
         UnknownNameError: a name that stands in no table, with the nearest ones.
-        RegistrationError: see `jaxmem_models.entry_points`.
+        RegistrationError: see `jaxmem_models.registry.entry_points`.
         ValueError: a batch, image size or sequence length that the network does not take, an option that it does not have,
             a mesh with other axes, or a batch that does not divide by its size.
     """

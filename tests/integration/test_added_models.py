@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROWS = """
-from jaxmem_models.model import Model
+from jaxmem_models.registry import Model
 
 def row(name, **other):
     return Model(name=name, family="perceptron", constructor="perceptrons.network:Perceptron",
@@ -114,7 +114,7 @@ def test_a_name_that_two_packages_register_names_both(tmp_path: Path, owner: str
     [
         ("raise OSError('no disk')", "rows:MODELS", "which cannot be read: OSError: no disk."),
         ("", "rows:MODELS", "which cannot be read: AttributeError: "),
-        ("MODELS = ['vgg']", "rows:MODELS", "which gives 'vgg': not a jaxmem_models.model.Model."),
+        ("MODELS = ['vgg']", "rows:MODELS", "which gives 'vgg': not a jaxmem_models.registry.Model."),
         (ROWS + "MODELS = [row('x', task='art')]", "rows:MODELS", "x: there is no task called 'art', only"),
         (ROWS + "MODELS = [row('x', task='language')]", "rows:MODELS", "a network for language has sequence_length"),
     ],

@@ -1,26 +1,6 @@
-"""The catalogue: every network of the zoo, and every option a program can be built with, as literal tables.
+"""Every network of the zoo, as literal rows. The tests compare each count with the traced network."""
 
-Reading them imports neither JAX nor Flax. Counts are of numbers, not of bytes, and the tests compare each with the
-traced network. Other installed packages add networks of their own: see `jaxmem_models.entry_points`.
-"""
-
-import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TypeVar
-
-from jaxmem_models.entry_points import RegistrationError, added_models, check_names
-from jaxmem_models.model import Model
-
-__all__ = [
-    "MODELS", "MODES", "OPTIMIZERS", "PRECISIONS", "REMAT_POLICIES", "SHARDINGS", "Model", "Optimizer", "Precision",
-    "RegistrationError", "UnknownNameError", "all_models", "constructor_of", "find", "find_optimizer", "find_precision",
-    "nearest",
-]  # fmt: skip
-
-
-class UnknownNameError(ValueError):
-    """A name that stands in none of the tables; the message names the nearest ones."""
+from jaxmem_models.registry.model import Model
 
 
 def _alexnet() -> Model:
@@ -380,13 +360,13 @@ MODELS: tuple[Model, ...] = (
     _gpt2("gpt2_xl", "xl", 1_557_611_200),
     _inception_v3("inception_v3", True, 27_161_264, 36_224, 299),
     _inception_v3("inception_v3_no_auxiliary", False, 23_834_568, 34_432, 75),
+    _llama("llama_tiny", "tiny", 119_104, classes=256, sequence_length=64),
+    _llama("llama3_1b", "1B", 1_235_814_400),
+    _llama("llama3_8b", "8B", 8_030_261_248),
     _mnasnet("mnasnet0_5", 0.5, 2_218_512, 20_624),
     _mnasnet("mnasnet0_75", 0.75, 3_170_208, 29_808),
     _mnasnet("mnasnet1_0", 1.0, 4_383_312, 37_920),
     _mnasnet("mnasnet1_3", 1.3, 6_282_256, 48_816),
-    _llama("llama_tiny", "tiny", 119_104, classes=256, sequence_length=64),
-    _llama("llama3_1b", "1B", 1_235_814_400),
-    _llama("llama3_8b", "8B", 8_030_261_248),
     _mobilenet_v2("mobilenet_v2", 3_504_872, 34_112),
     _mobilenet_v3("mobilenet_v3_large", "Large", 5_483_032, 24_400),
     _mobilenet_v3("mobilenet_v3_small", "Small", 2_542_856, 12_112),
@@ -436,106 +416,3 @@ MODELS: tuple[Model, ...] = (
     _resnet("wide_resnet", "wide_resnet50_2", 50, 68_883_240, 68_224, group_width=128),
     _resnet("wide_resnet", "wide_resnet101_2", 101, 126_886_696, 137_856, group_width=128),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Optimizer:
-    """An optimizer of optax: its name, the constructor in ``optax``, and the constructor's arguments."""
-
-    name: str
-    constructor: str
-    arguments: tuple[tuple[str, float | str], ...]
-
-
-def _optimizer(name: str, constructor: str | None = None, **arguments: float | str) -> Optimizer:
-    return Optimizer(name=name, constructor=constructor or name, arguments=tuple(arguments.items()))
-
-
-OPTIMIZERS: tuple[Optimizer, ...] = (
-    _optimizer("adam", learning_rate=1e-3),
-    _optimizer("adamw", learning_rate=1e-3, weight_decay=1e-4),
-    _optimizer("sgd", learning_rate=1e-2),
-    _optimizer("momentum", "sgd", learning_rate=1e-2, momentum=0.9),
-    _optimizer("rmsprop", learning_rate=1e-3),
-    _optimizer("adagrad", learning_rate=1e-2),
-    _optimizer("lamb", learning_rate=1e-3),
-    _optimizer("nadam", learning_rate=1e-3),
-    _optimizer("amsgrad", learning_rate=1e-3),
-    _optimizer("lion", learning_rate=1e-4),
-    _optimizer("adafactor", learning_rate=1e-3),
-    _optimizer("adam_bf16", "adam", learning_rate=1e-3, mu_dtype="bfloat16"),
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Precision:
-    """The number formats of a program: of its parameters, of its activations, and of the images it is fed, if any."""
-
-    name: str
-    parameters: str
-    activations: str
-    images: str
-
-
-PRECISIONS: tuple[Precision, ...] = (
-    Precision(name="float32", parameters="float32", activations="float32", images="float32"),
-    Precision(name="bfloat16", parameters="bfloat16", activations="bfloat16", images="bfloat16"),
-    Precision(name="mixed", parameters="float32", activations="bfloat16", images="float32"),
-)
-
-MODES: tuple[str, ...] = ("train", "infer")
-
-REMAT_POLICIES: tuple[str, ...] = ("blocks",)
-"""What the backward pass computes again. ``blocks``: of a block of layers only the input is kept."""
-
-SHARDINGS: tuple[str, ...] = ("data", "fsdp")
-"""What several devices divide among them: the batch, or model and optimizer as well."""
-
-
-_Row = TypeVar("_Row", Model, Optimizer, Precision)
-
-
-def _find(rows: Iterable[_Row], kind: str, name: str) -> _Row:
-    by_name = {row.name: row for row in rows}
-    if name in by_name:
-        return by_name[name]
-    raise UnknownNameError(f"There is no {kind} called {name!r}. {nearest(name, by_name)}")
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A sentence with the names most like ``name``, or with all of them where none is alike."""
-    names = tuple(names)
-    alike = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-    return f"The nearest: {', '.join(alike)}." if alike else f"There are: {', '.join(names)}."
-
-
-def all_models() -> tuple[Model, ...]:
-    """This package's networks, and those that other installed packages add.
-
-    Raises:
-        RegistrationError: see `jaxmem_models.entry_points`.
-    """
-    added = added_models()
-    check_names(MODELS, added)
-    return (*MODELS, *(row for _, row in added))
-
-
-def constructor_of(row: Model) -> tuple[str, str]:
-    """The full name of the constructor's module, and its name there."""
-    module, _, name = row.constructor.partition(":")
-    return (f"jaxmem_models.{module}" if row in MODELS else module), name
-
-
-def find(name: str) -> Model:
-    """The network of that name. Raises UnknownNameError with the nearest names, RegistrationError as `all_models`."""
-    return _find(all_models(), "model", name)
-
-
-def find_optimizer(name: str) -> Optimizer:
-    """The optimizer of that name. Raises UnknownNameError with the nearest names."""
-    return _find(OPTIMIZERS, "optimizer", name)
-
-
-def find_precision(name: str) -> Precision:
-    """The number formats of that name. Raises UnknownNameError with the nearest names."""
-    return _find(PRECISIONS, "dtype", name)

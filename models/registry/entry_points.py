@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from jaxmem_models.model import Model
+from jaxmem_models.registry.model import Model
 
 GROUP = "jaxmem.models"
 
@@ -65,5 +65,5 @@ def _rows(point: EntryPoint) -> tuple[Model, ...]:
         raise RegistrationError(f"{said}, which cannot be read: {type(error).__name__}: {error}. {mend}") from error
     for row in rows:
         if not isinstance(row, Model):
-            raise RegistrationError(f"{said}, which gives {row!r}: not a jaxmem_models.model.Model. {mend}")
+            raise RegistrationError(f"{said}, which gives {row!r}: not a jaxmem_models.registry.Model. {mend}")
     return rows
