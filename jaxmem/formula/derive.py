@@ -48,7 +48,7 @@ def derive_formula(
     used = _used_arguments(table)
     gradients = gradient_values(table, outputs)
     leaves = [
-        *_argument_leaves(arguments, used),
+        *_argument_leaves(arguments, used, [table.values[value].divided_over for value in table.arguments]),
         *_output_leaves(arguments, outputs, used, POINTER_BYTES[platform]),
         *_value_leaves(table, ranges, gradients, outputs),
     ]
@@ -68,7 +68,7 @@ def _used_arguments(table: LayerTable) -> frozenset[int]:
     return frozenset(index for index, value in enumerate(table.arguments) if value in read)
 
 
-def _argument_leaves(arguments: Sequence[Argument], used: frozenset[int]) -> list[Leaf]:
+def _argument_leaves(arguments: Sequence[Argument], used: frozenset[int], divided_over: Sequence[int]) -> list[Leaf]:
     return [
         Leaf(
             role=argument.role,
@@ -81,6 +81,7 @@ def _argument_leaves(arguments: Sequence[Argument], used: frozenset[int]) -> lis
             if index in used
             else "the program does not use this argument and never receives it",
             path=argument.path,
+            divided_over=divided_over[index],
         )
         for index, argument in enumerate(arguments)
     ]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 from jaxmem.attribution import Attribution, Facts
-from jaxmem.attribution.collectives import COLLECTIVES, GATHERS, SUMS
+from jaxmem.attribution.collectives import COLLECTIVES, SUMS
 from jaxmem.attribution.dataflow import MOVES, Node
 from jaxmem.attribution.facts import primitive
 from jaxmem.formula.live_ranges import MOVEMENT
@@ -325,17 +325,6 @@ class Evidence:
         if position is None or origin.instruction.opcode not in SUMS:
             return None
         return origin if node.elements != facts.outputs[position].elements else None
-
-    def exchange_of(self, node: int) -> str | None:
-        """The kind of a buffer that a collective writes; None for any other."""
-        opcode = self._dataflow.nodes[self._dataflow.origins[node]].instruction.opcode
-        if opcode in GATHERS:
-            return "gathered from the devices"
-        if opcode in SUMS:
-            return "added up over the devices"
-        if opcode in COLLECTIVES:
-            return "exchanged between the devices"
-        return "packed for the devices" if opcode == "concatenate" else None
 
     def sent(self, node: int) -> tuple[str, ...]:
         """What a collective received from this device: for an argument its path, for anything else its instruction."""

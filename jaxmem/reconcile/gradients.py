@@ -64,8 +64,8 @@ def _without_sums(book: Book, leaf: Leaf, holders: Iterable[Buffer]) -> list[Buf
         if node is None or collective is None:
             complete.append(buffer)
             continue
-        if buffer.logical_bytes not in (leaf.bytes, leaf.bytes * leaf.divided_over):
-            continue  # another array than the leaf speaks of: left open
+        if buffer.logical_bytes != leaf.bytes * leaf.divided_over:
+            continue  # before it is divided a gradient is whole on every device; anything else is left open
         before = book.evidence.facts.awaits_sum[node] is not None
         book.row_of(buffer).add(
             "awaits the sum over devices" if before else "whole before it is divided",

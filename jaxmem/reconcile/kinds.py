@@ -31,11 +31,14 @@ KINDS: dict[str, str] = {
     "an operand, adds up the parts of all",
     "whole before it is divided": "the gradient named, as the collective named leaves it on every device before each takes its "
     "part",
-    "gathered from the devices": "the result of an all-gather: the whole of what each device has a part of, the instruction "
-    "named",
-    "added up over the devices": "the result of an all-reduce or reduce-scatter of the instruction named, and no gradient",
-    "packed for the devices": "the instructions named, side by side in one array that only a collective reads",
-    "exchanged between the devices": "the result of another collective, made from the instruction named",
+    "gathered from the devices": "the result of an all-gather of the argument or instruction named, of which this device has a "
+    "part: the leaf named, as many elements as all devices' parts have together",
+    "added up over the devices": "the result of an all-reduce or reduce-scatter of the instructions named, each of which is a "
+    "leaf named, and as many elements as they have together; of a reduce-scatter, this device's part of them",
+    "packed for the devices": "the instructions named, each of which is a leaf named, side by side in one array that only a "
+    "collective reads, and as many elements as they have together",
+    "exchanged between the devices": "the result of another collective, made from the instruction named, which is the leaf "
+    "named, and as many elements",
     "copy of an argument": "the numbers of the argument named, copied or transposed, while its own slot still holds them",
     "result nobody reads": "one of several results of one instruction, without a reader",
     "table of pointers": "addresses of a tuple's elements",

@@ -13,6 +13,7 @@ from jaxmem.formula import Formula
 from jaxmem.lowering import Argument, Output
 from jaxmem.profile import MemoryProfile
 from jaxmem.reconcile.book import Book, term
+from jaxmem.reconcile.collectives import explain_collectives
 from jaxmem.reconcile.evidence import Evidence
 from jaxmem.reconcile.gradients import explain_gradients
 from jaxmem.reconcile.remainder import (
@@ -62,6 +63,7 @@ def reconcile(
     explain_outputs(book)
     explain_gradients(book)
     explain_values(book)
+    explain_collectives(book)
     explain_what_no_formula_knows(book)
     ask_for_what_is_left_out(book)
     show_damage(book)

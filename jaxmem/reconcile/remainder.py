@@ -28,8 +28,6 @@ def explain_what_no_formula_knows(book: Book) -> None:
             named: dict[str, str | tuple[str, ...]] = {"buffer": evidence.label(buffer)}
             if attribution.node is not None and (argument := evidence.facts.argument[attribution.node]) is not None:
                 named["argument"] = argument.path
-            elif attribution.role is Role.COLLECTIVES and attribution.node is not None:
-                named["instruction"] = evidence.sent(attribution.node)
             book.row_of(buffer).add(kind, book.settle(buffer), **named)
     _explain_idle(book)
 
@@ -43,8 +41,6 @@ def _compiler_kind(book: Book, buffer: Buffer, attribution: Attribution) -> str 
         return "table of pointers" if instruction.shape.subshape(buffer.leaf[1]).is_tuple else None
     if not facts.depends[attribution.node] and attribution.role is Role.CONSTANTS:
         return "depends on no argument"
-    if attribution.role is Role.COLLECTIVES:
-        return book.evidence.exchange_of(attribution.node)
     if attribution.role is not Role.WORKSPACE:
         return None
     if facts.argument[attribution.node] is not None:

@@ -1,0 +1,111 @@
+"""What devices hand one another: each array by what it was made from, and of the size that this makes of it.
+
+The opcode alone explains nothing. What was gathered must be an argument, or a value, of which the formula speaks, at its whole
+size; what was added up, or packed to be, must consist of gradients or other values that the formula names, each at the size
+it has on one device or at its whole size, and the parts must make up the buffer.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from jaxmem.attribution.collectives import COLLECTIVES, GATHERS, SUMS
+from jaxmem.attribution.dataflow import Node
+from jaxmem.formula import Leaf
+from jaxmem.reconcile.book import Book
+from jaxmem.reconcile.evidence import Name
+from jaxmem.roles import Role
+
+
+def explain_collectives(book: Book) -> None:
+    """Rows whose formula is zero: what came from other devices, or goes to them."""
+    spoken_of = _SpokenOf(book)
+    for identifier in list(book.open):
+        buffer = book.evidence.buffers[identifier]
+        node = book.evidence.attributions[identifier].node
+        if book.role(buffer) is not Role.COLLECTIVES or node is None:
+            continue
+        found = spoken_of.explanation(node)
+        if found is not None:
+            kind, sent, text = found
+            book.row_of(buffer).add(
+                kind, book.settle(buffer), buffer=book.evidence.label(buffer), instruction=sent, formula=text
+            )
+
+
+class _SpokenOf:
+    """The formula's leaves as a collective's operands ask for them."""
+
+    def __init__(self, book: Book) -> None:
+        self._evidence = book.evidence
+        self._facts = book.evidence.facts
+        self._nodes = book.evidence.facts.dataflow.nodes
+        self._origins = book.evidence.facts.dataflow.origins
+        leaves = book.formula.leaves
+        self._arguments: Mapping[str, Leaf] = {
+            leaf.path: leaf for leaf in leaves if not leaf.primitive and leaf.elements
+        }
+        self._gradients: dict[str, list[Leaf]] = {}
+        self._named: dict[Name, Leaf] = {}
+        for leaf in leaves:
+            if leaf.role is Role.GRADIENTS:
+                self._gradients.setdefault(leaf.path, []).append(leaf)
+            if leaf.primitive:
+                self._named[leaf.layer, leaf.primitive, leaf.elements] = leaf
+                self._named.setdefault((leaf.layer, leaf.primitive, leaf.elements * leaf.divided_over), leaf)
+
+    def explanation(self, index: int) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
+        """(kind, what this device sent, the leaves that it stands for) of the array a node holds; None if it is not known."""
+        origin = self._nodes[self._origins[index]]
+        opcode, elements = origin.instruction.opcode, self._nodes[index].elements
+        if elements != origin.elements:
+            return None  # a part of it, or another array
+        if opcode == "concatenate":
+            return self._of_parts("packed for the devices", origin.operands, elements)
+        if opcode not in COLLECTIVES or len(origin.operands) != 1:
+            return None
+        operand = self._nodes[origin.operands[0]]
+        if opcode in SUMS:
+            return self._added_up(origin, operand)
+        leaf = self._leaf(operand)
+        if leaf is None:
+            return None
+        if opcode in GATHERS:
+            # The parts of all devices make up the whole array.
+            if operand.elements != leaf.elements or elements != leaf.elements * leaf.divided_over:
+                return None
+            return "gathered from the devices", self._evidence.sent(index), (leaf.text,)
+        if elements != operand.elements:
+            return None  # an exchange makes nothing more and nothing less
+        return "exchanged between the devices", self._evidence.sent(index), (leaf.text,)
+
+    def _added_up(self, origin: Node, operand: Node) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
+        packed = self._nodes[self._origins[operand.index]]
+        parts = packed.operands if packed.instruction.opcode == "concatenate" else [operand.index]
+        found = self._of_parts("added up over the devices", parts, operand.elements)
+        if found is None or origin.instruction.opcode != "reduce-scatter":
+            return found if found is not None and origin.elements == operand.elements else None
+        leaf = self._leaf(operand)
+        divided = leaf is not None and origin.elements == leaf.elements
+        return found if divided and leaf is not None and operand.elements == leaf.elements * leaf.divided_over else None
+
+    def _of_parts(
+        self, kind: str, parts: Iterable[int], elements: int
+    ) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
+        nodes = [self._nodes[part] for part in parts]
+        leaves = [leaf for node in nodes if (leaf := self._leaf(node)) is not None]
+        if len(leaves) != len(nodes) or sum(node.elements for node in nodes) != elements:
+            return None
+        made = (self._nodes[self._origins[node.index]].instruction.name for node in nodes)
+        return kind, tuple(dict.fromkeys(made)), tuple(leaf.text for leaf in leaves)
+
+    def _leaf(self, node: Node) -> Leaf | None:
+        """The leaf that speaks of an array, by its argument, by the parameter it is the gradient of, or by its name."""
+        argument = self._facts.argument[node.index]
+        if argument is not None:
+            return self._arguments.get(argument.path)
+        output = self._facts.gradient_of[node.index]
+        if output is not None:
+            found = self._gradients.get(self._facts.outputs[output].parameter_path, ())
+            return next(
+                (leaf for leaf in found if node.elements in (leaf.elements, leaf.elements * leaf.divided_over)), None
+            )
+        return self._named.get(self._evidence.name(self._nodes[self._origins[node.index]]))
