@@ -19,13 +19,24 @@ def scope_components(scope: str) -> tuple[str, ...]:
     ``transpose(jvp(VGG))/conv1_1/jit(relu)`` gives ``("VGG", "conv1_1")``.
     """
     components = []
-    for component in _split_scope(scope):
+    for component in _without_repetition(_split_scope(scope)):
         while match := _TRANSFORMATION.match(component):
             component = match[1]
         # A scope opened before the transformation arrives inside its brackets, with its own slashes.
         parts = _split_scope(component) if "/" in component else (component,)
         components.extend(part for part in parts if not _NOT_A_LAYER.search(part))
     return tuple(components)
+
+
+def _without_repetition(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """What the backward pass computes again stands in the scope of its transposition and, below that, in its own once more.
+
+    ``transpose(jvp(a))/b/jvp(a)/b/checkpoint/c`` speaks of ``a/b/c``, not of ``a/b/a/b/c``.
+    """
+    for start, part in enumerate(parts):
+        if part.startswith("transpose(") and (own := part[len("transpose(") : -1]) in parts[start + 1 :]:
+            return parts[:start] + parts[parts.index(own, start + 1) :]
+    return parts
 
 
 def _split_scope(scope: str) -> tuple[str, ...]:
