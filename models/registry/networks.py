@@ -335,8 +335,29 @@ def _shufflenet_v2(name: str, width: str, parameter_count: int, batch_stat_count
     )
 
 
+_CONVNEXT = "Liu et al., A ConvNet for the 2020s, arXiv:2201.03545"
+
+
+def _convnext(name: str, configuration: str, parameter_count: int) -> Model:
+    return Model(
+        name=name,
+        family="convnext",
+        constructor="convnext:ConvNeXt",
+        arguments=(("configuration", configuration),),
+        parameter_count=parameter_count,
+        batch_stat_count=0,
+        image_size=224,
+        smallest_image_size=32,
+        reference=f"{_CONVNEXT}, ConvNeXt-{configuration}",
+    )
+
+
 MODELS: tuple[Model, ...] = (
     _alexnet(),
+    _convnext("convnext_tiny", "T", 28_589_128),
+    _convnext("convnext_small", "S", 50_223_688),
+    _convnext("convnext_base", "B", 88_591_464),
+    _convnext("convnext_large", "L", 197_767_336),
     _densenet(121, 7_978_856, 83_648),
     _densenet(161, 28_681_000, 219_936),
     _densenet(169, 14_149_480, 158_400),
@@ -363,13 +384,13 @@ MODELS: tuple[Model, ...] = (
     _llama("llama_tiny", "tiny", 119_104, classes=256, sequence_length=64),
     _llama("llama3_1b", "1B", 1_235_814_400),
     _llama("llama3_8b", "8B", 8_030_261_248),
+    _mobilenet_v2("mobilenet_v2", 3_504_872, 34_112),
+    _mobilenet_v3("mobilenet_v3_large", "Large", 5_483_032, 24_400),
+    _mobilenet_v3("mobilenet_v3_small", "Small", 2_542_856, 12_112),
     _mnasnet("mnasnet0_5", 0.5, 2_218_512, 20_624),
     _mnasnet("mnasnet0_75", 0.75, 3_170_208, 29_808),
     _mnasnet("mnasnet1_0", 1.0, 4_383_312, 37_920),
     _mnasnet("mnasnet1_3", 1.3, 6_282_256, 48_816),
-    _mobilenet_v2("mobilenet_v2", 3_504_872, 34_112),
-    _mobilenet_v3("mobilenet_v3_large", "Large", 5_483_032, 24_400),
-    _mobilenet_v3("mobilenet_v3_small", "Small", 2_542_856, 12_112),
     _regnet("regnet_x_400mf", 5_495_976, 37_856, 22, 24, 24.48, 2.54, 16),
     _regnet("regnet_x_800mf", 7_259_656, 37_312, 16, 56, 35.73, 2.28, 16),
     _regnet("regnet_x_1_6gf", 9_190_136, 43_504, 18, 80, 34.01, 2.25, 24),
