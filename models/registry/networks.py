@@ -352,6 +352,45 @@ def _convnext(name: str, configuration: str, parameter_count: int) -> Model:
     )
 
 
+_SWIN = {
+    1: "Liu et al., Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, arXiv:2103.14030",
+    2: "Liu et al., Swin Transformer V2: Scaling Up Capacity and Resolution, arXiv:2111.09883",
+}
+
+
+def _swin(name: str, configuration: str, version: int, parameter_count: int) -> Model:
+    window = 7 if version == 1 else 8
+    return Model(
+        name=name,
+        family="swin" if version == 1 else "swin_v2",
+        constructor="swin:SwinTransformer",
+        arguments=(("configuration", configuration), ("version", version), ("window", window)),
+        parameter_count=parameter_count,
+        batch_stat_count=0,
+        image_size=32 * window,
+        smallest_image_size=4,
+        reference=f"{_SWIN[version]}, Swin-{configuration}",
+    )
+
+
+_MAXVIT = "Tu et al., MaxViT: Multi-Axis Vision Transformer, arXiv:2204.01697"
+
+
+def _maxvit(name: str, configuration: str, parameter_count: int, batch_stat_count: int) -> Model:
+    return Model(
+        name=name,
+        family="maxvit",
+        constructor="maxvit:MaxViT",
+        arguments=(("configuration", configuration),),
+        parameter_count=parameter_count,
+        batch_stat_count=batch_stat_count,
+        image_size=224,
+        smallest_image_size=224,
+        image_size_divisor=224,
+        reference=f"{_MAXVIT}, MaxViT-{configuration}",
+    )
+
+
 MODELS: tuple[Model, ...] = (
     _alexnet(),
     _convnext("convnext_tiny", "T", 28_589_128),
@@ -384,6 +423,7 @@ MODELS: tuple[Model, ...] = (
     _llama("llama_tiny", "tiny", 119_104, classes=256, sequence_length=64),
     _llama("llama3_1b", "1B", 1_235_814_400),
     _llama("llama3_8b", "8B", 8_030_261_248),
+    _maxvit("maxvit_t", "T", 30_919_624, 47_616),
     _mobilenet_v2("mobilenet_v2", 3_504_872, 34_112),
     _mobilenet_v3("mobilenet_v3_large", "Large", 5_483_032, 24_400),
     _mobilenet_v3("mobilenet_v3_small", "Small", 2_542_856, 12_112),
@@ -421,6 +461,12 @@ MODELS: tuple[Model, ...] = (
     _squeezenet("1.0", 1_248_424, 21),
     _squeezenet("1.1", 1_235_496, 17),
     _unet(),
+    _swin("swin_t", "T", 1, 28_288_354),
+    _swin("swin_s", "S", 1, 49_606_258),
+    _swin("swin_b", "B", 1, 87_768_224),
+    _swin("swin_v2_t", "T", 2, 28_351_570),
+    _swin("swin_v2_s", "S", 2, 49_737_442),
+    _swin("swin_v2_b", "B", 2, 87_930_848),
     _vgg("vgg11", "A", False, 132_863_336, 0),
     _vgg("vgg13", "B", False, 133_047_848, 0),
     _vgg("vgg16", "D", False, 138_357_544, 0),
