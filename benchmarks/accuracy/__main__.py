@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.accuracy.page import page
 from benchmarks.accuracy.plot import plot
-from benchmarks.accuracy.programs import DEVICES, Question, questions
+from benchmarks.accuracy.programs import DEVICES, SETTINGS, Question, questions
 from benchmarks.accuracy.rows import Failure, Results, Row, row_of
 from benchmarks.records import RESULTS, read, this_setting, today, write_data
 from jaxmem.analysis import Target, capture_target
@@ -29,7 +29,13 @@ FOLDER = RESULTS / "accuracy"
 
 def answer(question: Question) -> Row | Failure:
     """Compile one program, or take it from the cache, and lay the estimates beside it."""
-    target = Target(text=question.network, mode=question.mode, batch_size=question.batch_size, device=question.device)
+    target = Target(
+        text=question.network,
+        mode=question.mode,
+        batch_size=question.batch_size,
+        device=question.device,
+        settings=SETTINGS.get(question.network, ()),
+    )
     try:
         capture = capture_target(target)
         report = read_report(capture, origin=question.network)

@@ -4,7 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.accuracy.programs import DEVELOPMENT, HELD_OUT, NETWORKS, questions, side
+from benchmarks.accuracy.programs import (
+    BATCH_SIZES,
+    DEVELOPMENT,
+    HELD_OUT,
+    MODES,
+    NETWORKS,
+    OWN_BATCH_SIZES,
+    questions,
+    side,
+)
 from benchmarks.accuracy.rows import Answer, Row, summarize
 from benchmarks.accuracy.rules import four_times_bytes, torchinfo_bytes
 from jaxmem.analysis import Target, program_of
@@ -48,7 +57,13 @@ def test_every_family_of_the_zoo_stands_on_one_side_of_the_split() -> None:
 def test_questions_begin_with_small_batches() -> None:
     batches = [question.batch_size for question in questions("cpu")]
     assert batches == sorted(batches)
-    assert len(questions("cpu")) == len(set(questions("cpu"))) == 6 * len(NETWORKS)
+    each = [len(OWN_BATCH_SIZES.get(network, BATCH_SIZES)) for network in NETWORKS]
+    assert len(questions("cpu")) == len(set(questions("cpu"))) == len(MODES) * sum(each)
+
+
+def test_a_network_of_every_family_is_compared() -> None:
+    families = {model.name: model.family for model in MODELS}
+    assert {families[network] for network in NETWORKS} == set(families.values()) == DEVELOPMENT | HELD_OUT
 
 
 def test_summary_of_errors() -> None:
