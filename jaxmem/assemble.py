@@ -9,7 +9,7 @@ from jaxmem.devices import Device
 from jaxmem.errors import InputError, InvariantError
 from jaxmem.formula import Formula, derive_formula
 from jaxmem.hidden import hidden_need
-from jaxmem.lowering import ProgramFacts
+from jaxmem.lowering import AUTOTUNE_RESULTS_OPTION, ProgramFacts
 from jaxmem.profile import MAIN_COLORS, Buffer, MemoryProfile, profile_memory
 from jaxmem.reconcile import compiled_rows, reconcile
 from jaxmem.result import (
@@ -360,6 +360,8 @@ def _notes(capture: Capture, hidden: Hidden) -> tuple[str, ...]:
         notes.append(f"The compiler refused the program: {capture.failure}")
     if dict(capture.compiler_options).get("xla_gpu_enable_triton_gemm") == "False":
         notes.append("Compiled without Triton matrix products (xla_gpu_enable_triton_gemm).")
+    if AUTOTUNE_RESULTS_OPTION in dict(capture.compiler_options):
+        notes.append("With recorded autotune results; XLA's default for operations that they do not name.")
     if capture.device.derived:
         notes.append(f"{capture.device.name}: {capture.device.target_source}")
     if capture.device.platform == "cpu":

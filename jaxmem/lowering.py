@@ -9,6 +9,10 @@ from math import prod
 
 from jaxmem.roles import Role
 
+AUTOTUNE_RESULTS_OPTION = "xla_gpu_load_autotune_results_from"
+"""The compiler option that names a file of what XLA measured on a card (``xla/debug_options_flags.cc``). XLA takes it for
+text where its name ends in .txt or .textproto, else for binary."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Argument:

@@ -5,10 +5,12 @@ time, since what it imports may have changed, and finds its capture by what it l
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jaxmem.analysis.captures import finished, layer_table_of, prepare, prepare_target
+from jaxmem.analysis.gemm import Gemm, gemm_options, with_gemm_range
 from jaxmem.analysis.targets import Progress, Target, program_of, silent
 from jaxmem.assemble import device_facts, estimate_report, read_report
 from jaxmem.capture import Capture, CaptureCache
@@ -16,6 +18,7 @@ from jaxmem.capture import load as load_capture
 from jaxmem.devices import Device, find_device
 from jaxmem.errors import UsageError
 from jaxmem.formula import derive_formula
+from jaxmem.lowering import AUTOTUNE_RESULTS_OPTION
 from jaxmem.program import Program
 from jaxmem.quiet import start_jax
 from jaxmem.result import EstimateReport, Report, Reports
@@ -38,7 +41,10 @@ def analyze_target(target: Target, *, progress: Progress = silent) -> Report:
     """Formula, compile and reconciliation of what a person named."""
     capture = capture_target(target, progress=progress)
     progress("reading what the compiler left", 0.0)
-    return read_report(capture, origin=target.text)
+    report = read_report(capture, origin=target.text)
+    if target.gemm != "both":
+        return report
+    return with_gemm_range(report, capture, lambda: capture_target(replace(target, gemm="cublas"), progress=progress))
 
 
 def capture_target(target: Target, *, progress: Progress = silent) -> Capture:
@@ -74,6 +80,8 @@ def analyze(
     /,
     *args: Any,
     device: str = "cpu",
+    gemm: Gemm | None = None,
+    autotune_results: str | Path | None = None,
     use_cache: bool = True,
     progress: Progress = silent,
     **keywords: Any,
@@ -84,6 +92,9 @@ def analyze(
         fn: a function and its arguments as `Program` takes them (plain or jitted, NNX and Equinox modules, arrays or
             ``ShapeDtypeStruct``), or a finished `Program`.
         device: as in ``jaxmem devices``.
+        gemm: on a GPU, the backend of matrix products: ``"triton"``, ``"cublas"``, or ``"both"`` for a range of required
+            bytes, which takes a second compile; None leaves it to XLA.
+        autotune_results: a file that XLA wrote on the card (``xla_gpu_dump_autotune_results_to``).
         use_cache: look for, and keep, the capture in the user's cache.
         progress: told what is being done.
         keywords: those of `Program` (``donate_argnums``, ``roles``, ``name``, ...), and the function's own.
@@ -92,8 +103,18 @@ def analyze(
         UsageError, InputError, EnvironmentFailure: see `jaxmem.errors`.
     """
     cache = CaptureCache() if use_cache else None
-    prepared = prepare(_program(fn, args, keywords), find_device(device), cache, progress=progress)
-    return read_report(finished(prepared, progress))
+    program, target = _program(fn, args, keywords), find_device(device)
+    if autotune_results is not None:
+        program = program.with_compiler_options([(AUTOTUNE_RESULTS_OPTION, str(autotune_results))])
+
+    def capture_with(gemm: Gemm | None) -> Capture:
+        added = gemm_options(gemm, target.platform, program.compiler_options)
+        chosen = program.with_compiler_options(added) if added else program
+        return finished(prepare(chosen, target, cache, progress=progress), progress)
+
+    capture = capture_with(gemm)
+    report = read_report(capture)
+    return with_gemm_range(report, capture, lambda: capture_with("cublas")) if gemm == "both" else report
 
 
 def estimate(fn: Any, /, *args: Any, device: str = "cpu", **keywords: Any) -> EstimateReport:

@@ -9,12 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxmem.analysis.gemm import gemm_options
 from jaxmem.analysis.targets import Progress, Target, is_zoo, program_of, silent
 from jaxmem.capture import (
     Capture,
     CaptureCache,
     installed_versions,
     lowering_key,
+    recorded_digests,
     request_key,
     source_digest,
     this_host,
@@ -70,6 +72,8 @@ def prepare_target(target: Target, *, progress: Progress = silent) -> Capture | 
     if target.text.lower().endswith(".jaxmem"):
         return load_capture(Path(target.text))
     device = find_device(target.device or "cpu")
+    added = gemm_options(target.gemm, device.platform, target.compiler_options)
+    target = replace(target, compiler_options=tuple(sorted((*target.compiler_options, *added))))
     cache = CaptureCache() if target.use_cache else None
     request = _zoo_request(target, device) if is_zoo(target) else None
     if cache is not None and request is not None and (known := cache.get_request(request)) is not None:
@@ -131,6 +135,7 @@ def _zoo_request(target: Target, device: Device) -> str:
     """The key of a request for a zoo model. Whatever decides the trace is in it, so JAX need not be asked."""
     options = {f"set {name}": value for name, value in target.settings}
     options |= {f"compiler {name}": value for name, value in target.compiler_options}
+    options |= {f"file {name}": digest for name, digest in recorded_digests(target.compiler_options).items()}
     options |= {"mode": target.mode or "", "batch_size": str(target.batch_size or "")}
     options |= {"mesh": str(target.mesh), "sharding": target.sharding or ""}
     from jaxmem_models.registry import constructor_of, find

@@ -26,6 +26,8 @@ class Target:
         compiler_options: handed to XLA.
         mesh: (axis, devices) pairs; none for a program on one device. A callable that takes a mesh is handed this one.
         sharding: what of a zoo model is divided over the mesh: ``data`` or ``fsdp``; None otherwise.
+        gemm: the backend of a GPU's matrix products: ``triton``, ``cublas``, or ``both`` for a range; None leaves it
+            to XLA.
         use_cache: look for, and keep, the capture in the user's cache.
     """
 
@@ -37,6 +39,7 @@ class Target:
     compiler_options: tuple[tuple[str, str], ...] = ()
     mesh: tuple[tuple[str, int], ...] = ()
     sharding: str | None = None
+    gemm: str | None = None
     use_cache: bool = True
 
 

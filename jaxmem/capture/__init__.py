@@ -4,7 +4,14 @@ A capture replays without JAX, on any machine: it carries the compiled module wi
 it, what JAX reports of its memory, the tables of the lowering and the traced program, and what they were made with.
 """
 
-from jaxmem.capture.cache import CaptureCache, default_folder, lowering_key, request_key, source_digest
+from jaxmem.capture.cache import (
+    CaptureCache,
+    default_folder,
+    lowering_key,
+    recorded_digests,
+    request_key,
+    source_digest,
+)
 from jaxmem.capture.data import Capture, Cost, Host, MemoryStatistics
 from jaxmem.capture.file import SCHEMA, load, save
 from jaxmem.capture.machine import installed_versions, this_host
@@ -20,6 +27,7 @@ __all__ = [
     "installed_versions",
     "load",
     "lowering_key",
+    "recorded_digests",
     "request_key",
     "save",
     "source_digest",

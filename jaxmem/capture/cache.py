@@ -26,7 +26,7 @@ from jaxmem.codec import encode
 from jaxmem.devices import Device
 from jaxmem.errors import InputError, JaxmemError
 from jaxmem.files import write_whole
-from jaxmem.lowering import Lowering
+from jaxmem.lowering import AUTOTUNE_RESULTS_OPTION, Lowering
 from jaxmem.units import format_bytes
 
 DEFAULT_LIMIT_BYTES = 5 * 2**30
@@ -36,10 +36,15 @@ READERS = frozenset("""assemble attribution cli formula hidden profile reconcile
 """The rooms of jaxmem that only read captures: what changes there changes no capture."""
 
 
+_FILE_OPTIONS = frozenset({AUTOTUNE_RESULTS_OPTION})
+"""Compiler options whose value is a file that XLA reads: what is in it decides the compile, not only its name."""
+
+
 def lowering_key(lowering: Lowering, device: Device, versions: Versions, host: Host) -> str:
     """The digest of everything that decides a capture.
 
-    That is the module with its source locations, the tables of its arguments and results, options and configuration;
+    That is the module with its source locations, the tables of its arguments and results, options and configuration,
+    and what is in a file that an option names;
     the device's name and platform (how much memory it has changes no code); the versions, the host and the sources of
     the rooms of jaxmem that make captures.
     """
@@ -47,6 +52,7 @@ def lowering_key(lowering: Lowering, device: Device, versions: Versions, host: H
     return _digest(
         kind="lowering",
         lowering=values,
+        recorded=recorded_digests(lowering.compiler_options),
         members={name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
         device=[device.name, device.platform],
         target=encode(device.target)[0] if device.target is not None else None,
@@ -77,6 +83,18 @@ def request_key(
         host=encode(host)[0],
         sources=[_makers_digest(), *sources],
     )
+
+
+def recorded_digests(compiler_options: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The digest of each file that a compiler option hands to XLA; empty for one that cannot be read."""
+    digests = {}
+    for name, value in compiler_options:
+        if name in _FILE_OPTIONS:
+            content = b""
+            with suppress(OSError):
+                content = Path(value).read_bytes()
+            digests[name] = hashlib.sha256(content).hexdigest() if content else ""
+    return digests
 
 
 def _makers_digest() -> str:

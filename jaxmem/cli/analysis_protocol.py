@@ -17,6 +17,7 @@ class TargetType(Protocol):
     ``text`` is what the user wrote. ``mode``, ``batch_size`` and ``device`` are None where the target has its own, as a
     saved capture does. ``settings`` are the ``--set`` pairs and the options that stand for them. ``mesh`` has an
     (axis, devices) pair for each of its axes, and none on one device; ``sharding`` is what of a zoo model is divided over it.
+    ``gemm`` is the backend of a GPU's matrix products, or ``both``.
     """
 
     def __call__(
@@ -30,6 +31,7 @@ class TargetType(Protocol):
         compiler_options: tuple[tuple[str, str], ...],
         mesh: tuple[tuple[str, int], ...],
         sharding: str | None,
+        gemm: str | None,
         use_cache: bool,
     ) -> Any: ...
 

@@ -53,8 +53,8 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_compiler_options(parser: argparse.ArgumentParser) -> None:
-    """What only a compile needs."""
+def add_compiler_options(parser: argparse.ArgumentParser, *, gemm: tuple[str, ...] = ("triton", "cublas")) -> None:
+    """What only a compile needs. ``gemm`` are the choices of that option."""
     group = parser.add_argument_group("the compiler")
     group.add_argument(
         "--compiler-option",
@@ -64,6 +64,20 @@ def add_compiler_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="handed to XLA (repeatable)",
+    )
+    group.add_argument(
+        "--gemm",
+        choices=gemm,
+        help="GPU: whose matrix products"
+        + ("; both: also the range of required bytes, by a second compile" if "both" in gemm else "")
+        + " (default: XLA's choice)",
+    )
+    group.add_argument(
+        "--autotune-results",
+        metavar="FILE",
+        type=Path,
+        help="GPU: what XLA measured on the card, written there with xla_gpu_dump_autotune_results_to; used for the "
+        "operations in it, whose card, cuDNN and jaxlib are the same; without the card nothing can be measured anew",
     )
     group.add_argument("--no-cache", action="store_true", help="compile even if this program was compiled before")
 

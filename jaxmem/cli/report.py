@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What this command takes."""
     shared.add_program_options(parser)
-    shared.add_compiler_options(parser)
+    shared.add_compiler_options(parser, gemm=("triton", "cublas", "both"))
     parser.add_argument("--limit", metavar="SIZE", type=shared.size, help="a budget, e.g. 2GiB: exit 1 above it")
     group = shared.add_output_options(parser, file_help="write the answer to a file instead of stdout")
     shared.add_format_option(group)

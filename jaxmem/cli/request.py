@@ -69,7 +69,7 @@ def requested(options: argparse.Namespace, analysis: Analysis) -> tuple[Requeste
     if kind in (Kind.CAPTURE, Kind.REPORT):
         refuse_options(options, kind)
     settings, mode, batch_size = _settings(options, kind)
-    compiler_options = _unique(getattr(options, "compiler_options", ()), "--compiler-option")
+    compiler_options = _compiler_options(options)
     mesh = _mesh(options, kind, batch_size)
     devices: tuple[str | None, ...] = (None,) if kind is Kind.CAPTURE else options.device or (DEFAULT_DEVICE,)
     _check_devices(device for device in devices if device)
@@ -87,6 +87,7 @@ def requested(options: argparse.Namespace, analysis: Analysis) -> tuple[Requeste
             compiler_options=compiler_options,
             mesh=mesh,
             sharding=(options.sharding or "data") if kind is Kind.ZOO and mesh else None,
+            gemm=getattr(options, "gemm", None),
             use_cache=not getattr(options, "no_cache", False),
         )
         for one_mode in modes
@@ -112,6 +113,8 @@ def refuse_options(options: argparse.Namespace, kind: Kind) -> None:
             ("--remat", options.remat),
             ("--set", options.settings),
             ("--compiler-option", getattr(options, "compiler_options", ())),
+            ("--gemm", getattr(options, "gemm", None)),
+            ("--autotune-results", getattr(options, "autotune_results", None)),
         )
         if value
     ]
@@ -120,6 +123,19 @@ def refuse_options(options: argparse.Namespace, kind: Kind) -> None:
             f"{options.program} is {kind.value}: {', '.join(given)} cannot change it. "
             "Leave that out, or name the program itself."
         )
+
+
+def _compiler_options(options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    """What is handed to XLA: as it was given, and the file of autotune results."""
+    from jaxmem.lowering import AUTOTUNE_RESULTS_OPTION
+
+    given = _unique(getattr(options, "compiler_options", ()), "--compiler-option")
+    results: Path | None = getattr(options, "autotune_results", None)
+    if results is None:
+        return given
+    if AUTOTUNE_RESULTS_OPTION in dict(given):
+        raise UsageError(f"--autotune-results stands for --compiler-option {AUTOTUNE_RESULTS_OPTION}. Say it once.")
+    return tuple(sorted((*given, (AUTOTUNE_RESULTS_OPTION, str(results.absolute())))))
 
 
 def _settings(options: argparse.Namespace, kind: Kind) -> tuple[tuple[tuple[str, str], ...], str | None, int | None]:

@@ -18,6 +18,8 @@ from jaxmem.errors import EnvironmentFailure
 Progress = Callable[[str, float], None]
 """Called as a phase begins, with its name for people and the seconds since the work began."""
 
+WORDS = "stderr"
+"""The file in the job folder that holds what the worker wrote to its standard error."""
 _LAST_WORDS_BYTES = 16_384
 
 
@@ -51,7 +53,7 @@ def run_worker(
     Raises:
         EnvironmentFailure: it could not be started, crashed, was killed, or ran out of time; with its own last words.
     """
-    words = folder / "stderr"
+    words = folder / WORDS
     started = time.monotonic()
     timed_out = threading.Event()
     with words.open("wb") as stderr:

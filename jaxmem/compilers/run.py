@@ -12,12 +12,13 @@ import jaxmem
 from jaxmem.capture import Capture, installed_versions, this_host
 from jaxmem.capture.machine import COMPILING_PACKAGES
 from jaxmem.codec import Mismatch, decode, encode
+from jaxmem.compilers.autotune import LOG, Recorded, found_in, none_found, not_read, read_recorded
 from jaxmem.compilers.job import ANSWER, DUMP, MODULE, NUMERIC_OPTIONS, REQUEST, Answer, Request, Step
-from jaxmem.compilers.process import Progress, job_folder, last_words, run_worker
-from jaxmem.devices import Device, TpuTarget, compiler_packages, obstacle, topology_of
+from jaxmem.compilers.process import WORDS, Progress, job_folder, last_words, run_worker
+from jaxmem.devices import CudaTarget, Device, TpuTarget, compiler_packages, obstacle, topology_of
 from jaxmem.errors import EnvironmentFailure, UsageError
 from jaxmem.layer_table import LayerTable
-from jaxmem.lowering import Lowering
+from jaxmem.lowering import AUTOTUNE_RESULTS_OPTION, Lowering
 
 _REFUSED_OPTION = ("No such compile option", "While setting option")
 """How XLA begins to complain about an option (``xla/pjrt/pjrt_executable.cc``)."""
@@ -49,7 +50,8 @@ def compile_lowering(
     caller's JAX, its caches included, takes part. For the processor the result is that of
     ``jax.jit(f).lower(...).compile()`` on the same machine; for a card or a TPU, that of XLA's ahead-of-time compile,
     which needs no such device. A program that the CUDA compiler finds no tiles for is compiled again without Triton
-    matrix products; the capture's compiler options say so.
+    matrix products; the capture's compiler options say so. Recorded autotune results (`jaxmem.compilers.autotune`) are
+    used where the compiler options name a file of them.
 
     Args:
         lowering: the program.
@@ -60,6 +62,7 @@ def compile_lowering(
 
     Raises:
         UsageError: the program was not lowered for the device's platform, or XLA does not take a compiler option.
+        InputError: recorded autotune results cannot be read, or have nothing on this program and card.
         EnvironmentFailure: the compiler is not installed (the message has the line that installs it), it failed,
             crashed, was killed, ran out of time, or the disk is full.
     """
@@ -71,12 +74,15 @@ def compile_lowering(
         if progress is not None:
             progress(phase, time.monotonic() - started)
 
-    finished = _compile(lowering, device, report, timeout)
+    recorded = _recorded(lowering, device)
+    finished = _compile(lowering, device, recorded, report, timeout)
     if _wants_no_triton(lowering, device, finished.answer):
         report("the compiler found no tiles for a matrix product: again without Triton")
         without_triton = (*lowering.compiler_options, (_TRITON_OPTION, "False"))
         lowering = replace(lowering, compiler_options=tuple(sorted(without_triton)))
-        finished = _compile(lowering, device, report, timeout)
+        finished = _compile(lowering, device, recorded, report, timeout)
+    if recorded is not None:
+        _check_used(recorded, device, finished, report)
     answer = finished.answer
     return Capture(
         program=lowering.program,
@@ -102,14 +108,21 @@ def compile_lowering(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Finished:
-    """What a worker left. ``hlo_proto`` is None where it dumped no module with a buffer assignment."""
+    """What a worker left. ``hlo_proto`` is None where it dumped no module with a buffer assignment; ``log`` is XLA's."""
 
     answer: Answer
     hlo_proto: bytes | None
     worker_start_seconds: float
+    log: str
 
 
-def _compile(lowering: Lowering, device: Device, report: Callable[[str], None], timeout: float | None) -> _Finished:
+def _compile(
+    lowering: Lowering,
+    device: Device,
+    recorded: Recorded | None,
+    report: Callable[[str], None],
+    timeout: float | None,
+) -> _Finished:
     step_seconds: dict[Step, float] = {}
 
     def on_step(step: Step, seconds: float) -> None:
@@ -120,17 +133,41 @@ def _compile(lowering: Lowering, device: Device, report: Callable[[str], None], 
     report("starting the compiler")
     with job_folder() as folder:
         try:
-            _write_job(folder, lowering, device)
-            run_worker(folder, _environment(lowering, device), on_step, timeout)
+            _write_job(folder, lowering, device, recorded)
+            environment = dict(_environment(lowering, device)) | (LOG if recorded is not None else {})
+            run_worker(folder, environment, on_step, timeout)
             report("collecting what the compiler left")
             answer = _read_answer(folder)
             hlo_proto = None if answer.dump is None else (folder / DUMP / answer.dump).read_bytes()
+            log = (folder / WORDS).read_text(errors="replace")
         except OSError as error:
             raise EnvironmentFailure(
                 f"The compiler's files in {folder} could not be written or read: {error.strerror or error}. "
                 "Free some space, or set TMPDIR to another folder."
             ) from error
-    return _Finished(answer=answer, hlo_proto=hlo_proto, worker_start_seconds=step_seconds.get(Step.COMPILE, 0.0))
+    return _Finished(
+        answer=answer, hlo_proto=hlo_proto, worker_start_seconds=step_seconds.get(Step.COMPILE, 0.0), log=log
+    )
+
+
+def _recorded(lowering: Lowering, device: Device) -> Recorded | None:
+    recorded = read_recorded(lowering.compiler_options)
+    if recorded is not None and device.platform != "cuda":
+        raise UsageError(f"Autotune results are of NVIDIA GPUs; {device.name} has no use for {recorded.file}.")
+    return recorded
+
+
+def _check_used(recorded: Recorded, device: Device, finished: _Finished, report: Callable[[str], None]) -> None:
+    """Say how many results were used. A file that XLA cannot read, or that changes nothing, is an error."""
+    failure = finished.answer.failure
+    if failure is not None:
+        if "autotune results" in failure.lower():
+            raise not_read(recorded, failure)
+        return
+    hits, wanted = found_in(finished.log)
+    if wanted and not hits:
+        raise none_found(recorded, device.name, wanted)
+    report(f"recorded autotune results were used for {hits} of {wanted} operations")
 
 
 def _wants_no_triton(lowering: Lowering, device: Device, answer: Answer) -> bool:
@@ -159,17 +196,19 @@ def _check_options(lowering: Lowering) -> None:
             raise UsageError(f"The compiler option {name} is {numbers}, found {value!r}.") from None
 
 
-def _write_job(folder: Path, lowering: Lowering, device: Device) -> None:
+def _write_job(folder: Path, lowering: Lowering, device: Device, recorded: Recorded | None) -> None:
+    target, options = device.target, dict(lowering.compiler_options)
+    if isinstance(target, CudaTarget) and recorded is not None:
+        target = recorded.on(target)
+        options[AUTOTUNE_RESULTS_OPTION] = str(recorded.file)
     (folder / DUMP).mkdir()
     (folder / MODULE).write_bytes(lowering.stablehlo)
     request = Request(
         platform=device.platform,
         device_count=lowering.device_count,
-        target=(
-            topology_of(device.target, lowering.device_count) if isinstance(device.target, TpuTarget) else device.target
-        ),
+        target=topology_of(target, lowering.device_count) if isinstance(target, TpuTarget) else target,
         # What XLA dumps, and where, is the worker's to say; it does not change what is compiled.
-        compiler_options=tuple(pair for pair in lowering.compiler_options if not pair[0].startswith("xla_dump_")),
+        compiler_options=tuple(pair for pair in options.items() if not pair[0].startswith("xla_dump_")),
     )
     (folder / REQUEST).write_text(json.dumps(encode(request)[0]))
 
@@ -199,7 +238,7 @@ def _read_answer(folder: Path) -> Answer:
     try:
         return decode(Answer, json.loads((folder / ANSWER).read_bytes()))
     except (FileNotFoundError, ValueError, Mismatch) as error:
-        words = last_words(folder / "stderr")
+        words = last_words(folder / WORDS)
         raise EnvironmentFailure(
             f"The compiling process left no answer that can be read ({error}). {words}".strip()
         ) from error

@@ -59,6 +59,7 @@ def report_page(report: Report, *, detail: bool = False) -> Document:
         Heading(title(report.program, report.device), 1),
         *facts(report.program),
         _headline(report),
+        *_gemm_range(report),
         *_measured(report),
         _verdict(report),
         Heading("Where the bytes go"),
@@ -87,6 +88,24 @@ def _headline(report: Report) -> Paragraph:
     else:
         split = f"= {format_bytes(report.reserved_bytes)} reserved + {format_bytes(report.hidden.bytes)} hidden"
     return Paragraph((Text("Required", "strong"), required, Text(split, "quiet")))
+
+
+def _gemm_range(report: Report) -> list[Part]:
+    if report.gemm_range is None:
+        return []
+    least, most = report.gemm_range.least, report.gemm_range.most
+    cells: list[Cell] = [
+        Text("Range", "strong"),
+        Size(report.gemm_range.least_bytes),
+        Text(f"with {_BACKENDS[least]}'s matrix products"),
+    ]
+    if most != least:
+        cells += [Text("to"), Size(report.gemm_range.most_bytes), Text(f"with {_BACKENDS[most]}'s")]
+        cells.append(Text("· on the card XLA times both and takes the faster, product by product", "quiet"))
+    return [Paragraph(tuple(cells)), *reasons(variant.required_bytes for variant in report.gemm_range.variants)]
+
+
+_BACKENDS = {"triton": "Triton", "cublas": "cuBLAS"}
 
 
 def _measured(report: Report) -> list[Paragraph]:

@@ -10,6 +10,8 @@ from jaxmem.result.buffers import BufferRow, BufferTable
 from jaxmem.result.estimate import ESTIMATE_SCHEMA, EstimateLayer, EstimateReport, EstimateReports, EstimateRow
 from jaxmem.result.facts import (
     DeviceFacts,
+    GemmRange,
+    GemmVariant,
     Hidden,
     HiddenFusion,
     Measured,
@@ -18,6 +20,7 @@ from jaxmem.result.facts import (
     Verdict,
     Versions,
     XlaNumbers,
+    gemm_range,
 )
 from jaxmem.result.json_text import from_json, load, save, to_json
 from jaxmem.result.ledger import (
@@ -46,6 +49,8 @@ __all__ = [
     "EstimateRow",
     "Evidence",
     "EvidenceValue",
+    "GemmRange",
+    "GemmVariant",
     "Hidden",
     "HiddenFusion",
     "LayerRow",
@@ -61,6 +66,7 @@ __all__ = [
     "XlaNumbers",
     "error_percent",
     "from_json",
+    "gemm_range",
     "load",
     "save",
     "to_json",

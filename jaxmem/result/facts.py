@@ -155,6 +155,44 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GemmVariant:
+    """The program compiled with one backend of matrix products, ``triton`` or ``cublas``; unknown where it cannot be."""
+
+    backend: str
+    required_bytes: int | Unknown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GemmRange:
+    """What the program needs by the backend of its matrix products, among which XLA would choose on the card.
+
+    Attributes:
+        least_bytes, most_bytes: of the variants that are known.
+        least, most: the backends of these.
+    """
+
+    least_bytes: int
+    least: str
+    most_bytes: int
+    most: str
+    variants: tuple[GemmVariant, ...]
+
+    def __post_init__(self) -> None:
+        known = {one.backend: one.required_bytes for one in self.variants if isinstance(one.required_bytes, int)}
+        ends = (known.get(self.least), known.get(self.most))
+        if ends != (self.least_bytes, self.most_bytes) or ends != (min(known.values()), max(known.values())):
+            raise InvariantError(f"the range of {self.least_bytes} to {self.most_bytes} B is not that of {known}.")
+
+
+def gemm_range(variants: tuple[GemmVariant, ...]) -> GemmRange:
+    """The range of some variants, at least one of which is known."""
+    known = [(one.required_bytes, one.backend) for one in variants if isinstance(one.required_bytes, int)]
+    least_bytes, least = min(known, key=lambda one: one[0])
+    most_bytes, most = max(known, key=lambda one: one[0])
+    return GemmRange(least_bytes=least_bytes, least=least, most_bytes=most_bytes, most=most, variants=variants)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """A real run. ``what`` says which counter was read; ``error_percent`` is that of ``required_bytes`` against it."""
 

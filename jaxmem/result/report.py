@@ -8,7 +8,17 @@ from typing import Literal
 from jaxmem.errors import InvariantError
 from jaxmem.lowering import ProgramFacts
 from jaxmem.result.buffers import BufferRow, BufferTable
-from jaxmem.result.facts import DeviceFacts, Hidden, Measured, OtherMemory, RoleBytes, Verdict, Versions, XlaNumbers
+from jaxmem.result.facts import (
+    DeviceFacts,
+    GemmRange,
+    Hidden,
+    Measured,
+    OtherMemory,
+    RoleBytes,
+    Verdict,
+    Versions,
+    XlaNumbers,
+)
 from jaxmem.result.ledger import Estimate, LayerRow, LedgerRow
 from jaxmem.roles import Role
 from jaxmem.unknown import Unknown
@@ -48,6 +58,7 @@ class Report:
         buffers: every buffer.
         other_memories: what the program takes of on-chip and host memory, beside all that.
         verdict: does it fit?
+        gemm_range: required by the backend of matrix products, where that was asked for; the rest is of the default.
         measured: a real run, where one was asked for.
         notes: what a reader must know besides, one sentence each.
 
@@ -73,6 +84,7 @@ class Report:
     buffers: BufferTable = NO_BUFFERS
     other_memories: tuple[OtherMemory, ...] = ()
     verdict: Verdict
+    gemm_range: GemmRange | None = None
     measured: Measured | None = None
     notes: tuple[str, ...] = ()
 

@@ -44,6 +44,7 @@ class FakeTarget:
     use_cache: bool
     mesh: tuple[tuple[str, int], ...] = ()
     sharding: str | None = None
+    gemm: str | None = None
 
 
 def a_report(target: FakeTarget, *, fits: bool = True) -> Report:
@@ -152,6 +153,23 @@ def test_every_option_arrives(fake: FakeAnalysis) -> None:
             use_cache=False,
         )
     ]
+
+
+def test_matrix_products_and_what_was_recorded(fake: FakeAnalysis, empty_folder: Path) -> None:
+    line = "report vgg16 --mode infer -d h100-sxm --gemm both --autotune-results recorded.txt --compiler-option xla_z=1"
+    assert main(line.split(), analysis=fake) == 0
+    (target,) = fake.targets
+    assert target.gemm == "both"
+    assert target.compiler_options == (
+        ("xla_gpu_load_autotune_results_from", str(empty_folder / "recorded.txt")),
+        ("xla_z", "1"),
+    )
+    twice = f"{line} --compiler-option xla_gpu_load_autotune_results_from=other.txt"
+    assert main(twice.split(), analysis=fake) == 2
+    for option in ("--gemm both", "--autotune-results recorded.txt"):
+        assert main(f"report saved.json {option}".split(), analysis=fake) == 2
+    assert main("capture vgg16 --mode infer -o x.jaxmem --gemm both".split(), analysis=fake) == 2
+    assert len(fake.targets) == 1
 
 
 def test_several_devices(fake: FakeAnalysis) -> None:
