@@ -19,6 +19,7 @@ successive maps.
 
 from collections.abc import Sequence
 
+from jaxmem.formula.collectives import gathered_leaves, gathered_parameters, with_peak_of
 from jaxmem.formula.leaves import Formula, Leaf
 from jaxmem.formula.live_ranges import MOVEMENT, LiveRanges, find_live_ranges
 from jaxmem.formula.loops import walk_back_through_loop
@@ -45,12 +46,15 @@ def derive_formula(
 ) -> Formula:
     """Derive the formula of a traced program on a platform. Linear in its size; nothing is compiled."""
     ranges = find_live_ranges(table)
+    gathered = gathered_parameters(table, arguments, ranges, platform=platform)
+    ranges = with_peak_of(table, ranges, gathered)
     used = _used_arguments(table)
     gradients = gradient_values(table, outputs)
     leaves = [
         *_argument_leaves(arguments, used, [table.values[value].divided_over for value in table.arguments]),
         *_output_leaves(arguments, outputs, used, POINTER_BYTES[platform]),
         *_value_leaves(table, ranges, gradients, outputs),
+        *gathered_leaves(ranges, gathered),
     ]
     training = any(operation.phase is Phase.BACKWARD for operation in table.operations)
     return Formula(
@@ -233,6 +237,7 @@ def _symbols(leaves: Sequence[Leaf], program: ProgramFacts) -> dict[Role, str]:
         Role.TRANSIENT: "B·working set",
         Role.OUTPUTS: "outputs",
         Role.OTHER_STATE: "other state",
+        Role.COLLECTIVES: "gathered w_l",
     }
     for role in OPTIMIZER_ROLES:
         if rule is not None:

@@ -10,14 +10,16 @@ from collections.abc import Iterable, Mapping
 from jaxmem.attribution.collectives import COLLECTIVES, GATHERS, SUMS
 from jaxmem.attribution.dataflow import Node
 from jaxmem.formula import Leaf
+from jaxmem.profile import Buffer
 from jaxmem.reconcile.book import Book
 from jaxmem.reconcile.evidence import Name
 from jaxmem.roles import Role
 
 
 def explain_collectives(book: Book) -> None:
-    """Rows whose formula is zero: what came from other devices, or goes to them."""
+    """What came from other devices, or goes to them: parameters gathered for the forward pass, and all that no formula has."""
     spoken_of = _SpokenOf(book)
+    _explain_gathered(book, spoken_of)
     for identifier in list(book.open):
         buffer = book.evidence.buffers[identifier]
         node = book.evidence.attributions[identifier].node
@@ -29,6 +31,25 @@ def explain_collectives(book: Book) -> None:
             book.row_of(buffer).add(
                 kind, book.settle(buffer), buffer=book.evidence.label(buffer), instruction=sent, formula=text
             )
+
+
+def _explain_gathered(book: Book, spoken_of: "_SpokenOf") -> None:
+    """Counted leaves, each matched by the parameter that it is the whole of."""
+    holders: dict[str, list[Buffer]] = {}
+    for buffer in book.profile.buffers:
+        attribution = book.evidence.attributions[buffer.id]
+        if attribution.role is Role.COLLECTIVES and attribution.node is not None:
+            path = spoken_of.gathered_path(attribution.node)
+            if path is not None:
+                holders.setdefault(path, []).append(buffer)
+    for leaf in book.formula.leaves:
+        if leaf.role is not Role.COLLECTIVES or not leaf.counted:
+            continue
+        found = holders.get(leaf.path, [])
+        if found:
+            book.match(leaf, found)
+        elif not spoken_of.is_gathered(leaf.path):
+            book.row(leaf.role, leaf.layer).add("used in parts", -leaf.bytes, argument=leaf.path, formula=leaf.text)
 
 
 class _SpokenOf:
@@ -43,12 +64,13 @@ class _SpokenOf:
         self._arguments: Mapping[str, Leaf] = {
             leaf.path: leaf for leaf in leaves if not leaf.primitive and leaf.elements
         }
+        self._gathered = {leaf.path: leaf for leaf in leaves if leaf.role is Role.COLLECTIVES}
         self._gradients: dict[str, list[Leaf]] = {}
         self._named: dict[Name, Leaf] = {}
         for leaf in leaves:
             if leaf.role is Role.GRADIENTS:
                 self._gradients.setdefault(leaf.path, []).append(leaf)
-            if leaf.primitive:
+            if leaf.primitive and leaf.role is not Role.COLLECTIVES:
                 self._named[leaf.layer, leaf.primitive, leaf.elements] = leaf
                 self._named.setdefault((leaf.layer, leaf.primitive, leaf.elements * leaf.divided_over), leaf)
 
@@ -69,13 +91,34 @@ class _SpokenOf:
         if leaf is None:
             return None
         if opcode in GATHERS:
-            # The parts of all devices make up the whole array.
+            # The parts of all devices make up the whole array; of an argument, the formula must say that it is gathered.
             if operand.elements != leaf.elements or elements != leaf.elements * leaf.divided_over:
                 return None
-            return "gathered from the devices", self._evidence.sent(index), (leaf.text,)
+            whole = leaf if self._facts.argument[operand.index] is None else self._gathered.get(leaf.path)
+            if whole is None or elements != whole.elements * whole.divided_over:
+                return None
+            return "gathered from the devices", self._evidence.sent(index), (whole.text,)
         if elements != operand.elements:
             return None  # an exchange makes nothing more and nothing less
         return "exchanged between the devices", self._evidence.sent(index), (leaf.text,)
+
+    def gathered_path(self, index: int) -> str | None:
+        """The argument of which a node holds the whole, gathered from the parts of all devices; None for any other array."""
+        found = self.explanation(index)
+        origin = self._nodes[self._origins[index]]
+        if found is None or origin.instruction.opcode not in GATHERS:
+            return None
+        argument = self._facts.argument[origin.operands[0]]
+        return argument.path if argument is not None else None
+
+    def is_gathered(self, path: str) -> bool:
+        """Whether any instruction gathers an argument."""
+        return any(
+            node.instruction.opcode in GATHERS
+            and not node.hands_on
+            and any((argument := self._facts.argument[o]) is not None and argument.path == path for o in node.operands)
+            for node in self._nodes
+        )
 
     def _added_up(self, origin: Node, operand: Node) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
         packed = self._nodes[self._origins[operand.index]]

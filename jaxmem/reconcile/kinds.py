@@ -33,6 +33,7 @@ KINDS: dict[str, str] = {
     "part",
     "gathered from the devices": "the result of an all-gather of the argument or instruction named, of which this device has a "
     "part: the leaf named, as many elements as all devices' parts have together",
+    "used in parts": "no instruction of the program gathers the argument named: each device computes with the part that it has",
     "added up over the devices": "the result of an all-reduce or reduce-scatter of the instructions named, each of which is a "
     "leaf named, and as many elements as they have together; of a reduce-scatter, this device's part of them",
     "packed for the devices": "the instructions named, each of which is a leaf named, side by side in one array that only a "

@@ -15,7 +15,9 @@ _HELD_ROLES = STATE_ROLES | {Role.INPUTS}
 def explain_values(book: Book) -> None:
     """What the program computes: leaves and buffers brought together by the value they speak of."""
     evidence = book.evidence
-    leaves = [leaf for leaf in book.formula.leaves if leaf.primitive and leaf.role is not Role.GRADIENTS]
+    leaves = [
+        leaf for leaf in book.formula.leaves if leaf.primitive and leaf.role not in (Role.GRADIENTS, Role.COLLECTIVES)
+    ]
     value_of = _assign_values(book, leaves)
     taken = frozenset(value_of.values())
     absent: list[tuple[Leaf, bytes]] = []

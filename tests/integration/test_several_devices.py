@@ -12,7 +12,11 @@ from jaxmem.attribution.collectives import GATHERS
 from jaxmem.capture import Capture
 from jaxmem.errors import UsageError
 from jaxmem.formula import Formula, derive_formula
+from jaxmem.formula.collectives import gathered_parameters
 from jaxmem.formula.leaves import Leaf
+from jaxmem.formula.live_ranges import find_live_ranges
+from jaxmem.layer_table import LayerTable, Operation, Value
+from jaxmem.lowering import Argument
 from jaxmem.profile import Buffer, MemoryProfile, profile_memory
 from jaxmem.reconcile import reconcile
 from jaxmem.roles import Phase, Role
@@ -266,6 +270,27 @@ def test_a_gather_of_what_the_formula_does_not_divide(sides: Sides) -> None:
     assert whole.unexplained() >= sum(buffer.size_bytes for buffer in gathered)
 
 
+def test_a_gathered_parameter_left_out_or_counted_twice(sides: Sides) -> None:
+    gathered = [leaf for leaf in sides.formula.leaves if leaf.role is Role.COLLECTIVES]
+    assert bool(gathered) == any(leaf.divided_over > 1 for leaf in sides.formula.leaves if leaf.role is Role.PARAMETERS)
+    held = {sides.facts().argument[o] for b in sides.exchanged() for o in operands_of(sides, b)}
+    for leaf in gathered:
+        left = sides.with_leaves(other for other in sides.formula.leaves if other is not leaf)
+        if leaf.path in {argument.path for argument in held if argument is not None}:
+            assert left.unexplained() >= leaf.bytes, leaf.text
+        if leaf.counted:
+            twice = sides.with_leaves([*sides.formula.leaves, leaf])
+            assert twice.unexplained() == leaf.bytes, leaf.text
+
+
+def operands_of(sides: Sides, buffer: Buffer) -> list[int]:
+    """What a gathered buffer was gathered from; nothing for any other buffer."""
+    if sides.profile().instruction(buffer).opcode not in GATHERS:
+        return []
+    dataflow = Dataflow(sides.module)
+    return dataflow.nodes[dataflow.node_at[buffer.leaf]].operands
+
+
 def test_a_gradient_that_the_devices_add_up_and_the_formula_leaves_out(sides: Sides) -> None:
     """Alone or packed with others, the buffer that holds this device's part of it is not explained without it."""
     for path in ("wide/kernel", "last/kernel"):
@@ -287,6 +312,35 @@ def test_a_sum_of_arrays_of_another_size(sides: Sides) -> None:
     waiting = [b for b in sides.exchanged() if sides.profile().instruction(b).opcode not in GATHERS]
     largest = max(buffer.size_bytes for buffer in waiting)
     assert tripled.unexplained() >= largest
+
+
+def test_a_parameter_is_gathered_for_the_forward_pass() -> None:
+    """On a GPU from the beginning, since it waits for nothing; elsewhere when it is read; never on one device."""
+    shape, elements = (24, 160), 24 * 160
+    table = LayerTable(
+        values=(
+            Value(shape=(32, 24), dtype="float32", itemsize_bits=32, argument=0, divided_over=4),
+            Value(shape=shape, dtype="float32", itemsize_bits=32, argument=1, divided_over=4),
+            Value(shape=(32, 24), dtype="float32", itemsize_bits=32, operation=0, divided_over=4),
+            Value(shape=(32, 160), dtype="float32", itemsize_bits=32, operation=1, divided_over=4),
+        ),
+        operations=(
+            Operation(primitive="sin", scope="", layer="", phase=Phase.FORWARD, operands=(0,), results=(2,)),
+            Operation(primitive="dot_general", scope="", layer="", phase=Phase.FORWARD, operands=(2, 1), results=(3,)),
+        ),
+        arguments=(0, 1),
+        outputs=(3,),
+    )
+    own = replace(table.values[1], divided_over=1)
+    whole = replace(table, values=(table.values[0], own, *table.values[2:]))
+    x = Argument(path="x", role=Role.INPUTS, shape=(8, 24), dtype="float32", itemsize_bits=32, role_rule="given")
+    kernel = Argument(
+        path="kernel", role=Role.PARAMETERS, shape=(6, 160), dtype="float32", itemsize_bits=32, role_rule="given"
+    )
+    for platform, start in (("cuda", 0), ("cpu", 1), ("tpu", 1)):
+        (found,) = gathered_parameters(table, (x, kernel), find_live_ranges(table), platform=platform)
+        assert (found.path, found.size_bytes, found.start, found.end) == ("kernel", 4 * elements, start, 1)
+        assert gathered_parameters(whole, (x, kernel), find_live_ranges(whole), platform=platform) == ()
 
 
 def test_the_estimate_names_the_devices_and_needs_no_compile(factory: str) -> None:
