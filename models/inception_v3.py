@@ -49,7 +49,8 @@ class InceptionV3(nnx.Module):
     scope of the normalization that it follows.
 
     Args:
-        auxiliary: have the auxiliary classifier behind ``mixed_6e``, which takes part in training alone.
+        auxiliary: have the auxiliary classifier behind ``mixed_6e``, which takes part in training alone and asks for images
+            of 299 pixels or more; without it 75 will do.
         classes: width of ``fc``, also of the auxiliary one.
         dropout: the share of the inputs of ``fc`` that training drops.
         dtype: of the activations.
