@@ -1,7 +1,7 @@
 """Capture → Report: one compiled program read, attributed, laid beside its formula, and put into the result's own data."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxmem.attribution import Account, Attribution, Dataflow, Facts, attribute, take_account
 from jaxmem.capture import Capture
@@ -140,8 +140,11 @@ _HIDDEN = {
 
 
 def _hidden(compiled: _Compiled, capture: Capture) -> Hidden:
-    if capture.device.platform in _HIDDEN:
-        return _HIDDEN[capture.device.platform]
+    if (hidden := _HIDDEN.get(capture.device.platform)) is not None:
+        recorded = AUTOTUNE_RESULTS_OPTION in dict(capture.compiler_options)
+        planned = "planned as 0 bytes"
+        where_not = f"{planned} where no result was recorded"
+        return replace(hidden, reason=hidden.reason.replace(planned, where_not)) if recorded else hidden
     need = hidden_need(compiled.profile.module, threads=capture.host.threads)
     layer = {
         fusion.instruction_id: next(

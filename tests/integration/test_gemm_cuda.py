@@ -23,7 +23,14 @@ PRODUCT = """{
   ROOT tmp_2 = f32[4,256,1024]{2,1,0} dot(f32[256,4,128]{2,1,0} tmp_0, f32[4,128,1024]{2,1,0} tmp_1), \
 lhs_batch_dims={1}, lhs_contracting_dims={2}, rhs_batch_dims={0}, rhs_contracting_dims={1}
 }"""
-"""`multiply`, divided into four along what is summed, as XLA 0.10.2 asks its results for it."""
+CONVOLUTION = (
+    "(f32[8,32,32,64]{3,2,1,0}, u8[0]{0}) custom-call(f32[8,32,32,64]{3,2,1,0}, f32[64,3,3,64]{3,2,1,0}), "
+    'window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward", '
+    'backend_config={"cudnn_conv_backend_config":{"activation_mode":"kNone","conv_result_scale":1,'
+    '"leakyrelu_alpha":0,"side_input_scale":0},"device_type":"DEVICE_TYPE_INVALID","force_earliest_schedule":false,'
+    '"operation_queue_id":"0","reification_cost":[]}'
+)
+"""`multiply`, divided into four along what is summed, and `convolve`, as the XLA of jaxlib 0.10.2 looks them up."""
 
 
 @pytest.fixture(autouse=True)
@@ -48,13 +55,22 @@ def analyze(**keywords: object) -> Report:
     return jaxmem.analyze(multiply, *FACTORS, device=CARD, **keywords)  # pyright: ignore[reportArgumentType]
 
 
-def results(file: str, *, workspace_bytes: int = 32 * 2**20, gpu: str = GPU, version: int = 3) -> Path:
-    """Results in XLA's form that give the one product to cuBLAS, with a workspace."""
-    operation = PRODUCT.replace("\n", "\\n")
-    result = f"gemm {{ algorithm: 0 autotune_workspace_size: {workspace_bytes} }}"
-    entry = f'device: "{gpu}" hlo: "{operation}" version: 45 result {{ {result} }}'
-    Path(file).write_text(f"version: {version}\nresults {{ {entry} }}\n")
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def write_results(file: str, operation: str, result: str, *, gpu: str = GPU) -> Path:
+    """One result in XLA's form."""
+    quoted = operation.replace('"', '\\"').replace("\n", "\\n")
+    entry = f'device: "{gpu}" hlo: "{quoted}" version: 45 result {{ {result} }}'
+    Path(file).write_text(f"version: 3\nresults {{ {entry} }}\n")
     return Path(file)
+
+
+def results(file: str, *, workspace_bytes: int = 32 * 2**20, gpu: str = GPU) -> Path:
+    """The product goes to cuBLAS, with a workspace."""
+    result = f"gemm {{ algorithm: 0 autotune_workspace_size: {workspace_bytes} }}"
+    return write_results(file, PRODUCT, result, gpu=gpu)
 
 
 def test_a_range_over_both_backends() -> None:
@@ -99,6 +115,19 @@ def test_recorded_results_decide() -> None:
     small = analyze(autotune_results=results("recorded.txt", workspace_bytes=4 * 2**20))
     assert large.required_bytes - small.required_bytes == 28 * 2**20
     assert any("recorded autotune results" in note for note in small.notes)
+
+
+def test_the_workspace_of_a_convolution_is_recorded() -> None:
+    """Without the card it is planned as 0 bytes; recorded, it is an allocation of its own alignment, 256 B."""
+    factors = of_shape(8, 32, 32, 64), of_shape(3, 3, 64, 64)
+    plain = jaxmem.analyze(convolve, *factors, device=CARD)
+    result = "algorithm { algo_id: 28 is_cudnn_frontend: true workspace_size { value: 1000000 } }"
+    recorded = jaxmem.analyze(
+        convolve, *factors, device=CARD, autotune_results=write_results("recorded.txt", CONVOLUTION, result)
+    )
+    assert recorded.required_bytes - plain.required_bytes == -(-1_000_000 // 256) * 256
+    assert "where no result was recorded" in recorded.hidden.reason
+    assert "where no result was recorded" not in plain.hidden.reason
 
 
 def test_results_of_another_card_are_an_error() -> None:
