@@ -20,8 +20,9 @@ successive maps.
 from collections.abc import Sequence
 
 from jaxmem.formula.collectives import gathered_leaves, gathered_parameters, with_peak_of
+from jaxmem.formula.equal import MOVEMENT
 from jaxmem.formula.leaves import Formula, Leaf
-from jaxmem.formula.live_ranges import MOVEMENT, LiveRanges, find_live_ranges
+from jaxmem.formula.live_ranges import LiveRanges, find_live_ranges
 from jaxmem.formula.loops import walk_back_through_loop
 from jaxmem.formula.optimizers import RULES, follows_optimizer
 from jaxmem.formula.textbook import textbook_formulas
@@ -45,7 +46,7 @@ def derive_formula(
     table: LayerTable, arguments: Sequence[Argument], outputs: Sequence[Output], program: ProgramFacts, *, platform: str
 ) -> Formula:
     """Derive the formula of a traced program on a platform. Linear in its size; nothing is compiled."""
-    ranges = find_live_ranges(table)
+    ranges = find_live_ranges(table, platform=platform)
     gathered = gathered_parameters(table, arguments, ranges, platform=platform)
     ranges = with_peak_of(table, ranges, gathered)
     used = _used_arguments(table)
@@ -55,6 +56,7 @@ def derive_formula(
         *_output_leaves(arguments, outputs, used, POINTER_BYTES[platform]),
         *_value_leaves(table, ranges, gradients, outputs),
         *gathered_leaves(ranges, gathered),
+        *_addition_leaves(ranges),
     ]
     training = any(operation.phase is Phase.BACKWARD for operation in table.operations)
     return Formula(
@@ -133,8 +135,7 @@ def _value_leaves(
     is_output = {ranges.origin[value] for value in table.outputs if value is not None}
     gradient_origin = {ranges.origin[value]: output for value, output in gradients.items()}
     leaves = []
-    for index in ranges.order:
-        operation = table.operations[index]
+    for operation in table.operations:
         for result in operation.results:
             value = table.values[result]
             if ranges.origin[result] != result or ranges.constant[result] or not value.logical_bytes:
@@ -145,7 +146,7 @@ def _value_leaves(
                 output = gradient_origin[result]
                 role, path, layer = Role.GRADIENTS, output.parameter_path, output.layer
                 name = f"gradient of {output.parameter_path}"
-                why = "from its own operation to its update" if counted else "updated at once, before or after the peak"
+                why = "from its own operation to its update" if counted else "made and used before or after the peak"
             elif ranges.residual[result]:
                 role = Role.SAVED_ACTIVATIONS
                 name = f"{'mask' if value.dtype == 'bool' else 'feature map'} ({operation.primitive})"
@@ -174,6 +175,25 @@ def _value_leaves(
                 )
             )
     return leaves
+
+
+def _addition_leaves(ranges: LiveRanges) -> list[Leaf]:
+    """What the backend makes for its own sake."""
+    return [
+        Leaf(
+            role=addition.role,
+            layer=addition.layer,
+            name=addition.name,
+            phase=addition.phase,
+            elements=addition.elements,
+            itemsize_bits=addition.itemsize_bits,
+            bytes=(addition.elements * addition.itemsize_bits + 7) // 8,
+            counted=counted,
+            why=addition.why,
+            of_backend=True,
+        )
+        for addition, counted in ranges.additions
+    ]
 
 
 def gradient_values(table: LayerTable, outputs: Sequence[Output]) -> dict[int, Output]:
@@ -214,9 +234,9 @@ def gradient_values(table: LayerTable, outputs: Sequence[Output]) -> dict[int, O
 
 
 def _peak_text(table: LayerTable, ranges: LiveRanges) -> str:
-    if not ranges.order:
+    if ranges.peak_operation is None:
         return "the program computes nothing"
-    operation = table.operations[ranges.order[ranges.peak]]
+    operation = table.operations[ranges.peak_operation]
     place = f" of {operation.layer}" if operation.layer else ""
     return f"{operation.phase} pass, {operation.primitive}{place}"
 

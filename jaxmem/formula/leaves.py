@@ -22,6 +22,7 @@ class Leaf:
         keeps: it is listed by autodiff as kept for the backward pass.
         divided_over: devices among which the whole array is divided, each of which has ``elements``.
         is_result: it is a result of the program, or the table of its results.
+        of_backend: the backend makes it for its own sake; no operation of the program does.
     """
 
     role: Role
@@ -38,6 +39,7 @@ class Leaf:
     keeps: bool = False
     is_result: bool = False
     divided_over: int = 1
+    of_backend: bool = False
 
     @property
     def text(self) -> str:

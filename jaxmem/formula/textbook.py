@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
+from jaxmem.formula.fusion import CONTRACTIONS
 from jaxmem.formula.leaves import Textbook
-from jaxmem.formula.live_ranges import CONTRACTIONS
 from jaxmem.layer_table import LayerTable
 from jaxmem.lowering import Argument
 from jaxmem.roles import Phase, Role

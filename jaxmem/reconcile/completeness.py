@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from jaxmem.attribution.dataflow import Node
 from jaxmem.formula import Formula
-from jaxmem.formula.live_ranges import MOVEMENT
+from jaxmem.formula.equal import MOVEMENT
 from jaxmem.lowering import Argument, Output
 from jaxmem.reconcile.evidence import Evidence
 from jaxmem.roles import Phase, Role

@@ -40,6 +40,8 @@ KINDS: dict[str, str] = {
     "collective reads, and as many elements as they have together",
     "exchanged between the devices": "the result of another collective, made from the instruction named, which is the leaf "
     "named, and as many elements",
+    "not made by the compiler": "the formula expects the backend to make the array named for its own sake, and no buffer of "
+    "its role, layer and size is live at the peak besides those that stand for others",
     "copy of an argument": "the numbers of the argument named, copied or transposed, while its own slot still holds them",
     "result nobody reads": "one of several results of one instruction, without a reader",
     "table of pointers": "addresses of a tuple's elements",

@@ -12,6 +12,7 @@ from jaxmem.attribution import Account, Attribution, Facts
 from jaxmem.formula import Formula
 from jaxmem.lowering import Argument, Output
 from jaxmem.profile import MemoryProfile
+from jaxmem.reconcile.additions import explain_additions
 from jaxmem.reconcile.book import Book, term
 from jaxmem.reconcile.collectives import explain_collectives
 from jaxmem.reconcile.evidence import Evidence
@@ -64,6 +65,7 @@ def reconcile(
     explain_gradients(book)
     explain_values(book)
     explain_collectives(book)
+    explain_additions(book)
     explain_what_no_formula_knows(book)
     ask_for_what_is_left_out(book)
     show_damage(book)

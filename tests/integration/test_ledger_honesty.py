@@ -261,7 +261,8 @@ def test_a_kept_feature_map_left_out_or_counted_twice(sides: Sides) -> None:
         for leaf in sides.counted()
         if leaf.keeps and (alone_in_its_layer(leaf, sides.formula) or leaf.primitive == "dynamic_update_slice")
     ]
-    assert kept or sides.capture.program.mode == "infer"
+    # An update of a large kernel may need more than all that is kept for the backward pass, which is over then.
+    assert kept or sides.capture.program.mode == "infer" or sides.formula.peak.startswith("update")
     for feature_map in kept:
         missing = sides.without(lambda leaf, feature_map=feature_map: leaf is feature_map)
         assert missing.unexplained() >= feature_map.bytes, feature_map.text
@@ -280,6 +281,9 @@ def test_an_array_of_the_right_shape_and_the_wrong_bytes(sides: Sides) -> None:
 def test_an_array_of_half_its_elements(sides: Sides) -> None:
     for leaf in sides.counted(Role.SAVED_ACTIVATIONS, Role.TRANSIENT, Role.GRADIENTS):
         half = replace(leaf, elements=leaf.elements // 2, bytes=leaf.bytes // 2)
+        name = (half.layer, half.primitive, half.elements)
+        if any((other.layer, other.primitive, other.elements) == name for other in sides.formula.leaves):
+            continue  # it would be another array of the program
         changed = [half if other is leaf else other for other in sides.formula.leaves]
         assert sides.with_leaves(changed).unexplained() > 0, leaf.text
 

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxmem.formula import derive_formula
-from jaxmem.formula.live_ranges import find_live_ranges, run_order
+from jaxmem.formula.live_ranges import find_live_ranges
 from jaxmem.formula.optimizers import RULES, state_bytes
 from jaxmem.formula.textbook import textbook_formulas
 from jaxmem.layer_table import LayerTable, Operation, Value
@@ -54,7 +54,7 @@ class Table:
 
 
 def two_layers():
-    """h = max(x·w1, 0), loss = sum(h·w2); the gradients of both, each followed at the very end by its update."""
+    """h = max(x·w1, 0), loss = sum(exp(h·w2)); the gradients of both weights, each followed at the very end by its update."""
     table = Table()
     for name, shape in {"w1": (4, 6), "w2": (6, 2), "x": (8, 4)}.items():
         table.argument(name, *shape)
@@ -63,9 +63,9 @@ def two_layers():
     table.do("mask", "gt", FORWARD, (8, 6), "p1", layer="first", dtype="bool")
     table.do("p2", "dot_general", FORWARD, (8, 2), "h", "w2", layer="second")
     table.do("loss", "reduce_sum", FORWARD, (), "p2", layer="second")
-    table.do("one", "broadcast_in_dim", BACKWARD, (8, 2), layer="second")
-    table.do("g2", "dot_general", BACKWARD, (6, 2), "h", "one", layer="second")
-    table.do("back", "dot_general", BACKWARD, (8, 6), "one", "w2", layer="second")
+    table.do("from_loss", "exp", BACKWARD, (8, 2), "p2", layer="second")
+    table.do("g2", "dot_general", BACKWARD, (6, 2), "h", "from_loss", layer="second")
+    table.do("back", "dot_general", BACKWARD, (8, 6), "from_loss", "w2", layer="second")
     table.do("gated", "select_n", BACKWARD, (8, 6), "mask", "back", layer="first")
     table.do("g1", "dot_general", BACKWARD, (4, 6), "x", "gated", layer="first")
     table.do("new1", "sub", UPDATE, (4, 6), "w1", "g1", layer="first")
@@ -111,28 +111,34 @@ def derived(**keywords):
 
 def test_an_update_runs_as_soon_as_its_gradient_exists():
     table = two_layers()
-    order = [table.operations[index].results[0] for index in run_order(table.operations)]
-    position = {name: order.index(value) for name, value in table.names.items() if value in order}
-    assert position["new2"] == position["g2"] + 1
-    assert position["new1"] == position["g1"] + 1
-    assert sorted(order) == sorted(operation.results[0] for operation in table.operations)
+    ranges = find_live_ranges(table.table("new1", "new2", "loss"), platform="cuda")
+    for gradient, new in (("g1", "new1"), ("g2", "new2")):
+        assert ranges.end[table.names[gradient]] == ranges.start[table.names[new]]
+        assert ranges.start[table.names[new]] == ranges.start[table.names[gradient]] + 1
 
 
 def test_what_exists_and_until_when():
     table = two_layers()
-    ranges = find_live_ranges(table.table("new1", "new2", "loss"))
+    ranges = find_live_ranges(table.table("new1", "new2", "loss"), platform="cuda")
     of = table.names
-    order = [table.operations[index].results[0] for index in ranges.order]
-    # The backward pass reads h and the mask; neither the product before the ReLU nor anything after is kept.
-    assert {name for name, value in of.items() if ranges.residual[value]} == {"h", "mask"}
-    assert ranges.end[of["h"]] == order.index(of["g2"])
-    # `gated` is the operand of a product and is written to memory: then the mask has been read.
-    assert ranges.end[of["mask"]] == order.index(of["gated"])
-    assert ranges.end[of["g2"]] == order.index(of["new2"])
-    # A broadcast of nothing is no array of the program; a difference written over its argument has no place of its own.
-    assert ranges.constant[of["one"]]
+    # The backward pass reads h, the mask and p2; neither the product before the ReLU nor anything after is kept.
+    assert {name for name, value in of.items() if ranges.residual[value]} == {"h", "mask", "p2"}
+    assert ranges.end[of["h"]] == ranges.start[of["g2"]]
+    # The mask is computed again from p1, where `gated`, the operand of a product, is written over it.
+    assert not ranges.exists[of["mask"]]
+    assert ranges.end[of["p1"]] + 1 == ranges.start[of["gated"]]
+    # A difference is written over its argument and has no place of its own.
     assert not ranges.exists[of["new1"]]
-    assert not ranges.exists[of["one"]]
+
+
+def test_what_depends_on_no_argument_is_no_array():
+    table = Table()
+    table.argument("w", 6, 2)
+    table.do("one", "broadcast_in_dim", FORWARD, (8, 6))
+    table.do("product", "dot_general", FORWARD, (8, 2), "one", "w")
+    ranges = find_live_ranges(table.table("product"), platform="cuda")
+    assert ranges.constant[table.names["one"]]
+    assert not ranges.exists[table.names["one"]]
 
 
 def test_a_reshape_is_the_array_it_reshapes():
@@ -142,22 +148,22 @@ def test_a_reshape_is_the_array_it_reshapes():
     table.do("sine", "sin", FORWARD, (8, 4), "x")
     table.do("flat", "reshape", FORWARD, (1, 32), "sine")
     table.do("product", "dot_general", FORWARD, (1, 2), "flat", "w")
-    ranges = find_live_ranges(table.table("product"))
+    ranges = find_live_ranges(table.table("product"), platform="cuda")
     assert ranges.origin[table.names["flat"]] == table.names["sine"]
     assert ranges.exists[table.names["sine"]]
     assert not ranges.exists[table.names["flat"]]
 
 
 def test_the_sum_by_hand():
-    """The peak is in the forward pass, at the mask: it is made from p1, which stands there until then, beside h."""
+    """The peak is at g2: p1 waits for the mask, h and the gradient of the loss are read, g2 is written."""
     formula = derived()
     w = 4 * (4 * 6 + 6 * 2)
     state, inputs, results = w, 4 * 8 * 4, 4 + 3 * 8
     kept = {leaf.name: leaf.counted for leaf in formula.leaves if leaf.keeps}
     live = sum(leaf.bytes for leaf in formula.leaves if leaf.counted and leaf.primitive)
-    assert set(kept) == {"feature map (max)", "mask (gt)"}
+    assert kept == {"feature map (max)": True, "mask (gt)": False, "feature map (dot_general)": False}
     assert formula.bytes == state + inputs + results + live
-    assert live == 4 * 48 + 4 * 48 + 48
+    assert live == 4 * (8 * 6) + 4 * (8 * 6) + 4 * (8 * 2) + 4 * (6 * 2)
 
 
 def test_without_donation_the_new_state_stands_beside_the_old():

@@ -1,0 +1,117 @@
+"""Which values of the traced program hold the same numbers: moved about in memory, or computed twice.
+
+Compilers compute equal expressions once (common subexpression elimination) and drop what nothing reads (dead code). Autodiff
+writes many an expression twice, once for the forward and once for the backward pass.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jaxmem.layer_table import LayerTable, Operation
+from jaxmem.roles import Phase
+
+MOVEMENT = frozenset(
+    {"reshape", "squeeze", "expand_dims", "transpose", "copy", "rev", "stop_gradient", "copy_p", "reshard"}
+)
+"""Operations whose result holds the same numbers as their operand."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Equals:
+    """The traced program without what is computed twice.
+
+    Attributes:
+        of: for each value the first one that holds the same numbers.
+        constant: for each value whether it depends on no argument.
+        operations: indices of the operations that are left, in an order in which they can run.
+        scattered_into: result of a scatter into zeros, to which a value is added → that value: the scatter adds to it at once.
+    """
+
+    of: tuple[int, ...]
+    constant: tuple[bool, ...]
+    operations: tuple[int, ...]
+    scattered_into: Mapping[int, int]
+
+
+def find_equals(table: LayerTable, *, merges_remat: bool) -> Equals:
+    """Find what is computed once. Linear in the size of the program.
+
+    Args:
+        table: the program.
+        merges_remat: the compiler merges what ``jax.checkpoint`` computes again with the first time, as XLA's for CPU does;
+            elsewhere the barriers that JAX puts in its way hold.
+    """
+    of = list(range(len(table.values)))
+    constant = [value.operation is None and value.argument is None for value in table.values]
+    known: dict[tuple[str, str, str, tuple[int, ...]], Sequence[int]] = {}
+    kept = []
+    for index, operation in enumerate(table.operations):
+        operands = tuple(of[operand] for operand in operation.operands)
+        depends = any(not constant[operand] for operand in operands)
+        for result in operation.results:
+            # What goes round in a loop begins as a constant and does not stay one.
+            constant[result] = not depends and not operation.hands_on
+        if operation.primitive in MOVEMENT and len(operands) == len(operation.results):
+            for result, operand in zip(operation.results, operands, strict=True):
+                of[result] = operand
+            continue
+        if operation.hands_on:
+            kept.append(index)
+            continue
+        region = "" if merges_remat else _computed_again_in(operation)
+        key = (operation.primitive, operation.same, region, operands)
+        if operation.same and key in known:
+            for result, twin in zip(operation.results, known[key], strict=True):
+                of[result] = twin
+            continue
+        if operation.same:
+            known[key] = operation.results
+        kept.append(index)
+    scattered_into = _join_scatters(table, of, constant, kept)
+    needed = {of[value] for value in table.outputs if value is not None}
+    live = []
+    for index in reversed(kept):
+        operation = table.operations[index]
+        if not needed.isdisjoint(operation.results):
+            needed.update(of[operand] for operand in operation.operands)
+            needed.update(scattered_into[result] for result in operation.results if result in scattered_into)
+            live.append(index)
+    return Equals(
+        of=tuple(of), constant=tuple(constant), operations=tuple(reversed(live)), scattered_into=scattered_into
+    )
+
+
+def _join_scatters(table: LayerTable, of: list[int], constant: Sequence[bool], kept: list[int]) -> dict[int, int]:
+    """x + scatter(zeros, ...) is scatter(x, ...): the scatter moves to the place of the sum, and is the sum."""
+    readers: dict[int, int] = {}
+    for index in kept:
+        for operand in dict.fromkeys(of[operand] for operand in table.operations[index].operands):
+            readers[operand] = readers.get(operand, 0) + 1
+    joined: dict[int, int] = {}
+    is_now: dict[int, int] = {}
+    moved: dict[int, int] = {}
+    for index in kept:
+        summed = table.operations[index]
+        if summed.primitive not in ("add", "add_any") or len(summed.operands) != 2:
+            continue
+        first, second = (of[operand] for operand in summed.operands)
+        for scattered, other in ((first, second), (second, first)):
+            made = table.values[scattered].operation
+            if made is None or table.operations[made].primitive not in ("scatter-add", "scatter_add"):
+                continue
+            into = of[table.operations[made].operands[0]]
+            if constant[into] and readers[scattered] == 1 and other != scattered:
+                joined[scattered] = is_now.get(other, other)
+                is_now[summed.results[0]] = scattered
+                moved[index] = made
+                break
+    of[:] = [is_now.get(value, value) for value in of]
+    gone = set(moved.values())
+    kept[:] = [moved.get(index, index) for index in kept if index not in gone]
+    return joined
+
+
+def _computed_again_in(operation: Operation) -> str:
+    """The part of the backward pass that computes an operation again, by its scope; empty for any other operation."""
+    inside = operation.phase is Phase.BACKWARD and "checkpoint" in operation.scope
+    return operation.scope[: operation.scope.rindex("checkpoint")] if inside else ""

@@ -1,0 +1,200 @@
+"""Which values exist, and which are computed where they are read: what compilers fuse.
+
+A value is **virtual** where its readers compute it again from what it is made of, its roots; otherwise it exists.
+
+- Convolutions, matrix products, windows, scatters, sorts and reductions write their result to memory. Convolutions and
+  products read their operands from it. Results of the program exist.
+- What depends on no argument is written nowhere, and movement (reshape, transpose) makes no new array.
+- Everything else (element by element, broadcast, slice, padding, concatenation) is virtual unless that costs more time than
+  writing it: see `is_worth_memory`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from jaxmem.formula.equal import Equals
+from jaxmem.layer_table import LayerTable, Operation
+from jaxmem.roles import Phase
+
+CONTRACTIONS = frozenset({"conv_general_dilated", "dot_general", "ragged_dot", "ragged_dot_general"})
+"""Operations of a library or a tensor core: results and operands lie in memory."""
+
+REDUCTIONS = frozenset(
+    """reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin""".split()
+)
+"""A reduction fuses what it reads, and writes its result."""
+
+WINDOWS = frozenset(
+    """reduce_window reduce_window_max reduce_window_sum reduce_window_min cumsum cumprod cummax cummin cumlogsumexp""".split()
+)
+
+SCATTERS = frozenset({"select_and_scatter_add", "scatter", "scatter-add", "scatter_add", "scatter_mul"})
+
+WHOLE = frozenset(
+    """select_and_gather_add sort top_k fft cholesky triangular_solve lu qr eigh svd while scan cond custom_call
+    dynamic_update_slice""".split()
+)
+"""Operations that no compiler fuses with their readers."""
+
+IN_MEMORY = CONTRACTIONS | REDUCTIONS | WINDOWS | SCATTERS | WHOLE
+
+RECOMPUTE_BYTES = {"erf": 40, "erf_inv": 40, "erfc": 40, "random_bits": 400, "threefry2x32": 400, "pow": 8, "log": 4}
+"""How many bytes a GPU could have moved while it computes one element again, where that is more than nothing.
+
+A polynomial of some dozen steps with a branch for erf, a division and an exponential for the power, twenty rounds of four
+steps for a random number; `tanh` is one instruction.
+"""
+
+LAUNCH_BYTES = 3_000_000
+"""What a GPU could have moved in the microsecond that one more kernel takes to start: 3 TB/s on an H100."""
+
+
+@dataclass(slots=True)
+class Fusion:
+    """What exists, while it is being decided.
+
+    Attributes:
+        table, equals: the program.
+        readers: value → the operations that read it.
+        exists: values that have memory.
+        roots: virtual value → the existing values and arguments that it is computed from.
+        cost: virtual value → the bytes that computing one of its elements again is worth.
+    """
+
+    table: LayerTable
+    equals: Equals
+    readers: dict[int, list[int]] = field(default_factory=dict)
+    exists: set[int] = field(default_factory=set)
+    roots: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    cost: dict[int, float] = field(default_factory=dict)
+
+    def operands(self, operation: Operation) -> tuple[int, ...]:
+        """The operands of an operation that depend on an argument, each by the first value that holds its numbers."""
+        firsts = operands_of(operation, self.equals)
+        return tuple(first for first in firsts if not self.equals.constant[first])
+
+    def sources(self, value: int) -> tuple[int, ...]:
+        """What a reader of a value reads: the value itself where it exists or is an argument, else its roots."""
+        return self.roots.get(value, (value,))
+
+    def read_by(self, operation: Operation) -> tuple[int, ...]:
+        """What an operation reads from memory."""
+        return tuple(dict.fromkeys(source for operand in self.operands(operation) for source in self.sources(operand)))
+
+    def size_bytes(self, value: int) -> int:
+        """Bytes of a value."""
+        return self.table.values[value].logical_bytes
+
+
+def operands_of(operation: Operation, equals: Equals) -> tuple[int, ...]:
+    """The operands of an operation, each by the first value that holds its numbers, with what a scatter adds to."""
+    added = (equals.scattered_into[result] for result in operation.results if result in equals.scattered_into)
+    return tuple(dict.fromkeys((*(equals.of[operand] for operand in operation.operands), *added)))
+
+
+def find_readers(table: LayerTable, equals: Equals) -> dict[int, list[int]]:
+    """Value → the operations that read it, in order."""
+    readers: dict[int, list[int]] = {}
+    for index in equals.operations:
+        for operand in operands_of(table.operations[index], equals):
+            readers.setdefault(operand, []).append(index)
+    return readers
+
+
+def fuse(table: LayerTable, equals: Equals, swallowed: Mapping[int, int]) -> Fusion:
+    """Decide for every value whether it exists. Linear in the number of operands.
+
+    Args:
+        table, equals: the program.
+        swallowed: value → the one that the library that computes it writes in its place.
+    """
+    fusion = Fusion(table, equals, find_readers(table, equals))
+    must = {equals.of[value] for value in table.outputs if value is not None}
+    for index in equals.operations:
+        operation = table.operations[index]
+        if operation.primitive in IN_MEMORY:
+            must.update(operation.results)
+        if operation.primitive in CONTRACTIONS | WHOLE and not operation.hands_on:
+            must.update(fusion.operands(operation))
+    must = (must - set(swallowed)) | set(swallowed.values())
+    for index in equals.operations:
+        operation = table.operations[index]
+        read = fusion.read_by(operation)
+        own = RECOMPUTE_BYTES.get(operation.primitive, 0.2)
+        cost = own + sum(fusion.cost.get(operand, 0.0) for operand in fusion.operands(operation))
+        for result in operation.results:
+            if equals.constant[result]:
+                fusion.roots[result] = ()
+            elif result in must or (result not in swallowed and is_worth_memory(fusion, result, read, cost)):
+                fusion.exists.add(result)
+            else:
+                fusion.roots[result] = read
+                fusion.cost[result] = cost
+    return fusion
+
+
+def is_worth_memory(fusion: Fusion, value: int, read: Sequence[int], cost: float) -> bool:
+    """Whether writing a value once takes less time than computing it for each of its readers.
+
+    Written, it is computed from its roots once, written, and read by each reader, with one more kernel to start. Not written,
+    each reader reads those roots that it does not read anyway, and computes it again. XLA's priority fusion compares these
+    two times (xla/service/gpu/transforms/priority_fusion.cc); here a time is the bytes that could have been moved in it.
+    """
+    readers = fusion.readers.get(value, ())
+    if len(readers) <= 1:
+        return False
+    computed = cost * fusion.table.values[value].elements
+    written = fusion.size_bytes(value)
+    once = sum(map(fusion.size_bytes, read)) + computed + written * (1 + len(readers)) + LAUNCH_BYTES
+    again = 0.0
+    for index in readers:
+        operands = fusion.operands(fusion.table.operations[index])
+        anyway = {source for operand in operands if operand != value for source in fusion.sources(operand)}
+        again += sum(fusion.size_bytes(root) for root in read if root not in anyway) + computed
+    return again > once
+
+
+def convolution_epilogues(table: LayerTable, equals: Equals) -> dict[int, int]:
+    """What a convolution of cuDNN writes in place of its own result: with the bias added, and the ReLU done.
+
+    Only in the forward pass, and only where nothing else reads what is between (`cudnn_fused_conv_rewriter.cc` of XLA).
+    """
+    readers = find_readers(table, equals)
+    results = {equals.of[value] for value in table.outputs if value is not None}
+    swallowed: dict[int, int] = {}
+
+    def only_reader(value: int, primitive: str) -> Operation | None:
+        found = readers.get(value, ())
+        if len(found) != 1 or value in results:
+            return None
+        operation = table.operations[found[0]]
+        return operation if operation.primitive == primitive else None
+
+    for index in equals.operations:
+        convolution = table.operations[index]
+        if convolution.primitive != "conv_general_dilated" or convolution.phase is Phase.BACKWARD:
+            continue
+        inside = [convolution.results[0]]
+        added = only_reader(inside[-1], "add")
+        if added is not None and _adds_a_vector(table, equals, added, inside[-1]):
+            inside.append(added.results[0])
+        rectified = only_reader(inside[-1], "max")
+        if rectified is not None and sum(not equals.constant[v] for v in rectified.operands) == 1:
+            inside.append(rectified.results[0])
+        for value in inside[:-1]:
+            swallowed[value] = inside[-1]
+    return swallowed
+
+
+def _adds_a_vector(table: LayerTable, equals: Equals, added: Operation, convolved: int) -> bool:
+    """Whether what an addition adds to a convolution's result is one number for each channel."""
+    channels = table.values[convolved].shape[-1]
+    for operand in added.operands:
+        value = equals.of[operand]
+        if value == convolved:
+            continue
+        made = table.values[value].operation
+        if made is not None and table.operations[made].primitive == "broadcast_in_dim":
+            value = equals.of[table.operations[made].operands[0]] if table.operations[made].operands else value
+        return table.values[value].elements <= channels
+    return False

@@ -1,0 +1,183 @@
+"""The formula's own program: arrays and the kernels that write them, as a compiler would leave them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from jaxmem.formula.equal import Equals, find_equals
+from jaxmem.formula.fusion import (
+    CONTRACTIONS,
+    REDUCTIONS,
+    SCATTERS,
+    WHOLE,
+    WINDOWS,
+    Fusion,
+    convolution_epilogues,
+    fuse,
+)
+from jaxmem.formula.schedule import Addition, Array, Kernel
+from jaxmem.layer_table import LayerTable, Operation
+from jaxmem.roles import Phase
+
+_OWN_PLACE = CONTRACTIONS | REDUCTIONS | WINDOWS | SCATTERS | WHOLE
+"""Operations whose result is never written over an operand: they read each element more than once."""
+
+
+class Plan:
+    """The program while it is laid out. Backends add arrays and kernels to it.
+
+    Attributes:
+        table: the traced program.
+        equals: what is computed twice.
+        fusion: what exists.
+        arrays, kernels: the plan itself.
+        array_of: existing value → its array.
+        swallowed: value → the one that a library writes in its place.
+        results: the arrays that are results of the program, in its order.
+    """
+
+    def __init__(self, table: LayerTable, *, platform: str) -> None:
+        self.table = table
+        self.equals: Equals = find_equals(table, merges_remat=platform == "cpu")
+        self.swallowed = convolution_epilogues(table, self.equals) if platform == "cuda" else {}
+        self.fusion: Fusion = fuse(table, self.equals, self.swallowed)
+        self.arrays: list[Array] = []
+        self.kernels: list[Kernel] = []
+        self.array_of: dict[int, int] = {}
+        outputs = [self.equals.of[value] for value in table.outputs if value is not None]
+        self._lay_out(frozenset(outputs), of_a_library=frozenset(self.swallowed.values()))
+        self.results = [self.array_of[value] for value in outputs if value in self.array_of]
+        self._join_updates()
+        self.kernel_of: dict[int, int] = {
+            array: index for index, kernel in enumerate(self.kernels) for array in kernel.writes
+        }
+
+    def _lay_out(self, outputs: frozenset[int], of_a_library: frozenset[int]) -> None:
+        for index in self.equals.operations:
+            operation = self.table.operations[index]
+            for result in operation.results:
+                if result not in self.fusion.exists:
+                    continue
+                convolved = operation.primitive == "conv_general_dilated" or result in of_a_library
+                continues = self.table.values[result].continues
+                self.array_of[result] = self.add_array(
+                    Array(
+                        size_bytes=0 if result in outputs else self.fusion.size_bytes(result),
+                        value=result,
+                        stays=result in outputs,
+                        takes_over=operation.primitive not in _OWN_PLACE and not convolved,
+                        lends=not convolved,
+                        same_as=self.array_of.get(self.equals.of[continues]) if continues is not None else None,
+                    )
+                )
+            writes = [self.array_of[result] for result in operation.results if result in self.array_of]
+            if writes:
+                self.add_kernel(index, self.arrays_of(self.fusion.read_by(operation)), writes)
+
+    def add_array(self, array: Array) -> int:
+        """A new array; its index."""
+        self.arrays.append(array)
+        return len(self.arrays) - 1
+
+    def add(
+        self, addition: Addition, *, copies: int = 1, stays: bool = False, same_as: int | None = None
+    ) -> tuple[int, ...]:
+        """New arrays of the backend's own, all alike; their indices."""
+        size_bytes = (addition.elements * addition.itemsize_bits + 7) // 8
+        array = Array(size_bytes=size_bytes, addition=addition, stays=stays, same_as=same_as)
+        return tuple(self.add_array(array) for _ in range(copies))
+
+    def add_kernel(self, operation: int, reads: Iterable[int], writes: Iterable[int], *, copies: bool = False) -> int:
+        """A new kernel; its index."""
+        self.kernels.append(
+            Kernel(operation=operation, reads=tuple(dict.fromkeys(reads)), writes=tuple(writes), copies=copies)
+        )
+        return len(self.kernels) - 1
+
+    def extend(self, kernel: int, *, reads: Sequence[int] = (), writes: Sequence[int] = ()) -> None:
+        """Let a kernel read or write more arrays."""
+        old = self.kernels[kernel]
+        self.kernels[kernel] = replace(
+            old, reads=tuple(dict.fromkeys((*old.reads, *reads))), writes=(*old.writes, *writes)
+        )
+
+    def arrays_of(self, values: Iterable[int]) -> tuple[int, ...]:
+        """The arrays of those values that are no arguments."""
+        return tuple(self.array_of[value] for value in values if value in self.array_of)
+
+    def operand(self, operation: Operation, number: int) -> int:
+        """An operand, as the first value that holds its numbers."""
+        return self.equals.of[operation.operands[number]]
+
+    def is_argument(self, value: int) -> bool:
+        """Whether a value is an argument of the program."""
+        return self.table.values[value].argument is not None
+
+    def kernels_computing(self, value: int) -> set[int]:
+        """The kernels in which a value is computed: its own, or those of its readers where it is virtual."""
+        found: set[int] = set()
+        waiting, seen = [self.swallowed.get(value, value)], set()
+        while waiting:
+            one = waiting.pop()
+            if one in seen:
+                continue
+            seen.add(one)
+            if one in self.array_of:
+                found.add(self.kernel_of[self.array_of[one]])
+            else:
+                for reader in self.fusion.readers.get(one, ()):
+                    waiting.extend(self.swallowed.get(r, r) for r in self.table.operations[reader].results)
+        return found
+
+    def updates_of(self) -> dict[int, list[int]]:
+        """Argument → the kernels that compute results of the program from it."""
+        found: dict[int, list[int]] = {}
+        for index, kernel in enumerate(self.kernels):
+            if not kernel.writes or not all(self.arrays[array].stays for array in kernel.writes):
+                continue
+            for array in kernel.writes:
+                value = self.arrays[array].value
+                made = self.table.values[value].operation if value is not None else None
+                if made is not None:
+                    for source in self.fusion.read_by(self.table.operations[made]):
+                        if self.is_argument(source):
+                            found.setdefault(source, []).append(index)
+        return found
+
+    def _join_updates(self) -> None:
+        """One kernel writes all new state of a parameter: they read the same gradient (XLA's multi-output fusion)."""
+        parent = list(range(len(self.kernels)))
+
+        def find(index: int) -> int:
+            while parent[index] != index:
+                parent[index] = parent[parent[index]]
+                index = parent[index]
+            return index
+
+        writer = {array: index for index, kernel in enumerate(self.kernels) for array in kernel.writes}
+        updates = {
+            index
+            for index, kernel in enumerate(self.kernels)
+            if self.table.operations[kernel.operation].phase is Phase.UPDATE
+            and all(self.arrays[array].stays for array in kernel.writes)
+        }
+        first_reader: dict[int, int] = {}
+        for index in sorted(updates):
+            kernel = self.kernels[index]
+            elements = self._elements(kernel.writes[0])
+            for array in kernel.reads:
+                if writer[array] in updates:
+                    parent[find(index)] = find(writer[array])
+                elif elements > 1 and self._elements(array) == elements:
+                    parent[find(index)] = find(first_reader.setdefault(array, index))
+        joined: dict[int, list[Kernel]] = {}
+        for index, kernel in enumerate(self.kernels):
+            joined.setdefault(find(index), []).append(kernel)
+        self.kernels = []
+        for kernels in joined.values():
+            writes = tuple(array for kernel in kernels for array in kernel.writes)
+            reads = dict.fromkeys(array for kernel in kernels for array in kernel.reads if array not in writes)
+            self.kernels.append(Kernel(operation=kernels[-1].operation, reads=tuple(reads), writes=writes))
+
+    def _elements(self, array: int) -> int:
+        value = self.arrays[array].value
+        return self.table.values[value].elements if value is not None else -1
