@@ -22,9 +22,10 @@ from collections.abc import Sequence
 from jaxmem.formula.collectives import gathered_leaves, gathered_parameters, with_peak_of
 from jaxmem.formula.equal import MOVEMENT
 from jaxmem.formula.leaves import Formula, Leaf
-from jaxmem.formula.live_ranges import LiveRanges, find_live_ranges
+from jaxmem.formula.live_ranges import find_live_ranges
 from jaxmem.formula.loops import walk_back_through_loop
 from jaxmem.formula.optimizers import RULES, follows_optimizer
+from jaxmem.formula.ranges import LiveRanges
 from jaxmem.formula.textbook import textbook_formulas
 from jaxmem.layer_table import LayerTable
 from jaxmem.lowering import Argument, Output, ProgramFacts

@@ -11,7 +11,7 @@ from jaxmem.attribution import Attribution, Facts
 from jaxmem.attribution.collectives import COLLECTIVES, SUMS
 from jaxmem.attribution.dataflow import MOVES, Node
 from jaxmem.attribution.facts import primitive
-from jaxmem.formula.live_ranges import MOVEMENT
+from jaxmem.formula.equal import MOVEMENT
 from jaxmem.profile import Buffer, MemoryProfile
 from jaxmem.roles import Phase
 

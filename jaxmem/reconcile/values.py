@@ -43,7 +43,8 @@ def explain_values(book: Book) -> None:
     for index, leaf in enumerate(leaves):
         value = value_of.get(index)
         if value is not None:
-            allowed = (Role.SAVED_ACTIVATIONS, Role.TRANSIENT) if leaf.keeps else (Role.TRANSIENT,)
+            saved = leaf.keeps or leaf.phase is Phase.FORWARD  # XLA keeps what autodiff does not, and computes the rest
+            allowed = (Role.SAVED_ACTIVATIONS, Role.TRANSIENT) if saved else (Role.TRANSIENT,)
             holders = [b for b in _holders(book, value, taken) if book.role(b) in allowed]
             book.alive_at_the_peak(leaf, holders)
     for kind, computed_again in (("kept instead", absent), ("kept beside", present)):
