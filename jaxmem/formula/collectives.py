@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+from jaxmem.formula.equal import MOVEMENT
 from jaxmem.formula.leaves import Leaf
-from jaxmem.formula.live_ranges import MOVEMENT, LiveRanges
+from jaxmem.formula.ranges import LiveRanges
 from jaxmem.layer_table import LayerTable
 from jaxmem.lowering import Argument
 from jaxmem.roles import Phase, Role

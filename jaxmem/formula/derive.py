@@ -235,9 +235,9 @@ def gradient_values(table: LayerTable, outputs: Sequence[Output]) -> dict[int, O
 
 
 def _peak_text(table: LayerTable, ranges: LiveRanges) -> str:
-    if ranges.peak_operation is None:
+    if not ranges.order:
         return "the program computes nothing"
-    operation = table.operations[ranges.peak_operation]
+    operation = table.operations[ranges.order[ranges.peak]]
     place = f" of {operation.layer}" if operation.layer else ""
     return f"{operation.phase} pass, {operation.primitive}{place}"
 

@@ -5,26 +5,27 @@
 3. The backend adds what it needs for itself: copies, index maps, zeros (`jaxmem.formula.backends`).
 4. The kernels run in the order that XLA's schedulers give them (`jaxmem.formula.schedule`).
 
-A program with loops runs in the order of the trace (`jaxmem.formula.looped`).
+A program with loops, or on several devices, runs in the order of its trace (`jaxmem.formula.trace_order`).
 """
 
 from collections.abc import Sequence
 
 from jaxmem.formula.backends import ADDITIONS
 from jaxmem.formula.equal import MOVEMENT
-from jaxmem.formula.looped import looped_live_ranges
 from jaxmem.formula.loops import carried_in_place
 from jaxmem.formula.plan import Plan
 from jaxmem.formula.ranges import LiveRanges
 from jaxmem.formula.schedule import Addition, Schedule, best_schedule
+from jaxmem.formula.trace_order import live_ranges_in_trace_order
 from jaxmem.layer_table import LayerTable
 from jaxmem.roles import Phase
 
 
 def find_live_ranges(table: LayerTable, *, platform: str) -> LiveRanges:
     """Derive the formula's schedule from the traced program. Linear in its size but for a heap."""
-    if any(operation.hands_on for operation in table.operations):
-        return looped_live_ranges(table)
+    loops = any(operation.hands_on for operation in table.operations)
+    if loops or any(value.divided_over > 1 for value in table.values):
+        return live_ranges_in_trace_order(table)
     plan = Plan(table, platform=platform)
     if platform in ADDITIONS:
         ADDITIONS[platform](plan)
@@ -37,6 +38,7 @@ def find_live_ranges(table: LayerTable, *, platform: str) -> LiveRanges:
             start[array.value], end[array.value] = schedule.start[index], schedule.end[index]
     origin, residual = _origins_and_residuals(table, plan.equals.constant)
     return LiveRanges(
+        order=tuple(plan.kernels[index].operation for index in schedule.order),
         origin=origin,
         exists=tuple(exists),
         start=tuple(start),
@@ -44,7 +46,6 @@ def find_live_ranges(table: LayerTable, *, platform: str) -> LiveRanges:
         residual=residual,
         constant=plan.equals.constant,
         peak=schedule.peak,
-        peak_operation=plan.kernels[schedule.order[schedule.peak]].operation if schedule.order else None,
         additions=tuple(_additions(plan, schedule)),
     )
 

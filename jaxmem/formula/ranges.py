@@ -12,14 +12,15 @@ class LiveRanges:
     Attributes:
         origin: for each value the value that first made its numbers (back through reshapes and transposes).
         exists: for each value whether its bytes exist in a place of their own.
-        start, end: positions in the order of the kernels between which a value exists, both included.
+        order: the operation that runs at each position.
+        start, end: positions in the order between which a value exists, both included.
         residual: autodiff keeps the value for the backward pass; only ever true of origins.
         constant: the value depends on no argument.
         peak: position at which the most bytes exist.
-        peak_operation: the operation that runs then; None in a program that computes nothing.
         additions: what the backend adds, and whether it exists at the peak.
     """
 
+    order: tuple[int, ...]
     origin: tuple[int, ...]
     exists: tuple[bool, ...]
     start: tuple[int, ...]
@@ -27,7 +28,6 @@ class LiveRanges:
     residual: tuple[bool, ...]
     constant: tuple[bool, ...]
     peak: int
-    peak_operation: int | None
     additions: tuple[tuple[Addition, bool], ...]
 
     def at_peak(self, value: int) -> bool:

@@ -338,9 +338,11 @@ def test_a_parameter_is_gathered_for_the_forward_pass() -> None:
         path="kernel", role=Role.PARAMETERS, shape=(6, 160), dtype="float32", itemsize_bits=32, role_rule="given"
     )
     for platform, start in (("cuda", 0), ("cpu", 1), ("tpu", 1)):
-        (found,) = gathered_parameters(table, (x, kernel), find_live_ranges(table), platform=platform)
+        ranges = find_live_ranges(table, platform=platform)
+        (found,) = gathered_parameters(table, (x, kernel), ranges, platform=platform)
         assert (found.path, found.size_bytes, found.start, found.end) == ("kernel", 4 * elements, start, 1)
-        assert gathered_parameters(whole, (x, kernel), find_live_ranges(whole), platform=platform) == ()
+        ranges = find_live_ranges(whole, platform=platform)
+        assert gathered_parameters(whole, (x, kernel), ranges, platform=platform) == ()
 
 
 def test_the_estimate_names_the_devices_and_needs_no_compile(factory: str) -> None:

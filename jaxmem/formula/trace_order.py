@@ -1,8 +1,8 @@
-"""When does each array of a program with loops exist? In the order of the trace: a turn ends before the next begins.
+"""When does each array of a program with loops, or of one on several devices, exist? In the order of the trace.
 
-Operations run in that order, but an update runs as soon as its gradient exists. An array exists if something that is not
-fused makes or reads it, and what autodiff keeps is kept; it exists until the last operation that reads it, directly or through
-what is computed where it is read.
+A turn ends before the next begins, and collectives wait for what they exchange. Operations run in the order of the trace, but
+an update runs as soon as its gradient exists. An array exists if something that is not fused makes or reads it, and what
+autodiff keeps is kept; it exists until the last operation that reads it, directly or through what is computed where it is read.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ def run_order(operations: Sequence[Operation]) -> tuple[int, ...]:
     return tuple(index for _, index in sorted(keys))
 
 
-def looped_live_ranges(table: LayerTable) -> LiveRanges:
-    """The live ranges of a program with loops. Linear in its size."""
+def live_ranges_in_trace_order(table: LayerTable) -> LiveRanges:
+    """The live ranges of a program that runs in the order of its trace. Linear in its size."""
     operations, values = table.operations, table.values
     order = run_order(operations)
     position = {index: place for place, index in enumerate(order)}
@@ -73,6 +73,7 @@ def looped_live_ranges(table: LayerTable) -> LiveRanges:
             end[origin[operand]] = max(end[origin[operand]], needed)
     peak = _peak(values, exists, start, end, len(order))
     return LiveRanges(
+        order=order,
         origin=tuple(origin),
         exists=tuple(exists),
         start=tuple(start),
@@ -80,7 +81,6 @@ def looped_live_ranges(table: LayerTable) -> LiveRanges:
         residual=tuple(residual),
         constant=tuple(constant),
         peak=peak,
-        peak_operation=order[peak] if order else None,
         additions=(),
     )
 
