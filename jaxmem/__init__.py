@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from jaxmem.analysis import analyze, estimate, load
+    from jaxmem.analysis import analyze, compare, estimate, load
     from jaxmem.program import Program
 
 _HOMES = {
     "analyze": "jaxmem.analysis",
+    "compare": "jaxmem.analysis",
     "estimate": "jaxmem.analysis",
     "load": "jaxmem.analysis",
     "Program": "jaxmem.program",
 }
 
-__all__ = ["Program", "__version__", "analyze", "estimate", "load"]
+__all__ = ["Program", "__version__", "analyze", "compare", "estimate", "load"]
 
 
 def __getattr__(name: str) -> Any:

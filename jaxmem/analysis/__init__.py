@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmem.analysis.captures import finished, layer_table_of, prepare, prepare_target
+from jaxmem.analysis.comparing import compare, compare_targets
 from jaxmem.analysis.gemm import Gemm, gemm_options, with_gemm_range
 from jaxmem.analysis.targets import Progress, Target, program_of, silent
 from jaxmem.assemble import device_facts, estimate_report, read_report
@@ -30,6 +31,8 @@ __all__ = [
     "analyze",
     "analyze_target",
     "capture_target",
+    "compare",
+    "compare_targets",
     "estimate",
     "estimate_target",
     "load",
@@ -127,7 +130,7 @@ def load(path: str | Path) -> Report | Reports | Any:
     if str(path).lower().endswith(".jaxmem"):
         return read_report(load_capture(Path(path)), origin=str(path))
     results = load_result(path)
-    return results.reports[0] if len(results.reports) == 1 else results
+    return results.reports[0] if isinstance(results, Reports) and len(results.reports) == 1 else results
 
 
 def _program(fn: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Program:

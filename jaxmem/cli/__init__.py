@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from jaxmem import __version__
-from jaxmem.cli import capture, devices, estimate, models, report
+from jaxmem.cli import capture, compare, devices, estimate, models, report
 from jaxmem.cli.analysis_protocol import Analysis, load_analysis
 from jaxmem.errors import JaxmemError, UsageError
 
 COMMANDS = (
     ("report", report),
     ("estimate", estimate),
+    ("compare", compare),
     ("capture", capture),
     ("models", models),
     ("devices", devices),

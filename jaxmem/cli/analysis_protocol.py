@@ -1,11 +1,11 @@
 """What the command line asks of `jaxmem.analysis`, and nothing more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from jaxmem.capture import Capture
-    from jaxmem.result import EstimateReport, Report
+    from jaxmem.result import Comparison, EstimateReport, Report
 
 Progress = Callable[[str, float], None]
 """Told what is being done, and for how many seconds the work has run."""
@@ -47,6 +47,8 @@ class Analysis(Protocol):
     def estimate_target(self, target: Any, *, progress: Progress) -> "EstimateReport": ...
 
     def capture_target(self, target: Any, *, progress: Progress) -> "Capture": ...
+
+    def compare_targets(self, targets: Sequence[Any], **options: Any) -> "Comparison": ...
 
 
 AnalysisLoader = Callable[[], Analysis]

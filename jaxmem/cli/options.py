@@ -4,17 +4,24 @@ import argparse
 from pathlib import Path
 
 
-def add_program_options(parser: argparse.ArgumentParser) -> None:
-    """PROGRAM and what makes its variants."""
+def add_program_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """PROGRAM and what makes its variants. ``several`` programs and batch sizes arrive as sequences."""
     parser.add_argument(
-        "program", metavar="PROGRAM", help="zoo name, module:attribute, file.py:attribute, *.jaxmem, *.json"
+        "program",
+        metavar="PROGRAM",
+        nargs="+" if several else None,
+        help="zoo name, module:attribute, file.py:attribute, *.jaxmem" + ("" if several else ", *.json"),
     )
     group = parser.add_argument_group("the program")
     group.add_argument(
         "--mode", choices=("train", "infer", "both"), help="zoo: training step, inference (default: both)"
     )
     group.add_argument(
-        "-b", "--batch-size", metavar="N", type=positive_integer, help="batch size (default: train 32, infer 1)"
+        "-b",
+        "--batch-size",
+        metavar="N[,N]" if several else "N",
+        type=positive_integers if several else positive_integer,
+        help="batch size (default: train 32, infer 1)",
     )
     group.add_argument("--optimizer", metavar="NAME", help="adam, adamw, sgd, momentum, ... (default: adam)")
     group.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or mixed (default: float32)")
@@ -108,6 +115,22 @@ def positive_integer(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is below 1; the smallest is 1")
+    return value
+
+
+def positive_integers(text: str) -> tuple[int, ...]:
+    """``"8,32"`` → both, each once."""
+    return tuple(dict.fromkeys(positive_integer(part) for part in text.split(",")))
+
+
+def positive_number(text: str) -> float:
+    """``"90"`` or ``"1.5"``; what is not above 0 is refused."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no time to wait; write a number above 0")
     return value
 
 

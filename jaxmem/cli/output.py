@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from jaxmem.files import check_writable, write_whole
 
 if TYPE_CHECKING:
-    from jaxmem.result import EstimateReports, Reports
+    from jaxmem.result.json_text import Results
 
 _FILE_WIDTH = 120
 
@@ -25,7 +25,7 @@ def chosen_format(options: argparse.Namespace) -> str:
     return "json" if options.output is not None and options.output.suffix.lower() == ".json" else "text"
 
 
-def hand_over(results: "Reports | EstimateReports", options: argparse.Namespace) -> None:
+def hand_over(results: "Results", options: argparse.Namespace) -> None:
     """Write the answer, whole."""
     if chosen_format(options) == "json":
         from jaxmem.result import to_json

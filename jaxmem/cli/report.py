@@ -15,7 +15,8 @@ from jaxmem.cli.progress import progress
 from jaxmem.cli.request import Kind, kind_of, refuse_options, requested
 
 if TYPE_CHECKING:
-    from jaxmem.result import EstimateReports, Report, Reports
+    from jaxmem.result import Report, Reports
+    from jaxmem.result.json_text import Results
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,10 +34,12 @@ def run(options: argparse.Namespace, load_analysis: AnalysisLoader) -> int:
     check_output(options)
     results = _results(options, load_analysis)
     hand_over(results, options)
-    return int(any(_answer_is_no(report, options) for report in results.reports))
+    from jaxmem.result import Reports
+
+    return int(isinstance(results, Reports) and any(_answer_is_no(report, options) for report in results.reports))
 
 
-def _results(options: argparse.Namespace, load_analysis: AnalysisLoader) -> "Reports | EstimateReports":
+def _results(options: argparse.Namespace, load_analysis: AnalysisLoader) -> "Results":
     if kind_of(options.program) is Kind.REPORT:
         refuse_options(options, Kind.REPORT)
         from jaxmem.result import Reports, load
@@ -60,11 +63,7 @@ def _limited(results: "Reports", limit_bytes: int | None) -> "Reports":
     return replace(results, reports=tuple(reports))
 
 
-def _answer_is_no(report: "Report | object", options: argparse.Namespace) -> bool:
-    from jaxmem.result import Report
-
-    if not isinstance(report, Report):
-        return False
+def _answer_is_no(report: "Report", options: argparse.Namespace) -> bool:
     over_limit = options.limit is not None and report.required_bytes > options.limit
     # Without -d nobody asked whether it fits this machine.
     return over_limit or (options.device is not None and report.verdict.fits is False)

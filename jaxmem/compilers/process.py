@@ -21,6 +21,7 @@ Progress = Callable[[str, float], None]
 WORDS = "stderr"
 """The file in the job folder that holds what the worker wrote to its standard error."""
 _LAST_WORDS_BYTES = 16_384
+_running: set["subprocess.Popen[bytes]"] = set()
 
 
 @contextmanager
@@ -58,6 +59,7 @@ def run_worker(
     timed_out = threading.Event()
     with words.open("wb") as stderr:
         process = _start(folder, environment, stderr.fileno())
+    _running.add(process)
 
     def stop() -> None:
         timed_out.set()
@@ -79,6 +81,7 @@ def run_worker(
             timer.cancel()
         _kill(process)
         process.wait()
+        _running.discard(process)
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -89,6 +92,12 @@ def run_worker(
         )
     if status != 0:
         raise EnvironmentFailure(_failure(status, last_words(words)))
+
+
+def stop_workers() -> None:
+    """End every worker of this process at once, in whatever thread somebody waits for it: the wait ends with an error."""
+    for process in tuple(_running):
+        _kill(process)
 
 
 def _start(folder: Path, environment: Mapping[str, str], stderr: int) -> subprocess.Popen[bytes]:

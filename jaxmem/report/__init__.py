@@ -6,26 +6,29 @@ of output is another renderer beside `terminal`; renderers do not know one anoth
 
 from io import StringIO
 
+from jaxmem.report.comparison_page import comparison_page
 from jaxmem.report.document import Document
 from jaxmem.report.estimate_page import estimate_page
 from jaxmem.report.pages import report_page
-from jaxmem.result import EstimateReport, EstimateReports, Report, Reports
+from jaxmem.result import Comparison, EstimateReport, EstimateReports, Report, Reports
+
+Shown = Report | Reports | EstimateReport | EstimateReports | Comparison
+"""What there is a page for."""
 
 
-def pages_of(
-    results: Report | Reports | EstimateReport | EstimateReports, *, detail: bool = False
-) -> tuple[Document, ...]:
+def pages_of(results: Shown, *, detail: bool = False) -> tuple[Document, ...]:
     """One document per report. ``detail`` leaves nothing out: every layer, every item of the ledger."""
-    reports = results.reports if isinstance(results, Reports | EstimateReports) else (results,)
-    return tuple(
-        report_page(report, detail=detail) if isinstance(report, Report) else estimate_page(report, detail=detail)
-        for report in reports
-    )
+    match results:
+        case Report():
+            return (report_page(results, detail=detail),)
+        case EstimateReport():
+            return (estimate_page(results, detail=detail),)
+        case Comparison():
+            return (comparison_page(results, detail=detail),)
+    return tuple(page for report in results.reports for page in pages_of(report, detail=detail))
 
 
-def as_text(
-    results: Report | Reports | EstimateReport | EstimateReports, *, detail: bool = False, width: int = 100
-) -> str:
+def as_text(results: Shown, *, detail: bool = False, width: int = 100) -> str:
     """The pages as plain text, without colour, at most ``width`` columns wide."""
     from jaxmem.report.terminal import print_document
 

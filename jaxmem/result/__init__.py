@@ -7,6 +7,7 @@ Whatever must add up is checked when a value is made, so a report that exists is
 """
 
 from jaxmem.result.buffers import BufferRow, BufferTable
+from jaxmem.result.comparison import COMPARISON_SCHEMA, Comparison, ComparisonCell
 from jaxmem.result.estimate import ESTIMATE_SCHEMA, EstimateLayer, EstimateReport, EstimateReports, EstimateRow
 from jaxmem.result.facts import (
     DeviceFacts,
@@ -36,11 +37,14 @@ from jaxmem.result.ledger import (
 from jaxmem.result.report import REPORT_SCHEMA, Report, Reports
 
 __all__ = [
+    "COMPARISON_SCHEMA",
     "ESTIMATE_SCHEMA",
     "REPORT_SCHEMA",
     "BufferRow",
     "BufferTable",
     "Compared",
+    "Comparison",
+    "ComparisonCell",
     "DeviceFacts",
     "Estimate",
     "EstimateLayer",

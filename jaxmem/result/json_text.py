@@ -13,14 +13,21 @@ from typing import Any
 from jaxmem.codec import Mismatch, decode, encode
 from jaxmem.errors import InputError, InvariantError
 from jaxmem.files import write_whole
+from jaxmem.result.comparison import COMPARISON_SCHEMA, Comparison
 from jaxmem.result.estimate import ESTIMATE_SCHEMA, EstimateReports
 from jaxmem.result.report import REPORT_SCHEMA, Reports
 from jaxmem.unknown import Unknown
 
-_SCHEMAS: dict[str, type[Reports] | type[EstimateReports]] = {REPORT_SCHEMA: Reports, ESTIMATE_SCHEMA: EstimateReports}
+Results = Reports | EstimateReports | Comparison
+
+_SCHEMAS: dict[str, type[Results]] = {
+    REPORT_SCHEMA: Reports,
+    ESTIMATE_SCHEMA: EstimateReports,
+    COMPARISON_SCHEMA: Comparison,
+}
 
 
-def to_json(reports: Reports | EstimateReports) -> str:
+def to_json(reports: Results) -> str:
     """Write reports as JSON: objects indented, and every list of plain numbers or words on one line."""
     values, _ = encode(reports)
     if isinstance(reports, Reports):
@@ -32,7 +39,7 @@ def to_json(reports: Reports | EstimateReports) -> str:
     return _layout(values) + "\n"
 
 
-def from_json(text: str, origin: str) -> Reports | EstimateReports:
+def from_json(text: str, origin: str) -> Results:
     """Read what `to_json` wrote.
 
     Args:
@@ -74,7 +81,7 @@ def from_json(text: str, origin: str) -> Reports | EstimateReports:
     )
 
 
-def save(reports: Reports | EstimateReports, path: str | Path, *, force: bool = False) -> None:
+def save(reports: Results, path: str | Path, *, force: bool = False) -> None:
     """Write reports to a file, whole or not at all.
 
     Raises:
@@ -84,7 +91,7 @@ def save(reports: Reports | EstimateReports, path: str | Path, *, force: bool = 
     write_whole(path, to_json(reports), force=force)
 
 
-def load(path: str | Path) -> Reports | EstimateReports:
+def load(path: str | Path) -> Results:
     """Read a file that `save` wrote.
 
     Raises:
@@ -101,7 +108,7 @@ def load(path: str | Path) -> Reports | EstimateReports:
     return from_json(text, str(path))
 
 
-def _schema_type(data: object, origin: str) -> type[Reports] | type[EstimateReports]:
+def _schema_type(data: object, origin: str) -> type[Results]:
     schema = data.get("schema") if isinstance(data, dict) else None
     if isinstance(schema, str) and schema in _SCHEMAS:
         return _SCHEMAS[schema]

@@ -39,6 +39,7 @@ NEVER: dict[str, frozenset[str]] = {
     "result": JAX | {"xla", "tracing", "compilers", "attribution", "formula", "rich"},
     "assemble": JAX | {"tracing", "compilers", "report", "rich", "cli"},
     "verdict": JAX | {"xla", "attribution", "report"},
+    "planner": JAX | {"xla", "compilers", "tracing", "report", "cli"},
     "quiet": frozenset({"tracing", "compilers", "xla", "report"}),
     "analysis": frozenset({"rich", "cli"}),
     "report": JAX | {"compilers", "xla", "tracing", "attribution", "formula"},
