@@ -43,10 +43,6 @@ def run(options: argparse.Namespace, load_analysis: AnalysisLoader) -> int:
                 f"{program} is a saved report, and a table is made of programs and captures. "
                 "Print it with: jaxmem report."
             )
-    if options.gemm == "both":
-        raise UsageError(
-            "--gemm both is a range, and a cell has one number. Compare triton and cublas one after the other."
-        )
     analysis = load_analysis()
     targets = [
         request.target

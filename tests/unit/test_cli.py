@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from jaxmem.cli import COMMANDS, main
 from jaxmem.errors import EnvironmentFailure, InputError, InvariantError, UsageError
 from jaxmem.lowering import ProgramFacts
 from jaxmem.result import (
+    Comparison,
+    ComparisonCell,
     DeviceFacts,
     EstimateReport,
     EstimateRow,
@@ -29,6 +31,7 @@ from jaxmem.result import (
     from_json,
 )
 from jaxmem.roles import Role
+from jaxmem.unknown import Unknown
 
 REQUIRED = 3 * 2**30
 
@@ -75,6 +78,23 @@ def a_report(target: FakeTarget, *, fits: bool = True) -> Report:
     )
 
 
+def a_cell(target: FakeTarget, failure: BaseException | None) -> ComparisonCell:
+    size = REQUIRED if failure is None else Unknown("it failed")
+    return ComparisonCell(
+        program=target.text,
+        mode=target.mode,
+        batch_size=target.batch_size,
+        device=target.device or "cpu",
+        required_bytes=size,
+        fits=size if isinstance(size, Unknown) else True,
+        usable_bytes=size,
+        headroom_bytes=size,
+        formula_bytes=size,
+        formula_error_percent=size,
+        failure=None if failure is None else str(failure),
+    )
+
+
 @dataclass
 class FakeAnalysis:
     """Remembers what it was asked, and answers or fails as told."""
@@ -83,6 +103,7 @@ class FakeAnalysis:
     fits: bool = True
     failure: BaseException | None = None
     targets: list[FakeTarget] = field(default_factory=list)
+    compare_options: dict[str, Any] = field(default_factory=dict)
 
     def _work(self, target: FakeTarget, progress: Callable[[str, float], None]) -> None:
         self.targets.append(target)
@@ -105,6 +126,14 @@ class FakeAnalysis:
     def capture_target(self, target: FakeTarget, *, progress: Callable[[str, float], None]) -> Any:
         self._work(target, progress)
         return target
+
+    def compare_targets(self, targets: Sequence[FakeTarget], *, on_cell: Any, **options: Any) -> Comparison:
+        self.targets += targets
+        self.compare_options = options
+        cells = tuple(a_cell(target, self.failure) for target in targets)
+        for number, cell in enumerate(cells, start=1):
+            on_cell(cell, number, len(cells))
+        return Comparison(cells=cells)
 
 
 @pytest.fixture
@@ -228,6 +257,7 @@ def test_quiet(fake: FakeAnalysis, capsys: pytest.CaptureFixture[str]) -> None:
 def test_json(fake: FakeAnalysis, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "vgg16", "--format", "json"], analysis=fake) == 0
     results = from_json(capsys.readouterr().out, "stdout")
+    assert isinstance(results, Reports)
     assert [report.program.mode for report in results.reports] == ["train", "infer"]
 
 
@@ -285,6 +315,30 @@ def test_no_command_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     assert "report" in err
+
+
+def test_compare_is_programs_batches_modes_and_devices(fake: FakeAnalysis, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "compare vgg16 pkg.train:step -b 8,16 -d cpu,h100-sxm --jobs 3 --timeout 90"
+    assert main(line.split(), analysis=fake) == 0
+    out, err = capsys.readouterr()
+    assert [(target.text, target.batch_size, target.mode, target.device) for target in fake.targets] == [
+        (program, batch_size, mode, device)
+        for program, modes in (("vgg16", ("train", "infer")), ("pkg.train:step", (None,)))
+        for batch_size in (8, 16)
+        for mode in modes
+        for device in ("cpu", "h100-sxm")
+    ]
+    assert fake.compare_options == {"jobs": 3, "timeout": 90.0}
+    assert err.splitlines()[0] == "jaxmem: 1 of 12: vgg16 · train · batch 8 · cpu: 3.00 GiB, fits"
+    assert "12 cells" in out
+
+
+def test_a_comparison_of_failures_is_done(fake: FakeAnalysis, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.failure = EnvironmentFailure("the compiler was killed")
+    assert main("compare vgg16 --mode train -q -o table.json".split(), analysis=fake) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["report", "table.json"], analysis=fake) == 0
+    assert "the compiler was killed" in capsys.readouterr().out
 
 
 # --- the answer is no ------------------------------------------------------------------------------------------------
@@ -351,6 +405,15 @@ BAD = [
     ("report vgg16 -o .", 2, "is a folder"),
     ("report a.jaxmem -b 3 --dtype mixed", 2, "a.jaxmem is a saved capture: -b, --dtype cannot change it"),
     ("report r.json -d cpu", 2, "r.json is a saved report: -d cannot change it"),
+    ("compare", 2, "required: PROGRAM"),
+    ("compare vgg16 vgg61", 2, "There is no model called 'vgg61'."),
+    ("compare vgg16 -b 8,none", 2, "'none' is not a whole number"),
+    ("compare vgg16 --timeout 0", 2, "0 is no time to wait"),
+    ("compare vgg16 --timeout soon", 2, "'soon' is not a number"),
+    ("compare vgg16 --jobs 0", 2, "--jobs: 0 is below 1"),
+    ("compare vgg16 r.json", 2, "r.json is a saved report, and a table is made of programs and captures."),
+    ("compare vgg16 --gemm both", 2, "invalid choice: 'both'"),
+    ("compare a.jaxmem -b 8", 2, "a.jaxmem is a saved capture: -b cannot change it"),
     ("report missing.json", 3, "missing.json cannot be read: No such file"),
     ("report there.json", 3, "there.json is not complete JSON"),
     ("estimate there.json", 2, "Print it with: jaxmem report there.json"),
