@@ -204,12 +204,24 @@ def environment(cache: str) -> dict[str, str]:
     return os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false", "JAXMEM_CACHE_DIR": cache}
 
 
-def finished(command: tuple[str, ...], variables: dict[str, str]) -> str:
-    """Standard output of a process that ended well."""
-    run = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+def finished(command: tuple[str, ...], variables: dict[str, str], *, limit: float | None = None) -> str:
+    """Standard output of a process that ended well.
+
+    Raises:
+        EnvironmentFailure: it ended otherwise.
+        subprocess.TimeoutExpired: it had not ended after ``limit`` seconds, and was ended.
+    """
+    run = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False, timeout=limit)
     if run.returncode != 0:
         raise EnvironmentFailure(f"{' '.join(command)} ended with {run.returncode}:\n{run.stderr[-2000:]}")
     return run.stdout
+
+
+def spent_on(command: tuple[str, ...], variables: dict[str, str], *, limit: float | None = None) -> Spent:
+    """What a whole process takes; see `finished`."""
+    begun = Spent(clock=time.perf_counter(), processor=spent_by_children())
+    finished(command, variables, limit=limit)
+    return Spent(clock=time.perf_counter(), processor=spent_by_children()) - begun
 
 
 def measure_compile(row: CompileRow, pairs: int, variables: dict[str, str]) -> CompileRow:
@@ -225,17 +237,12 @@ def measure_compile(row: CompileRow, pairs: int, variables: dict[str, str]) -> C
 
 def measure_command(row: CommandRow, pairs: int, variables: dict[str, str]) -> CommandRow:
     """Both sides in turns, once each beforehand to fill the caches, the system's among them."""
-
-    def spent(command: tuple[str, ...]) -> Spent:
-        begun = Spent(clock=time.perf_counter(), processor=spent_by_children())
-        finished(command, variables)
-        return Spent(clock=time.perf_counter(), processor=spent_by_children()) - begun
-
     ours = (sys.executable, "-m", "jaxmem", *row.arguments)
     for command in (IMPORT_JAX, ours):
         finished(command, variables)
     for _ in range(pairs):
-        row = replace(row, import_jax=(*row.import_jax, spent(IMPORT_JAX)), jaxmem=(*row.jaxmem, spent(ours)))
+        theirs = spent_on(IMPORT_JAX, variables)
+        row = replace(row, import_jax=(*row.import_jax, theirs), jaxmem=(*row.jaxmem, spent_on(ours, variables)))
     return row
 
 
