@@ -27,7 +27,7 @@ from jaxmem.codec import decode, encode
 from jaxmem.errors import JaxmemError
 
 FILE = RESULTS / "estimate_speed.json"
-COMPILE_LIMIT = 300.0
+COMPILE_LIMIT = 120.0
 """Seconds after which a compile is given up."""
 
 PROGRAMS: tuple[tuple[str, ...], ...] = (
@@ -268,12 +268,12 @@ def run(pairs: int, *, again: bool) -> None:
             print(f"{new.depth} blocks: {_both(new.estimate[-1])}", file=sys.stderr, flush=True)
             results = replace(results, depths=tuple(new if each == row else each for each in results.depths))
             write(results, FILE, page(results))
-        for place in range(len(results.programs)):
-            while is_missing(row := results.programs[place], pairs):
-                new = measure_program(row, pairs, variables)
-                print(f"{' '.join(new.arguments)}: {_both(new.estimate[-1])}", file=sys.stderr, flush=True)
-                results = replace(results, programs=(*results.programs[:place], new, *results.programs[place + 1 :]))
-                write(results, FILE, page(results))
+        while missing := [row for row in results.programs if is_missing(row, pairs)]:
+            row = min(missing, key=lambda row: len(row.estimate))
+            new = measure_program(row, pairs, variables)
+            print(f"{' '.join(new.arguments)}: {_both(new.estimate[-1])}", file=sys.stderr, flush=True)
+            results = replace(results, programs=tuple(new if each == row else each for each in results.programs))
+            write(results, FILE, page(results))
 
 
 if __name__ == "__main__":

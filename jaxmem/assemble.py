@@ -1,5 +1,6 @@
 """Capture → Report: one compiled program read, attributed, laid beside its formula, and put into the result's own data."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -7,7 +8,7 @@ from jaxmem.attribution import Account, Attribution, Dataflow, Facts, attribute,
 from jaxmem.capture import Capture
 from jaxmem.devices import Device
 from jaxmem.errors import InputError, InvariantError
-from jaxmem.formula import Formula, derive_formula
+from jaxmem.formula import Formula, Leaf, derive_formula
 from jaxmem.hidden import hidden_need
 from jaxmem.lowering import AUTOTUNE_RESULTS_OPTION, ProgramFacts
 from jaxmem.profile import MAIN_COLORS, Buffer, MemoryProfile, profile_memory
@@ -389,7 +390,11 @@ def estimate_report(formula: Formula, program: ProgramFacts, device: DeviceFacts
             rows[(leaf.role, leaf.layer)] = rows.get((leaf.role, leaf.layer), 0) + leaf.bytes
     order = {role: place for place, role in enumerate(Role)}
     no_compile = Unknown("nothing was compiled")
-    layers = list(dict.fromkeys(leaf.layer for leaf in formula.leaves if leaf.layer and leaf.counted))
+    counted = [leaf for leaf in formula.leaves if leaf.counted]
+    layers = list(dict.fromkeys(leaf.layer for leaf in counted if leaf.layer))
+    leaves: dict[tuple[Role, str], list[Leaf]] = defaultdict(list)
+    for leaf in counted:
+        leaves[leaf.role, leaf.layer].append(leaf)
 
     def layer_bytes(layer: str, roles: Iterable[Role]) -> int:
         return sum(rows.get((role, layer), 0) for role in roles)
@@ -402,7 +407,7 @@ def estimate_report(formula: Formula, program: ProgramFacts, device: DeviceFacts
                 term=role.value.replace("_", " "),
                 symbol=formula.symbol(role),
                 layer=layer,
-                formula=_leaves_written_out(formula, role, layer),
+                formula=_written_leaf_by_leaf(leaves[role, layer]),
                 bytes=rows[(role, layer)],
             )
             for role, layer in sorted(rows, key=lambda key: order[key[0]])
@@ -429,9 +434,8 @@ def estimate_report(formula: Formula, program: ProgramFacts, device: DeviceFacts
     )
 
 
-def _leaves_written_out(formula: Formula, role: Role, layer: str, most: int = 6) -> str:
-    """What a row adds up, leaf by leaf."""
-    leaves = [leaf for leaf in formula.leaves if leaf.counted and leaf.role is role and leaf.layer == layer]
+def _written_leaf_by_leaf(leaves: Iterable[Leaf], most: int = 6) -> str:
+    """What a row adds up."""
     named = [f"{leaf.name} {leaf.bytes:,}" for leaf in sorted(leaves, key=lambda leaf: -leaf.bytes)]
     more = [f"{len(named) - most} more"] if len(named) > most else []
     return " + ".join(named[:most] + more)

@@ -59,7 +59,16 @@ def read_flow(closed_jaxpr: Any) -> Flow:
 
 
 def _sets(masks: Sequence[int]) -> tuple[frozenset[int], ...]:
-    return tuple(frozenset(index for index in range(mask.bit_length() - 1) if mask & (2 << index)) for mask in masks)
+    return tuple(frozenset(_arguments_in(mask)) for mask in masks)
+
+
+def _arguments_in(mask: int) -> Iterator[int]:
+    """The arguments of a set. A network has thousands, and of most sets one or two: only those are looked at."""
+    mask >>= 1
+    while mask:
+        lowest = mask & -mask
+        yield lowest.bit_length() - 1
+        mask ^= lowest
 
 
 def contains_backward(jaxpr: Any) -> bool:
