@@ -384,10 +384,11 @@ class _Layers:
             return named, "the scope names the layer"
         if flowing := self._parameter(node):
             return flowing.layer, "a parameter of the layer flows in"
+        # In the update, too: many gradients packed into one sum over the devices come from one producer.
+        output = facts.gradient_of[node.index]
+        if output is not None:
+            return facts.outputs[output].layer, "it is the gradient of a parameter of the layer"
         if facts.phase[node.index] is Phase.BACKWARD:
-            output = facts.gradient_of[node.index]
-            if output is not None:
-                return facts.outputs[output].layer, "it is the gradient of a parameter of the layer"
             forward = [operand for operand in node.operands if self._made_forward(operand)]
             if layer := self._largest(forward):
                 return layer, "it reads what the layer's forward pass left for it"

@@ -224,6 +224,35 @@ def recurrent_network() -> Program:
     return training(loss, parameters, array(12, 16, 29), array(12, 16, 7))
 
 
+def blocks_computed_again() -> Program:
+    """Transformer blocks in a scan, of each of which only the input is kept."""
+    layers, batch, length, width, heads = 3, 4, 24, 32, 4
+
+    def norm(x: Any) -> Any:
+        return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+
+    def block(x: Any, own: Any) -> Any:
+        h = norm(x) * own["scale1"]
+        query, key, value = (jnp.einsum("btd,dhe->bthe", h, own[name]) for name in ("query", "key", "value"))
+        weights = jax.nn.softmax(jnp.einsum("bthe,bshe->bhts", query, key) / math.sqrt(width // heads))
+        x = x + jnp.einsum("bhts,bshe,hed->btd", weights, value, own["out"])
+        h = norm(x) * own["scale2"]
+        return x + jax.nn.gelu(h @ own["up"]) @ own["down"], None
+
+    def loss(parameters: Any, x: Any, y: Any) -> Any:
+        hidden, _ = jax.lax.scan(jax.checkpoint(block), x, parameters["blocks"])
+        return jnp.mean((hidden @ parameters["head"] - y) ** 2)
+
+    of_head = array(layers, width, heads, width // heads)
+    blocks = {
+        "scale1": array(layers, width), "query": of_head, "key": of_head, "value": of_head,
+        "out": array(layers, heads, width // heads, width), "scale2": array(layers, width),
+        "up": array(layers, width, 4 * width), "down": array(layers, 4 * width, width),
+    }  # fmt: skip
+    parameters = {"blocks": blocks, "head": array(width, 11)}
+    return training(loss, parameters, array(batch, length, width), array(batch, length, 11))
+
+
 PROGRAMS: dict[str, Callable[[], Program]] = {
     "layers in a scan": lambda: layers_in_a_scan(again=False),
     "layers in a scan, computed again": lambda: layers_in_a_scan(again=True),
@@ -238,6 +267,7 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "Equinox": equinox_network,
     "mixed precision": mixed_precision,
     "recurrent network": recurrent_network,
+    "blocks computed again": blocks_computed_again,
 }
 
 
