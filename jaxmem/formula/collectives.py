@@ -7,21 +7,25 @@ the backend's habit:
 
 - CUDA: a collective begins as soon as its operands are there and is waited for as late as possible (XLA,
   ``gpu_hlo_schedule.cc``, ``PostprocessorToScheduleAsEarlyOrLateAsPossible``). An argument is there from the start, so all
-  parameters are gathered at the beginning, each until the last operation of the forward pass that reads it.
+  parameters are gathered at the beginning, each until the last operation of the forward pass that reads it. Where a divided
+  parameter meets an array of its own size that the program computes, the scale of a batch norm its variance, each device
+  computes its part, and the result is gathered. Gathers that follow one another are combined (``AllGatherCombiner``), so
+  that the parameters that are read after such an operation wait for it.
 - CPU and TPU: right before the first operation that reads it, until the last one of the forward pass.
 
 The backward pass may gather a parameter once more, or the gradient that it is multiplied with, whichever the partitioner
 finds cheaper; neither is in the formula.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 from jaxmem.formula.equal import MOVEMENT
 from jaxmem.formula.leaves import Leaf
 from jaxmem.formula.ranges import LiveRanges
-from jaxmem.layer_table import LayerTable
+from jaxmem.layer_table import LayerTable, Operation
 from jaxmem.lowering import Argument
 from jaxmem.roles import Phase, Role
 
@@ -62,6 +66,7 @@ def gathered_parameters(
         return ()
     source = {value: value for value in wanted}
     read: dict[int, list[int]] = {}
+    in_parts: list[int] = []
     for position, index in enumerate(ranges.order):
         operation = table.operations[index]
         if operation.phase is not Phase.FORWARD:
@@ -69,9 +74,17 @@ def gathered_parameters(
         for operand in operation.operands:
             if operand not in source:
                 continue
+            if _is_done_in_parts(table, operation, operand, source, ranges):
+                in_parts.append(position)
+                continue
             read.setdefault(source[operand], []).append(position)
             if operation.primitive in _SAME_ARRAY:
                 source.update((result, source[operand]) for result in operation.results)
+
+    def waits_for(position: int) -> int:
+        before = bisect_left(in_parts, position)
+        return in_parts[before - 1] + 1 if before else 0
+
     return tuple(
         Gathered(
             path=wanted[value].path,
@@ -79,10 +92,21 @@ def gathered_parameters(
             elements=prod(table.values[value].shape),
             itemsize_bits=table.values[value].itemsize_bits,
             divided_over=table.values[value].divided_over,
-            start=0 if platform in _BEGIN_AT_ONCE else positions[0],
+            start=waits_for(positions[0]) if platform in _BEGIN_AT_ONCE else positions[0],
             end=positions[-1],
         )
         for value, positions in read.items()
+    )
+
+
+def _is_done_in_parts(
+    table: LayerTable, operation: Operation, divided: int, source: Mapping[int, int], ranges: LiveRanges
+) -> bool:
+    """Whether an operation combines a divided parameter with an array of its size that depends on the inputs."""
+    return any(
+        table.values[other].shape == table.values[divided].shape
+        for other in operation.operands
+        if other not in source and table.values[other].argument is None and not ranges.constant[other]
     )
 
 
