@@ -197,17 +197,19 @@ class Residual(Sequential):
 
 
 class Classifier(nnx.Module):
-    """The mean of each channel, dropout and a dense layer, in the scopes ``avgpool``, ``drop`` and ``fc``."""
+    """The mean of each channel, dropout (unless 0) and a dense layer, in the scopes ``avgpool``, ``drop`` and ``fc``."""
 
     def __init__(self, channels: int, classes: int, *, dropout: float = 0.0, rngs: nnx.Rngs, **formats: Any) -> None:
-        self.drop = nnx.Dropout(dropout, rngs=rngs)
+        self.drop = nnx.Dropout(dropout, rngs=rngs) if dropout else None
         self.fc = nnx.Linear(channels, classes, kernel_init=nnx.initializers.normal(0.01), rngs=rngs, **formats)
 
     def __call__(self, features: jax.Array) -> jax.Array:
         """Logits [batch, classes] of features [batch, height, width, channels]."""
         with jax.named_scope("avgpool"):
             features = global_average_pool(features)
-        return run_layer(self, "fc", run_layer(self, "drop", features))
+        if self.drop is not None:
+            features = run_layer(self, "drop", features)
+        return run_layer(self, "fc", features)
 
 
 def round_width(width: float, divisor: int = 8) -> int:

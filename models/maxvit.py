@@ -46,7 +46,7 @@ class MBConv(nnx.Module):
         channels: of its input.
         width: of its result; between them, four times as many.
         strides: of ``depthwise``.
-        drop_rate: of stochastic depth.
+        drop_rate: of stochastic depth; 0 leaves its layers out.
         formats: ``dtype``, ``param_dtype`` and ``rngs``.
     """
 
@@ -58,7 +58,10 @@ class MBConv(nnx.Module):
         self.depthwise = ConvBatchNorm(hidden, hidden, 3, strides=strides, groups=hidden, activation=gelu, **options)
         self.squeeze_excitation = SqueezeExcitation(hidden, width // 4, activation=nnx.silu, **formats)
         self.project = convolution(hidden, width, 1, use_bias=True, **formats)
-        self.stochastic_depth = stochastic_depth(drop_rate, rngs=formats["rngs"])
+        self.names = ("norm", "expand", "depthwise", "squeeze_excitation", "project")
+        if drop_rate:
+            self.stochastic_depth = stochastic_depth(drop_rate, rngs=formats["rngs"])
+            self.names += ("stochastic_depth",)
         self.pools = strides == 2
         self.reshapes = strides > 1 or channels != width
         if self.reshapes:
@@ -67,7 +70,7 @@ class MBConv(nnx.Module):
     def __call__(self, features: jax.Array) -> jax.Array:
         """Features [batch, height / strides, width / strides, channels]."""
         residual = features
-        for name in ("norm", "expand", "depthwise", "squeeze_excitation", "project", "stochastic_depth"):
+        for name in self.names:
             residual = run_layer(self, name, residual)
         shortcut = features
         if self.pools:
@@ -90,17 +93,19 @@ class PartitionAttention(nnx.Module):
         heads: of the attention.
         size: pixels of a part, in height and in width.
         grid: a part is a grid over the whole image, with equal distances, instead of a window of neighbours.
-        drop_rate: of stochastic depth.
+        drop_rate: of stochastic depth; 0 leaves its layers out.
         formats: ``dtype``, ``param_dtype`` and ``rngs``.
     """
 
     def __init__(self, channels: int, heads: int, size: int, *, grid: bool, drop_rate: float, **formats: Any) -> None:
         self.norm1 = nnx.LayerNorm(channels, epsilon=1e-5, **formats)
         self.attention = WindowAttention(channels, heads, size, scale=1 / math.sqrt(channels), init=init, **formats)
-        self.stochastic_depth1 = stochastic_depth(drop_rate, rngs=formats["rngs"])
         self.norm2 = nnx.LayerNorm(channels, epsilon=1e-5, **formats)
         self.mlp = MLP(channels, 4 * channels, activation=gelu, init=init, project_init=init, **formats)
-        self.stochastic_depth2 = stochastic_depth(drop_rate, rngs=formats["rngs"])
+        self.drops = drop_rate > 0
+        if self.drops:
+            self.stochastic_depth1 = stochastic_depth(drop_rate, rngs=formats["rngs"])
+            self.stochastic_depth2 = stochastic_depth(drop_rate, rngs=formats["rngs"])
         self.size, self.grid = size, grid
 
     def __call__(self, features: jax.Array) -> jax.Array:
@@ -109,9 +114,9 @@ class PartitionAttention(nnx.Module):
         with jax.named_scope("partition"):
             parts = to_grids(features, self.size) if self.grid else to_windows(features, self.size)
         for number, part in ((1, "attention"), (2, "mlp")):
-            branch = parts
-            for name in (f"norm{number}", part, f"stochastic_depth{number}"):
-                branch = run_layer(self, name, branch)
+            branch = run_layer(self, part, run_layer(self, f"norm{number}", parts))
+            if self.drops:
+                branch = run_layer(self, f"stochastic_depth{number}", branch)
             parts = add(parts, branch, name=f"add{number}")
         with jax.named_scope("merge"):
             return (from_grids if self.grid else from_windows)(parts, height, width)

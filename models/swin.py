@@ -117,43 +117,6 @@ def unit_length(vectors: jax.Array) -> jax.Array:
     return (vectors * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))).astype(vectors.dtype)
 
 
-class ShiftedWindows(nnx.Module):
-    """Attention in windows of an image that may be shifted by half a window.
-
-    Its layers: ``partition`` (pads the image to whole windows, shifts it and cuts it), ``windows``, and ``merge``, which undoes
-    the cut. A shifted window at the edge holds pixels of opposite sides, which do not attend to one another. Where
-    one window spans the image, nothing is shifted.
-
-    Args:
-        windows: the attention inside them.
-        size: height and width of a window.
-        shifted: by half a window down and right.
-    """
-
-    def __init__(self, windows: WindowAttention | CosineAttention, size: int, *, shifted: bool) -> None:
-        self.windows = windows
-        self.size = size
-        self.shifted = shifted
-
-    def __call__(self, features: jax.Array) -> jax.Array:
-        """Features [batch, height, width, channels] of features of that shape."""
-        _, height, width, _ = features.shape
-        size = self.size
-        with jax.named_scope("partition"):
-            features = jnp.pad(features, ((0, 0), (0, -height % size), (0, -width % size), (0, 0)))
-            padded = features.shape[1:3]
-            shifts = tuple(size // 2 if self.shifted and length > size else 0 for length in padded)
-            features = jnp.roll(features, (-shifts[0], -shifts[1]), axis=(1, 2)) if any(shifts) else features
-            windows = to_windows(features, size)
-            mask = jnp.asarray(same_side(padded, shifts, size)) if any(shifts) else None
-        with jax.named_scope("windows"):
-            windows = self.windows(windows, mask)
-        with jax.named_scope("merge"):
-            features = from_windows(windows, *padded)
-            features = jnp.roll(features, shifts, axis=(1, 2)) if any(shifts) else features
-            return features[:, :height, :width]
-
-
 def same_side(padded: tuple[int, ...], shifts: tuple[int, ...], size: int) -> np.ndarray:
     """Which pixels of a window stood beside one another before the shift: [windows, pixels, pixels]."""
     regions = []
@@ -169,17 +132,19 @@ def same_side(padded: tuple[int, ...], shifts: tuple[int, ...], size: int) -> np
 
 
 class Block(nnx.Module):
-    """Attention in windows and an MLP, each added to what came in.
+    """Attention in windows of the image, which may be shifted by half a window, and an MLP, each added to what came in.
 
-    Its layers: ``norm1``, ``attention``, ``stochastic_depth1``, ``add1``, ``norm2``, ``mlp``, ``stochastic_depth2``, ``add2``;
-    in version 2 a normalization follows its branch.
+    Its layers: ``norm1``, ``partition`` (pads the image to whole windows, shifts it and cuts it), ``attention``, ``merge``,
+    which undoes the cut, ``stochastic_depth1``, ``add1``, ``norm2``, ``mlp``, ``stochastic_depth2``, ``add2``; in version 2 a
+    normalization follows its branch. A shifted window at the edge holds pixels of opposite sides, which do not attend to one
+    another. Where one window spans the image, nothing is shifted.
 
     Args:
         channels, heads: of the attention.
         size: height and width of a window.
-        shifted: see `ShiftedWindows`.
+        shifted: the windows stand half a window down and right.
         version: 1 or 2.
-        drop_rate: of stochastic depth.
+        drop_rate: of stochastic depth; 0 leaves its layers out.
         formats: ``dtype`` and ``param_dtype``.
     """
 
@@ -197,12 +162,10 @@ class Block(nnx.Module):
     ) -> None:
         formats |= {"rngs": rngs}
         if version == 1:
-            attention = WindowAttention(channels, heads, size, init=init, **formats)
+            self.attention = WindowAttention(channels, heads, size, init=init, **formats)
         else:
-            attention = CosineAttention(channels, heads, size, **formats)
+            self.attention = CosineAttention(channels, heads, size, **formats)
         self.norm1 = nnx.LayerNorm(channels, epsilon=1e-5, **formats)
-        self.attention = ShiftedWindows(attention, size, shifted=shifted)
-        self.stochastic_depth1 = stochastic_depth(drop_rate, rngs=rngs)
         self.norm2 = nnx.LayerNorm(channels, epsilon=1e-5, **formats)
         self.mlp = MLP(
             channels,
@@ -212,18 +175,43 @@ class Block(nnx.Module):
             project_init=init,
             **formats,
         )
-        self.stochastic_depth2 = stochastic_depth(drop_rate, rngs=rngs)
-        self.version = version
+        self.drops = drop_rate > 0
+        if self.drops:
+            self.stochastic_depth1 = stochastic_depth(drop_rate, rngs=rngs)
+            self.stochastic_depth2 = stochastic_depth(drop_rate, rngs=rngs)
+        self.size, self.shifted, self.version = size, shifted, version
 
     def __call__(self, features: jax.Array) -> jax.Array:
         """Features [batch, height, width, channels] of features of that shape."""
-        for number, part in ((1, "attention"), (2, "mlp")):
-            names = (f"norm{number}", part) if self.version == 1 else (part, f"norm{number}")
+        for number in (1, 2):
             branch = features
-            for name in (*names, f"stochastic_depth{number}"):
-                branch = run_layer(self, name, branch)
+            if self.version == 1:
+                branch = run_layer(self, f"norm{number}", branch)
+            branch = self.attend(branch) if number == 1 else run_layer(self, "mlp", branch)
+            if self.version == 2:
+                branch = run_layer(self, f"norm{number}", branch)
+            if self.drops:
+                branch = run_layer(self, f"stochastic_depth{number}", branch)
             features = add(features, branch, name=f"add{number}")
         return features
+
+    def attend(self, features: jax.Array) -> jax.Array:
+        """The layers ``partition``, ``attention`` and ``merge``."""
+        _, height, width, _ = features.shape
+        size = self.size
+        with jax.named_scope("partition"):
+            features = jnp.pad(features, ((0, 0), (0, -height % size), (0, -width % size), (0, 0)))
+            padded = features.shape[1:3]
+            shifts = tuple(size // 2 if self.shifted and length > size else 0 for length in padded)
+            features = jnp.roll(features, (-shifts[0], -shifts[1]), axis=(1, 2)) if any(shifts) else features
+            windows = to_windows(features, size)
+            mask = jnp.asarray(same_side(padded, shifts, size)) if any(shifts) else None
+        with jax.named_scope("attention"):
+            windows = self.attention(windows, mask)
+        with jax.named_scope("merge"):
+            features = from_windows(windows, *padded)
+            features = jnp.roll(features, shifts, axis=(1, 2)) if any(shifts) else features
+            return features[:, :height, :width]
 
 
 class PatchMerging(nnx.Module):

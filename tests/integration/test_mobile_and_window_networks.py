@@ -287,7 +287,7 @@ def swin(net: Network, features: Array, version: int) -> Array:
                 branch = normalize(features) if version == 1 else features
                 if number == 1:
                     branch = shifted_windows(
-                        net, f"{path}/attention/windows", branch, size, heads, block % 2 == 0, version == 2
+                        net, f"{path}/attention", branch, size, heads, block % 2 == 0, version == 2
                     )
                 else:
                     branch = mlp(net, f"{path}/mlp", branch)
