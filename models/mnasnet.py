@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxmem_models.layers import Classifier, ConvBatchNorm, Sequential, round_width, run_layer
-from jaxmem_models.mobilenet_v2 import inverted_residual
+from jaxmem_models.layers import Classifier, ConvBatchNorm, round_width, run_layer
+from jaxmem_models.mobilenet_v2 import inverted_residuals
 
 # Kernel, stride of the first block, expansion, channels, number of blocks. The first row, which widens nothing, is SepConv.
 STAGES: tuple[tuple[int, int, int, int, int], ...] = (
@@ -56,19 +56,19 @@ class MNASNet(nnx.Module):
         self.stem = ConvBatchNorm(3, channels, 3, strides=2, **options)
         for stage, (kernel_size, strides, expansion, width, depth) in enumerate(STAGES, start=1):
             width = round_width(width * width_multiplier)
-            blocks = {}
-            for block in range(1, depth + 1):
-                blocks[f"block{block}"] = inverted_residual(
-                    channels,
-                    expansion * channels,
-                    width,
-                    kernel_size=kernel_size,
-                    strides=strides if block == 1 else 1,
-                    activation=nnx.relu,
-                    **options,
-                )
-                channels = width
-            setattr(self, f"stage{stage}", Sequential(blocks, remat=remat))
+            blocks = inverted_residuals(
+                channels,
+                width,
+                depth=depth,
+                expansion=expansion,
+                kernel_size=kernel_size,
+                strides=strides,
+                activation=nnx.relu,
+                remat=remat,
+                **options,
+            )
+            setattr(self, f"stage{stage}", blocks)
+            channels = width
         self.last = ConvBatchNorm(channels, 1280, 1, **options)
         self.head = Classifier(1280, classes, dropout=dropout, **formats)
 

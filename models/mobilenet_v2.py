@@ -77,6 +77,30 @@ def inverted_residual(
     return Sequential(layers)
 
 
+def inverted_residuals(
+    channels: int, width: int, *, depth: int, expansion: int, strides: int, remat: str | None, **options: Any
+) -> Sequential:
+    """A stage: ``depth`` inverted residuals, ``block1`` and so on, of which the first has the strides and changes the width.
+
+    Args:
+        channels: of its input.
+        width: of its result.
+        depth: number of blocks.
+        expansion: how many times as many channels a block has inside.
+        strides: of the first block.
+        remat: ``"blocks"`` keeps only the input of each block for the backward pass.
+        options: the rest of those of `inverted_residual`.
+    """
+    inputs = (channels,) + (width,) * (depth - 1)
+    blocks = {
+        f"block{block}": inverted_residual(
+            channels, expansion * channels, width, strides=strides if block == 1 else 1, **options
+        )
+        for block, channels in enumerate(inputs, start=1)
+    }
+    return Sequential(blocks, remat=remat)
+
+
 class MobileNetV2(nnx.Module):
     """MobileNet v2.
 
@@ -107,18 +131,18 @@ class MobileNetV2(nnx.Module):
         self.stem = ConvBatchNorm(3, channels, 3, strides=2, activation=nnx.relu6, **formats)
         for stage, (expansion, width, depth, strides) in enumerate(STAGES, start=1):
             width = round_width(width * width_multiplier)
-            blocks = {}
-            for block in range(1, depth + 1):
-                blocks[f"block{block}"] = inverted_residual(
-                    channels,
-                    expansion * channels,
-                    width,
-                    strides=strides if block == 1 else 1,
-                    activation=nnx.relu6,
-                    **formats,
-                )
-                channels = width
-            setattr(self, f"stage{stage}", Sequential(blocks, remat=remat))
+            blocks = inverted_residuals(
+                channels,
+                width,
+                depth=depth,
+                expansion=expansion,
+                strides=strides,
+                activation=nnx.relu6,
+                remat=remat,
+                **formats,
+            )
+            setattr(self, f"stage{stage}", blocks)
+            channels = width
         width = round_width(1280 * max(1.0, width_multiplier))
         self.last = ConvBatchNorm(channels, width, 1, activation=nnx.relu6, **formats)
         self.head = Classifier(width, classes, dropout=dropout, **formats)
