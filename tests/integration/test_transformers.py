@@ -10,6 +10,8 @@ import optax
 import pytest
 from flax import nnx
 
+from jaxmem.analysis import Target, program_of
+from jaxmem.errors import UsageError
 from jaxmem_models import programs
 from jaxmem_models.steps import decode_step, infer, language_step
 
@@ -141,6 +143,23 @@ class TestGPT2:
             ValueError, match=r"The sequence length is 1025; gpt2 takes 2 tokens or more, and 1024 at most\."
         ):
             programs.build("gpt2", mode="train", batch_size=1, sequence_length=1025)
+
+    @pytest.mark.parametrize(
+        ("setting", "message"),
+        [
+            (("sequence_length", "12k"), r"--set sequence_length=12k: '12k' is not a whole number\."),
+            (("sequence_length", "1"), r"The sequence length is 1; gpt2 takes 2 tokens or more, and 1024 at most\."),
+            (("scan", "1"), r"--set scan=1: '1' is neither True nor False\."),
+            (("length", "8"), r"gpt2 takes no setting called length\. .*sequence_length.*scan"),
+        ],
+    )
+    def test_settings_that_it_does_not_take(self, setting: tuple[str, str], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            program_of(Target(text="gpt2", mode="train", settings=(setting,)))
+
+    def test_a_setting_reaches_the_program(self) -> None:
+        program = program_of(Target(text="gpt2", mode="infer", settings=(("sequence_length", "12"),)))
+        assert program.args[1].shape == (1, 12)
 
     def test_options_of_images_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"gpt2 reads tokens, not images"):
