@@ -345,6 +345,50 @@ def test_a_parameter_is_gathered_for_the_forward_pass() -> None:
         assert gathered_parameters(whole, (x, kernel), ranges, platform=platform) == ()
 
 
+def test_a_gather_waits_for_what_the_devices_compute_in_parts() -> None:
+    """A divided scale meets a variance of its size: it is used in parts, and the kernel read next is gathered after that."""
+
+    def value(*shape: int, over: int = 1, **made_by: int) -> Value:
+        return Value(shape=shape, dtype="float32", itemsize_bits=32, divided_over=over, **made_by)
+
+    def forward(primitive: str, operands: tuple[int, ...], result: int) -> Operation:
+        return Operation(
+            primitive=primitive, scope="", layer="", phase=Phase.FORWARD, operands=operands, results=(result,)
+        )
+
+    x, scale, kernel = (
+        value(32, 24, over=4, argument=0),
+        value(24, over=4, argument=1),
+        value(24, 160, over=4, argument=2),
+    )
+    table = LayerTable(
+        values=(
+            x, scale, kernel, value(24, operation=0), value(24, operation=1), value(32, 24, over=4, operation=2),
+            value(32, 160, over=4, operation=3),
+        ),
+        operations=(
+            forward("reduce_sum", (0,), 3),
+            forward("mul", (3, 1), 4),
+            forward("mul", (0, 4), 5),
+            forward("dot_general", (5, 2), 6),
+        ),
+        arguments=(0, 1, 2),
+        outputs=(6,),
+    )  # fmt: skip
+    roles = {"x": Role.INPUTS, "scale": Role.PARAMETERS, "kernel": Role.PARAMETERS}
+    arguments = [
+        Argument(
+            path=path, role=role, shape=table.values[index].shape, dtype="float32", itemsize_bits=32, role_rule="given"
+        )
+        for index, (path, role) in enumerate(roles.items())
+    ]
+    ranges = find_live_ranges(table, platform="cuda")
+    (found,) = gathered_parameters(table, arguments, ranges, platform="cuda")
+    in_parts, read = (ranges.order.index(operation) for operation in (1, 3))
+    assert found.path == "kernel"
+    assert in_parts < found.start <= found.end == read
+
+
 def test_the_estimate_names_the_devices_and_needs_no_compile(factory: str) -> None:
     one, divided = (estimate_target(target(factory, divided=divided)) for divided in (False, True))
     assert one.device.device_count == divided.device.device_count == DEVICES
