@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from jaxmem.attribution import Account, Attribution, Dataflow, Facts, attribute, take_account
 from jaxmem.capture import Capture
 from jaxmem.devices import Device
-from jaxmem.errors import InputError, InvariantError
+from jaxmem.errors import InputError
 from jaxmem.formula import Formula, Leaf, derive_formula
 from jaxmem.hidden import hidden_need
 from jaxmem.lowering import AUTOTUNE_RESULTS_OPTION, ProgramFacts
+from jaxmem.need import code_bytes
 from jaxmem.profile import MAIN_COLORS, Buffer, MemoryProfile, profile_memory
 from jaxmem.reconcile import compiled_rows, reconcile
 from jaxmem.result import (
@@ -85,9 +86,9 @@ def read_report(capture: Capture, *, origin: str = "the capture") -> Report:
         if capture.layer_table is not None
         else None
     )
-    code_bytes = _code_bytes(capture, assignment)
-    ledger = _ledger(capture, compiled, formula, hidden, code_bytes)
-    reserved_bytes = profile.reserved_bytes + code_bytes
+    program_code_bytes = code_bytes(capture, assignment)
+    ledger = _ledger(capture, compiled, formula, hidden, program_code_bytes)
+    reserved_bytes = profile.reserved_bytes + program_code_bytes
     required_bytes = reserved_bytes + (hidden.bytes or 0)
     rows = {buffer.id: _buffer_row(buffer, compiled) for buffer in profile.buffers}
     live = [rows[identifier] for identifier in profile.live_at_peak]
@@ -112,21 +113,6 @@ def read_report(capture: Capture, *, origin: str = "the capture") -> Report:
         verdict=judge(capture, required_bytes=required_bytes, reserved_bytes=reserved_bytes),
         notes=_notes(capture, hidden),
     )
-
-
-def _code_bytes(capture: Capture, assignment: BufferAssignment) -> int:
-    """The program's code, where it takes main memory: on TPU. Not known, and 0 here, where the compiler refused it.
-
-    What libtpu reports as code contains the constants, which are allocations too: they count there, once.
-    """
-    code = capture.statistics.generated_code_bytes
-    if capture.device.platform != "tpu" or not isinstance(code, int):
-        return 0
-    main = MAIN_COLORS["tpu"]
-    constants = sum(one.size for one in assignment.allocations if one.is_constant and one.color in main)
-    if constants > code:
-        raise InvariantError(f"the code of {code} B should contain the constants, but they are {constants} B.")
-    return code - constants
 
 
 _HIDDEN = {
@@ -169,10 +155,12 @@ def _hidden(compiled: _Compiled, capture: Capture) -> Hidden:
 
 
 def _ledger(
-    capture: Capture, compiled: _Compiled, formula: Formula | None, hidden: Hidden, code_bytes: int
+    capture: Capture, compiled: _Compiled, formula: Formula | None, hidden: Hidden, program_code_bytes: int
 ) -> tuple[LedgerRow, ...]:
     if formula is None:
-        return compiled_rows(compiled.account, hidden_bytes=hidden.bytes or 0, code_bytes=code_bytes, reason=_NO_TABLE)
+        return compiled_rows(
+            compiled.account, hidden_bytes=hidden.bytes or 0, code_bytes=program_code_bytes, reason=_NO_TABLE
+        )
     return reconcile(
         formula,
         compiled.account,
@@ -183,7 +171,7 @@ def _ledger(
         capture.outputs,
         hidden_bytes=hidden.bytes or 0,
         hidden_fusions=[fusion.instruction for fusion in hidden.fusions],
-        code_bytes=code_bytes,
+        code_bytes=program_code_bytes,
     )
 
 

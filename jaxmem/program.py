@@ -122,11 +122,21 @@ class Program:
 
     def with_compiler_options(self, options: Sequence[tuple[str, Any]]) -> "Program":
         """The same program with further options for XLA; one that it has already takes the new value."""
+        merged = dict(self.compiler_options) | {name: _option(value) for name, value in options}
+        return self._with(compiler_options=tuple(sorted(merged.items())))
+
+    def with_donated(self, names: Sequence[str]) -> "Program":
+        """The same program that gives up these arguments too. Its function must be a plain one."""
+        return self._with(donate_argnames=tuple(dict.fromkeys((*self.donate_argnames, *names))))
+
+    def with_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "Program":
+        """The same function called with other arguments."""
+        return self._with(args=args, kwargs=dict(kwargs))
+
+    def _with(self, **changes: Any) -> "Program":
         changed = object.__new__(Program)
         for name in Program.__slots__:
-            object.__setattr__(changed, name, getattr(self, name))
-        merged = dict(self.compiler_options) | {name: _option(value) for name, value in options}
-        object.__setattr__(changed, "compiler_options", tuple(sorted(merged.items())))
+            object.__setattr__(changed, name, changes.get(name, getattr(self, name)))
         return changed
 
 
@@ -145,14 +155,7 @@ def resolve_program(target: str, settings: Mapping[str, str], mesh: Any = None) 
         InputError: no such module, file or attribute; it raised (with the user's own traceback); it returned no
             Program.
     """
-    place, separator, attribute = target.rpartition(":")
-    if not separator or not place or not attribute:
-        raise UsageError(
-            f"{target!r} names no program. Write package.module:attribute or path/to/file.py:attribute, "
-            "where the attribute is a jaxmem.Program or a function that returns one."
-        )
-    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
-    found = _find_attribute(module, attribute, place)
+    found = find_attribute(target)
     if isinstance(found, Program):
         if settings:
             raise UsageError(
@@ -168,7 +171,7 @@ def resolve_program(target: str, settings: Mapping[str, str], mesh: Any = None) 
     if not callable(found):
         raise InputError(
             f"{target} is {_describe(found)}, neither a jaxmem.Program nor a function that returns one. "
-            f"Write `{attribute} = jaxmem.Program(train_step, state, batch)`."
+            f"Write `{target.rpartition(':')[2]} = jaxmem.Program(train_step, state, batch)`."
         )
     keywords = _typed_settings(found, settings, target, mesh)
     try:
@@ -183,6 +186,23 @@ def resolve_program(target: str, settings: Mapping[str, str], mesh: Any = None) 
             "Let it end with `return jaxmem.Program(train_step, state, batch)`."
         )
     return program
+
+
+def find_attribute(target: str) -> Any:
+    """What ``package.module:attribute`` or ``path/to/file.py:attribute`` names: a `Program`, a callable, anything.
+
+    Raises:
+        UsageError: it names nothing.
+        InputError: no such module, file or attribute; or importing it raised.
+    """
+    place, separator, attribute = target.rpartition(":")
+    if not separator or not place or not attribute:
+        raise UsageError(
+            f"{target!r} names no program. Write package.module:attribute or path/to/file.py:attribute, "
+            "where the attribute is a jaxmem.Program or a function that returns one."
+        )
+    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    return _find_attribute(module, attribute, place)
 
 
 def user_traceback(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """What several architectures share: layers that run in the scope of their name, convolutions, normalization, pools."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -267,6 +268,61 @@ class MaxPool(nnx.Module):
     def __call__(self, features: jax.Array) -> jax.Array:
         """The largest number of each window."""
         return max_pool(features, self.window, self.strides, padding=self.padding, round_up=self.round_up)
+
+
+def split_max_pool(features: jax.Array, window: int) -> jax.Array:
+    """The largest number of each window, windows side by side; pixels that fill none are left out.
+
+    The gradient goes to the first pixel of a window that has its maximum, row by row, as that of `max_pool` does. To find it
+    XLA makes zeros in the shape of the features, and numbers for every window; here the features are compared with the
+    maxima, and both exist already: the next layer keeps the maxima, the layer before the features.
+
+    Args:
+        features: [batch, height, width, channels].
+        window: height and width of a window.
+    """
+    maxima: Any = _split_maxima(features, window)
+    return maxima
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _split_maxima(features: jax.Array, window: int) -> jax.Array:
+    return _split(features, window).max(axis=(2, 4))
+
+
+def _split(features: jax.Array, window: int) -> jax.Array:
+    """[batch, rows, window, columns, window, channels]."""
+    batch, height, width, channels = features.shape
+    rows, columns = height // window, width // window
+    inside = features[:, : rows * window, : columns * window]
+    return inside.reshape(batch, rows, window, columns, window, channels)
+
+
+def _split_maxima_forward(features: jax.Array, window: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    maxima: Any = _split_maxima(features, window)
+    return maxima, (features, maxima)
+
+
+def _split_maxima_backward(window: int, kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array]:
+    features, maxima = kept
+    split = _split(features, window)
+    taken = jnp.zeros(maxima.shape, bool)
+    lines = []
+    for row in range(window):
+        pixels = []
+        for column in range(window):
+            first = (split[:, :, row, :, column] == maxima) & ~taken
+            taken |= first
+            pixels.append(jnp.where(first, gradient, 0))
+        lines.append(jnp.stack(pixels, axis=3))
+    inside = jnp.stack(lines, axis=2)
+    batch, rows, _, columns, _, channels = inside.shape
+    inside = inside.reshape(batch, rows * window, columns * window, channels)
+    beyond = [(0, 0), *((0, features.shape[axis] - inside.shape[axis]) for axis in (1, 2)), (0, 0)]
+    return (jnp.pad(inside, beyond),)
+
+
+_split_maxima.defvjp(_split_maxima_forward, _split_maxima_backward)
 
 
 def _overhang(length: int, window: int, strides: int, padding: int, round_up: bool) -> int:

@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmem_models.registry import (
     MODES,
+    POOLS,
     REMAT_POLICIES,
     SHARDINGS,
     Model,
@@ -24,7 +25,7 @@ from jaxmem_models.registry import (
     find_precision,
     nearest,
 )
-from jaxmem_models.steps import auxiliary_step, decode_step, infer, language_step, train_step
+from jaxmem_models.steps import accumulating_step, auxiliary_step, decode_step, infer, language_step, train_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,8 @@ def build(
     donate: bool = True,
     remat: str | None = None,
     scan: bool = False,
+    accumulate: int = 1,
+    pool: str | None = None,
     mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None,
     sharding: str = "data",
 ) -> ProgramSpec:
@@ -89,6 +92,9 @@ def build(
         remat: a policy of the registry: what the backward pass computes again instead of keeping it. XLA's
             CPU compiler merges what is computed twice, so that it changes nothing there.
         scan: run the layers as one loop over stacked parameters, for the models that can.
+        accumulate: micro-batches that the training step cuts its batch into; their gradients are added up before one update.
+        pool: how max-pool finds its maxima, a name of the registry, for the models that can choose; JAX's own where none is
+            given.
         mesh: several devices, along one axis called ``data``; they need not exist. The batch is divided among them.
         sharding: what else is. ``data``: nothing, every device has the whole model and optimizer. ``fsdp``: each parameter
             and its optimizer state too, along the largest dimension that the number of devices divides; what has none is
@@ -105,16 +111,18 @@ def build(
         ("mode", mode, MODES),
         ("remat policy", remat, (None, *REMAT_POLICIES)),
         ("sharding", sharding, SHARDINGS),
+        ("pool", pool, (None, *POOLS)),
     ):
         if value not in known:
             raise UnknownNameError(f"There is no {kind} called {value!r}. {nearest(str(value), filter(None, known))}")
     if batch_size < 1:
         raise ValueError(f"The batch size is {batch_size}; it must be 1 or more.")
     image_size, sequence_length = _image_size(row, image_size), _sequence_length(row, sequence_length)
+    _check_accumulation(mode, batch_size, accumulate)
     if mesh is not None:
         _check_mesh(mesh, batch_size)
 
-    model = abstract_model(name, dtype=dtype, remat=remat, **_own_arguments(row, image_size, scan))
+    model = abstract_model(name, dtype=dtype, remat=remat, **_own_arguments(row, image_size, scan, pool))
     inputs, labels = _batch(row, batch_size, image_size, sequence_length, precision.images)
     shardings: dict[str, Any] = {}
     if mode == "train":
@@ -126,7 +134,10 @@ def build(
             arguments, kept, whole = _spread(arguments, mesh, sharding)
             # State comes back as it went in, so that it can be written over the old.
             shardings = {"in_shardings": kept, "out_shardings": whole}
-        function = nnx.jit(_training_step(row), donate_argnums=donate_argnums, **shardings)
+        step = _training_step(row)
+        if accumulate > 1:
+            step = accumulating_step(step, accumulate)
+        function = nnx.jit(step, donate_argnums=donate_argnums, **shardings)
     else:
         model.eval()
         step, arguments, donate_argnums = infer, (model, inputs), ()
@@ -189,11 +200,22 @@ def _sequence_length(row: Model, asked: int | None) -> int | None:
     return length
 
 
-def _own_arguments(row: Model, image_size: int | None, scan: bool) -> dict[str, Any]:
+def _check_accumulation(mode: str, batch_size: int, count: int) -> None:
+    if count == 1:
+        return
+    if mode != "train":
+        raise ValueError("Only a training step accumulates gradients: leave accumulate out.")
+    if count < 1 or batch_size % count:
+        raise ValueError(f"A batch of {batch_size} does not divide into {count} micro-batches.")
+
+
+def _own_arguments(row: Model, image_size: int | None, scan: bool, pool: str | None) -> dict[str, Any]:
     """What only some constructors take."""
     if scan and not row.scans:
         raise ValueError(f"{row.name} does not run its layers as a loop: leave scan out.")
-    arguments: dict[str, Any] = {"scan": True} if scan else {}
+    if pool and not row.takes_pool:
+        raise ValueError(f"{row.name} has no choice of max-pools: leave pool out.")
+    arguments: dict[str, Any] = ({"scan": True} if scan else {}) | ({"pool": pool} if pool else {})
     return arguments | ({"image_size": image_size} if row.takes_image_size else {})
 
 

@@ -78,6 +78,43 @@ def auxiliary_step(weights: tuple[float, ...]) -> Callable[..., jax.Array]:
     return train_step
 
 
+class _Keeper:
+    """Stands where a step expects an optimizer, and keeps the gradients."""
+
+    gradients: Any = None
+
+    def update(self, model: nnx.Module, gradients: Any) -> None:
+        """What an optimizer does, less the update."""
+        self.gradients = gradients
+
+
+def accumulating_step(step: Callable[..., jax.Array], count: int) -> Callable[..., jax.Array]:
+    """The training step ``step`` with its batch cut into ``count`` micro-batches, one after another, and one update.
+
+    The gradients are the mean of those of the micro-batches, which is that of the whole batch. What depends on the batch as
+    a whole, as the statistics of batch normalization do, is of a micro-batch.
+    """
+
+    def train_step(model: nnx.Module, optimizer: nnx.Optimizer, *batch: jax.Array) -> jax.Array:
+        graph, parameters, state = nnx.split(model, nnx.Param, ...)
+
+        def add(carry, micro_batch):
+            sums, state = carry
+            copy, keeper = nnx.merge(graph, parameters, state, copy=True), _Keeper()
+            loss = step(copy, keeper, *micro_batch)
+            _, _, state = nnx.split(copy, nnx.Param, ...)
+            return (jax.tree.map(jnp.add, sums, keeper.gradients), state), loss
+
+        micro_batches = [array.reshape(count, array.shape[0] // count, *array.shape[1:]) for array in batch]
+        zeros = jax.tree.map(jnp.zeros_like, parameters)
+        (sums, state), losses = jax.lax.scan(add, (zeros, state), micro_batches)
+        nnx.update(model, state)
+        optimizer.update(model, jax.tree.map(lambda total: total / count, sums))
+        return losses.mean()
+
+    return train_step
+
+
 def decode_step(model: Any, cache: Any, tokens: jax.Array) -> tuple[jax.Array, Any]:
     """One more token of every sequence: logits [batch, classes] of what follows ``tokens`` [batch], and the next cache."""
     return model.decode(tokens, cache)

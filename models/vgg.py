@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxmem_models.layers import adaptive_average_pool
+from jaxmem_models.layers import adaptive_average_pool, split_max_pool
 
 # Table 1: the widths of the convolutions, one tuple for each block that a pool ends.
 CONFIGURATIONS: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -37,6 +37,7 @@ class VGG(nnx.Module):
         dropout: the share of ``fc6`` and ``fc7`` that training drops.
         dtype: of the activations.
         param_dtype: of the parameters.
+        pool: ``"window"`` for JAX's own max-pool, ``"split"`` for `split_max_pool`: the same numbers, other memory.
         remat: ``"blocks"`` keeps only the input of each block for the backward pass and computes the rest again;
             it acts on accelerators, XLA's CPU compiler merges the two computations.
     """
@@ -51,11 +52,13 @@ class VGG(nnx.Module):
         dropout: float = 0.5,
         dtype: Any = jnp.float32,
         param_dtype: Any = jnp.float32,
+        pool: str = "window",
         remat: str | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         self.blocks = CONFIGURATIONS[configuration]
         self.batch_norm = batch_norm
+        self.pool = pool
         self.remat = remat
         formats = {"dtype": dtype, "param_dtype": param_dtype}
         convolution = partial(
@@ -89,7 +92,10 @@ class VGG(nnx.Module):
         for block in range(1, len(self.blocks) + 1):
             features = run_block(self, features, block)
             with jax.named_scope(f"pool{block}"):
-                features = nnx.max_pool(features, window_shape=(2, 2), strides=(2, 2))
+                if self.pool == "split":
+                    features = split_max_pool(features, 2)
+                else:
+                    features = nnx.max_pool(features, window_shape=(2, 2), strides=(2, 2))
         with jax.named_scope("avgpool"):
             features = adaptive_average_pool(features, 7)
         with jax.named_scope("flatten"):

@@ -12,6 +12,7 @@ from typing import Any
 from jaxmem.analysis.captures import finished, layer_table_of, prepare, prepare_target
 from jaxmem.analysis.comparing import compare, compare_targets
 from jaxmem.analysis.gemm import Gemm, gemm_options, with_gemm_range
+from jaxmem.analysis.planning import Question, fit, fit_target
 from jaxmem.analysis.targets import Progress, Target, program_of, silent
 from jaxmem.assemble import device_facts, estimate_report, read_report
 from jaxmem.capture import Capture, CaptureCache
@@ -27,6 +28,7 @@ from jaxmem.result import load as load_result
 
 __all__ = [
     "Progress",
+    "Question",
     "Target",
     "analyze",
     "analyze_target",
@@ -35,6 +37,8 @@ __all__ = [
     "compare_targets",
     "estimate",
     "estimate_target",
+    "fit",
+    "fit_target",
     "load",
     "program_of",
 ]

@@ -73,8 +73,8 @@ def _zoo_program(target: Target, settings: Mapping[str, str]) -> Program:
     from jaxmem_models.programs import build
 
     known: dict[str, Callable[[str], Any]] = {
-        **dict.fromkeys(("optimizer", "dtype", "remat"), str),
-        **dict.fromkeys(("image_size", "sequence_length"), _whole_number),
+        **dict.fromkeys(("optimizer", "dtype", "remat", "pool"), str),
+        **dict.fromkeys(("image_size", "sequence_length", "accumulate"), _whole_number),
         **dict.fromkeys(("donate", "scan"), _truth),
     }
     unknown = sorted(set(settings) - set(known))

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from jaxmem import __version__
-from jaxmem.cli import capture, compare, devices, estimate, models, report
+from jaxmem.cli import capture, compare, devices, estimate, fit, models, report
 from jaxmem.cli.analysis_protocol import Analysis, load_analysis
 from jaxmem.errors import JaxmemError, UsageError
 
 COMMANDS = (
     ("report", report),
     ("estimate", estimate),
+    ("fit", fit),
     ("compare", compare),
     ("capture", capture),
     ("models", models),

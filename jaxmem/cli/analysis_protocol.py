@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from jaxmem.capture import Capture
-    from jaxmem.result import Comparison, EstimateReport, Report
+    from jaxmem.result import Comparison, EstimateReport, Fit, Report
 
 Progress = Callable[[str, float], None]
 """Told what is being done, and for how many seconds the work has run."""
@@ -36,11 +36,31 @@ class TargetType(Protocol):
     ) -> Any: ...
 
 
+class QuestionType(Protocol):
+    """Makes what ``fit`` asks about the programs of a target."""
+
+    def __call__(
+        self,
+        *,
+        multiple_of: int,
+        max_batch: int | None,
+        limit_bytes: int | None,
+        resident_bytes: int,
+        margin_bytes: int,
+        advice: bool,
+    ) -> Any: ...
+
+
 class Analysis(Protocol):
     """The part of `jaxmem.analysis` that commands call."""
 
     @property
     def Target(self) -> TargetType: ...
+
+    @property
+    def Question(self) -> QuestionType: ...
+
+    def fit_target(self, target: Any, question: Any, *, progress: Progress) -> "Fit": ...
 
     def analyze_target(self, target: Any, *, progress: Progress) -> "Report": ...
 

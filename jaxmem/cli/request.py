@@ -59,8 +59,11 @@ def kind_of(text: str) -> Kind:
     return Kind.ZOO
 
 
-def requested(options: argparse.Namespace, analysis: Analysis) -> tuple[Requested, ...]:
+def requested(options: argparse.Namespace, analysis: Analysis, *, open_batch: bool = False) -> tuple[Requested, ...]:
     """Every target that the options ask for: modes × devices.
+
+    Args:
+        open_batch: without -b the target has no batch size, instead of the usual one.
 
     Raises:
         UsageError: an option has no meaning for this kind of program, or names something that does not exist.
@@ -81,7 +84,7 @@ def requested(options: argparse.Namespace, analysis: Analysis) -> tuple[Requeste
             analysis,
             text=options.program,
             mode=one_mode,
-            batch_size=batch_size or _default_batch_size(one_mode, mesh),
+            batch_size=batch_size or (None if open_batch else _default_batch_size(one_mode, mesh)),
             device=device,
             settings=settings,
             compiler_options=compiler_options,

@@ -9,10 +9,11 @@ from io import StringIO
 from jaxmem.report.comparison_page import comparison_page
 from jaxmem.report.document import Document
 from jaxmem.report.estimate_page import estimate_page
+from jaxmem.report.fit_page import fit_page
 from jaxmem.report.pages import report_page
-from jaxmem.result import Comparison, EstimateReport, EstimateReports, Report, Reports
+from jaxmem.result import Comparison, EstimateReport, EstimateReports, Fit, Fits, Report, Reports
 
-Shown = Report | Reports | EstimateReport | EstimateReports | Comparison
+Shown = Report | Reports | EstimateReport | EstimateReports | Fit | Fits | Comparison
 """What there is a page for."""
 
 
@@ -23,6 +24,8 @@ def pages_of(results: Shown, *, detail: bool = False) -> tuple[Document, ...]:
             return (report_page(results, detail=detail),)
         case EstimateReport():
             return (estimate_page(results, detail=detail),)
+        case Fit():
+            return (fit_page(results, detail=detail),)
         case Comparison():
             return (comparison_page(results, detail=detail),)
     return tuple(page for report in results.reports for page in pages_of(report, detail=detail))

@@ -23,6 +23,16 @@ from jaxmem.result.facts import (
     XlaNumbers,
     gemm_range,
 )
+from jaxmem.result.fit import (
+    FIT_SCHEMA,
+    Advice,
+    Boundary,
+    DonationLeaf,
+    DonationOutcome,
+    Fit,
+    Fits,
+    Probe,
+)
 from jaxmem.result.json_text import from_json, load, save, to_json
 from jaxmem.result.ledger import (
     Compared,
@@ -39,13 +49,18 @@ from jaxmem.result.report import REPORT_SCHEMA, Report, Reports
 __all__ = [
     "COMPARISON_SCHEMA",
     "ESTIMATE_SCHEMA",
+    "FIT_SCHEMA",
     "REPORT_SCHEMA",
+    "Advice",
+    "Boundary",
     "BufferRow",
     "BufferTable",
     "Compared",
     "Comparison",
     "ComparisonCell",
     "DeviceFacts",
+    "DonationLeaf",
+    "DonationOutcome",
     "Estimate",
     "EstimateLayer",
     "EstimateReport",
@@ -53,6 +68,8 @@ __all__ = [
     "EstimateRow",
     "Evidence",
     "EvidenceValue",
+    "Fit",
+    "Fits",
     "GemmRange",
     "GemmVariant",
     "Hidden",
@@ -62,6 +79,7 @@ __all__ = [
     "LedgerRow",
     "Measured",
     "OtherMemory",
+    "Probe",
     "Report",
     "Reports",
     "RoleBytes",

@@ -15,16 +15,21 @@ from jaxmem.errors import InputError, InvariantError
 from jaxmem.files import write_whole
 from jaxmem.result.comparison import COMPARISON_SCHEMA, Comparison
 from jaxmem.result.estimate import ESTIMATE_SCHEMA, EstimateReports
+from jaxmem.result.fit import FIT_SCHEMA, Fits
 from jaxmem.result.report import REPORT_SCHEMA, Reports
 from jaxmem.unknown import Unknown
 
-Results = Reports | EstimateReports | Comparison
+Results = Reports | EstimateReports | Fits | Comparison
 
 _SCHEMAS: dict[str, type[Results]] = {
     REPORT_SCHEMA: Reports,
     ESTIMATE_SCHEMA: EstimateReports,
+    FIT_SCHEMA: Fits,
     COMPARISON_SCHEMA: Comparison,
 }
+
+_FIT_AT_THE_TOP = ("boundary", "advice")
+"""The parts of a fit that a script asks for: where there is one report, they stand at the top of the JSON as well."""
 
 
 def to_json(reports: Results) -> str:
@@ -36,6 +41,8 @@ def to_json(reports: Results) -> str:
                 holder[key] = dict(holder[key])
             for row, row_values in zip(report.ledger, report_values["ledger"], strict=True):
                 row_values["difference_bytes"] = _number(row.difference_bytes)
+    if isinstance(reports, Fits) and len(reports.reports) == 1:
+        values |= {part: values["reports"][0][part] for part in _FIT_AT_THE_TOP}
     return _layout(values) + "\n"
 
 
@@ -61,6 +68,8 @@ def from_json(text: str, origin: str) -> Results:
     reports_type = _schema_type(values, origin)
     try:
         differences = _take_additions(values) if reports_type is Reports else []
+        if reports_type is Fits:
+            values = {name: value for name, value in values.items() if name not in _FIT_AT_THE_TOP}
         reports = decode(reports_type, values)
         if isinstance(reports, Reports):
             rows = [row for report in reports.reports for row in report.ledger]

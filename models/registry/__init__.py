@@ -14,6 +14,7 @@ from jaxmem_models.registry.networks import MODELS
 from jaxmem_models.registry.options import (
     MODES,
     OPTIMIZERS,
+    POOLS,
     PRECISIONS,
     REMAT_POLICIES,
     SHARDINGS,
@@ -22,7 +23,7 @@ from jaxmem_models.registry.options import (
 )
 
 __all__ = [
-    "MODELS", "MODES", "OPTIMIZERS", "PRECISIONS", "REMAT_POLICIES", "SHARDINGS", "Model", "Optimizer", "Precision",
+    "MODELS", "MODES", "OPTIMIZERS", "POOLS", "PRECISIONS", "REMAT_POLICIES", "SHARDINGS", "Model", "Optimizer", "Precision",
     "RegistrationError", "UnknownNameError", "all_models", "constructor_of", "find", "find_optimizer", "find_precision",
     "nearest",
 ]  # fmt: skip

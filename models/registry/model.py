@@ -42,6 +42,7 @@ class Model:
         longest_sequence_length: tokens for which there are positions; None where any number will do.
         decodes: inference is one step of decoding against a cache of ``sequence_length`` tokens, not a whole sequence.
         scans: the constructor takes ``scan``, a bool: its layers run as one loop over stacked parameters.
+        takes_pool: the constructor takes ``pool``, a name of `jaxmem_models.registry.POOLS`.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Model:
     longest_sequence_length: int | None = None
     decodes: bool = False
     scans: bool = False
+    takes_pool: bool = False
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:

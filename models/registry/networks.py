@@ -137,6 +137,7 @@ def _vgg(name: str, configuration: str, batch_norm: bool, parameter_count: int, 
         batch_stat_count=batch_stat_count,
         image_size=224,
         smallest_image_size=32,
+        takes_pool=True,
         reference=f"{_VGG}, configuration {configuration}" + (", with batch normalization" if batch_norm else ""),
     )
 

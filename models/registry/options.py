@@ -53,5 +53,8 @@ MODES: tuple[str, ...] = ("train", "infer")
 REMAT_POLICIES: tuple[str, ...] = ("blocks",)
 """What the backward pass computes again. ``blocks``: of a block of layers only the input is kept."""
 
+POOLS: tuple[str, ...] = ("window", "split")
+"""How max-pool finds its maxima. ``window``: JAX's own. ``split``: each window split into its pixels, the same numbers."""
+
 SHARDINGS: tuple[str, ...] = ("data", "fsdp")
 """What several devices divide among them: the batch, or model and optimizer as well."""

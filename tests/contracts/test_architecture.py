@@ -38,8 +38,9 @@ NEVER: dict[str, frozenset[str]] = {
     "reconcile": JAX | {"compilers", "report"},
     "result": JAX | {"xla", "tracing", "compilers", "attribution", "formula", "rich"},
     "assemble": JAX | {"tracing", "compilers", "report", "rich", "cli"},
+    "need": JAX | {"tracing", "compilers", "report", "attribution", "formula"},
+    "planner": JAX | {"tracing", "compilers", "xla", "report", "program", "cli"},
     "verdict": JAX | {"xla", "attribution", "report"},
-    "planner": JAX | {"xla", "compilers", "tracing", "report", "cli"},
     "quiet": frozenset({"tracing", "compilers", "xla", "report"}),
     "analysis": frozenset({"rich", "cli"}),
     "report": JAX | {"compilers", "xla", "tracing", "attribution", "formula"},
@@ -49,7 +50,7 @@ NEVER: dict[str, frozenset[str]] = {
 
 WITHOUT_JAX = (
     *("cli", "capture", "devices", "result", "report"),
-    *("xla", "profile", "attribution", "formula", "reconcile", "assemble"),
+    *("xla", "profile", "attribution", "formula", "reconcile", "assemble", "need", "planner"),
 )
 NEVER_EVEN_INDIRECTLY: dict[str, frozenset[str]] = dict.fromkeys(WITHOUT_JAX, JAX)
 """What a room does not bring along either, through what its modules import when they are imported."""
