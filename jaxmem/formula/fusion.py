@@ -121,7 +121,9 @@ def fuse(table: LayerTable, equals: Equals, swallowed: Mapping[int, int]) -> Fus
         operation = table.operations[index]
         read = fusion.read_by(operation)
         own = RECOMPUTE_BYTES.get(operation.primitive, 0.2)
-        cost = own + sum(fusion.cost.get(operand, 0.0) for operand in fusion.operands(operation))
+        below = [fusion.cost.get(operand, 0.0) for operand in fusion.operands(operation)]
+        # Each element of a concatenation comes from one of its parts.
+        cost = own + (max(below, default=0.0) if operation.primitive == "concatenate" else sum(below))
         for result in operation.results:
             if equals.constant[result]:
                 fusion.roots[result] = ()

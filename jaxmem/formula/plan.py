@@ -165,10 +165,10 @@ class Plan:
             kernel = self.kernels[index]
             elements = self._elements(kernel.writes[0])
             for array in kernel.reads:
-                if writer[array] in updates:
-                    parent[find(index)] = find(writer[array])
-                elif elements > 1 and self._elements(array) == elements:
-                    parent[find(index)] = find(first_reader.setdefault(array, index))
+                if elements == 1 or self._elements(array) != elements:
+                    continue  # a step count or a norm, which all parameters share
+                together = writer[array] if writer[array] in updates else first_reader.setdefault(array, index)
+                parent[find(index)] = find(together)
         joined: dict[int, list[Kernel]] = {}
         for index, kernel in enumerate(self.kernels):
             joined.setdefault(find(index), []).append(kernel)

@@ -52,7 +52,7 @@ def kernels_in_cudnn_order(plan: Plan) -> None:
             plan.add_kernel(index, (), (copied[kernel],))
             for update in updates.get(kernel, ())[-1:]:
                 again = replace(addition, name="new state in cuDNN's order", why="until it is copied into place")
-                plan.extend(update, reads=(copied[kernel],), writes=plan.add(again, copies=2, stays=True))
+                plan.extend(update, reads=(copied[kernel],), writes=plan.add(again, copies=2))
         plan.extend(convolution, reads=(copied[kernel],))
 
 
