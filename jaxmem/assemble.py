@@ -82,6 +82,7 @@ def read_report(capture: Capture, *, origin: str = "the capture") -> Report:
             capture.outputs,
             capture.program,
             platform=capture.device.platform,
+            threads=capture.host.threads,
         )
         if capture.layer_table is not None
         else None

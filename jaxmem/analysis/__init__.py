@@ -15,7 +15,7 @@ from jaxmem.analysis.gemm import Gemm, gemm_options, with_gemm_range
 from jaxmem.analysis.planning import Question, fit, fit_target
 from jaxmem.analysis.targets import Progress, Target, program_of, silent
 from jaxmem.assemble import device_facts, estimate_report, read_report
-from jaxmem.capture import Capture, CaptureCache
+from jaxmem.capture import Capture, CaptureCache, this_host
 from jaxmem.capture import load as load_capture
 from jaxmem.devices import Device, find_device
 from jaxmem.errors import UsageError
@@ -74,6 +74,7 @@ def estimate_target(target: Target, *, progress: Progress = silent) -> EstimateR
             capture.outputs,
             capture.program,
             platform=capture.device.platform,
+            threads=capture.host.threads,
         )
         return estimate_report(formula, capture.program, device_facts(capture.device, capture.device_count))
     device = find_device(target.device or "cpu")
@@ -152,5 +153,12 @@ def _estimate(program: Program, device: Device) -> EstimateReport:
     table = layer_table_of(traced)
     if table is None:
         raise UsageError(f"There is no formula for this program: {traced.without_jaxpr}.")
-    formula = derive_formula(table, traced.arguments, traced.outputs, traced.facts, platform=device.platform)
+    formula = derive_formula(
+        table,
+        traced.arguments,
+        traced.outputs,
+        traced.facts,
+        platform=device.platform,
+        threads=this_host().threads,
+    )
     return estimate_report(formula, traced.facts, device_facts(device, traced.device_count))

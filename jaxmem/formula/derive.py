@@ -44,10 +44,22 @@ _ELEMENTWISE_TO_STATE = MOVEMENT | frozenset(
 
 
 def derive_formula(
-    table: LayerTable, arguments: Sequence[Argument], outputs: Sequence[Output], program: ProgramFacts, *, platform: str
+    table: LayerTable,
+    arguments: Sequence[Argument],
+    outputs: Sequence[Output],
+    program: ProgramFacts,
+    *,
+    platform: str,
+    threads: int | None = None,
 ) -> Formula:
-    """Derive the formula of a traced program on a platform. Linear in its size; nothing is compiled."""
-    ranges = find_live_ranges(table, platform=platform)
+    """Derive the formula of a traced program on a platform. Nothing is compiled.
+
+    Args:
+        table, arguments, outputs, program: the traced program.
+        platform: whose backend is to compile it.
+        threads: of the pool that a CPU program runs on; without it, what its library allocates is left out.
+    """
+    ranges = find_live_ranges(table, platform=platform, replaced=_replaced(table, arguments, outputs), threads=threads)
     gathered = gathered_parameters(table, arguments, ranges, platform=platform)
     ranges = with_peak_of(table, ranges, gathered)
     used = _used_arguments(table)
@@ -66,6 +78,15 @@ def derive_formula(
         symbols=tuple(_symbols(leaves, program).items()),
         textbook=textbook_formulas(table, arguments, batch_size=program.batch_size, training=training),
     )
+
+
+def _replaced(table: LayerTable, arguments: Sequence[Argument], outputs: Sequence[Output]) -> dict[int, int]:
+    """Value of a donated argument → the value of the result that is written over it."""
+    return {
+        table.arguments[output.argument_index]: value
+        for value, output in zip(table.outputs, outputs, strict=True)
+        if value is not None and output.argument_index is not None and arguments[output.argument_index].donated
+    }
 
 
 def _used_arguments(table: LayerTable) -> frozenset[int]:
@@ -194,7 +215,17 @@ def _addition_leaves(ranges: LiveRanges) -> list[Leaf]:
             of_backend=True,
         )
         for addition, counted in ranges.additions
-    ]
+    ] + [
+        Leaf(
+            role=Role.HIDDEN,
+            layer="",
+            name="packed kernels and tiles of convolutions",
+            elements=0,
+            bytes=ranges.hidden_bytes,
+            counted=True,
+            why="the library allocates for itself while it runs",
+        )
+    ] * bool(ranges.hidden_bytes)
 
 
 def gradient_values(table: LayerTable, outputs: Sequence[Output]) -> dict[int, Output]:

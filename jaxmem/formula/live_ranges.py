@@ -8,33 +8,46 @@
 A program with loops, or on several devices, runs in the order of its trace (`jaxmem.formula.trace_order`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jaxmem.formula.backends import ADDITIONS
+from jaxmem.formula.backends.cpu_library import hidden_bytes
 from jaxmem.formula.equal import MOVEMENT
 from jaxmem.formula.loops import carried_in_place
 from jaxmem.formula.plan import Plan
 from jaxmem.formula.ranges import LiveRanges
-from jaxmem.formula.schedule import Addition, Schedule, best_schedule
+from jaxmem.formula.schedule import Addition, Schedule, best_schedule, first_in_first_out, follow
 from jaxmem.formula.trace_order import live_ranges_in_trace_order
 from jaxmem.layer_table import LayerTable
 from jaxmem.roles import Phase
 
 
-def find_live_ranges(table: LayerTable, *, platform: str) -> LiveRanges:
-    """Derive the formula's schedule from the traced program. Linear in its size but for a heap."""
+def find_live_ranges(
+    table: LayerTable, *, platform: str, replaced: Mapping[int, int] | None = None, threads: int | None = None
+) -> LiveRanges:
+    """Derive the formula's schedule from the traced program. Linear in its size but for sorting.
+
+    Args:
+        table: the program.
+        platform: whose backend compiles it.
+        replaced: value of a donated argument → the result that is written over it.
+        threads: of the pool that a CPU program runs on; None where that is not known, and not needed elsewhere.
+    """
     loops = any(operation.hands_on for operation in table.operations)
     if loops or any(value.divided_over > 1 for value in table.values):
         return live_ranges_in_trace_order(table)
-    plan = Plan(table, platform=platform)
+    plan = Plan(table, platform=platform, replaced=replaced or {})
     if platform in ADDITIONS:
         ADDITIONS[platform](plan)
-    schedule = best_schedule(plan.kernels, plan.arrays, plan.results)
+    if platform == "cpu":
+        schedule = follow(plan.kernels, plan.arrays, first_in_first_out(plan.kernels), plan.slots)
+    else:
+        schedule = best_schedule(plan.kernels, plan.arrays, plan.results, plan.slots)
     count = len(table.values)
     exists, start, end = [False] * count, [0] * count, [-1] * count
     for index, array in enumerate(plan.arrays):
         if array.value is not None:
-            exists[array.value] = array.same_as is None and array.size_bytes > 0
+            exists[array.value] = array.same_as is None and array.size_bytes > 0 and index not in schedule.lent
             start[array.value], end[array.value] = schedule.start[index], schedule.end[index]
     origin, residual = _origins_and_residuals(table, plan.equals.constant)
     return LiveRanges(
@@ -47,12 +60,16 @@ def find_live_ranges(table: LayerTable, *, platform: str) -> LiveRanges:
         constant=plan.equals.constant,
         peak=schedule.peak,
         additions=tuple(_additions(plan, schedule)),
+        hidden_bytes=hidden_bytes(plan, threads=threads) if platform == "cpu" and threads else 0,
     )
 
 
 def _additions(plan: Plan, schedule: Schedule) -> list[tuple[Addition, bool]]:
     return [
-        (array.addition, schedule.start[index] <= schedule.peak <= schedule.end[index])
+        (
+            array.addition,
+            schedule.start[index] <= schedule.peak <= schedule.end[index] and index not in schedule.lent,
+        )
         for index, array in enumerate(plan.arrays)
         if array.addition is not None and array.same_as is None
     ]

@@ -1,6 +1,6 @@
 """The formula's own program: arrays and the kernels that write them, as a compiler would leave them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from jaxmem.formula.equal import Equals, find_equals
@@ -14,7 +14,7 @@ from jaxmem.formula.fusion import (
     convolution_epilogues,
     fuse,
 )
-from jaxmem.formula.schedule import Addition, Array, Kernel
+from jaxmem.formula.schedule import Addition, Array, Kernel, Slot
 from jaxmem.layer_table import LayerTable, Operation
 from jaxmem.roles import Phase
 
@@ -33,10 +33,13 @@ class Plan:
         array_of: existing value → its array.
         swallowed: value → the one that a library writes in its place.
         results: the arrays that are results of the program, in its order.
+        replaced: argument → the result that is written over it, both as values.
+        slots: memory that stands idle for a while.
     """
 
-    def __init__(self, table: LayerTable, *, platform: str) -> None:
+    def __init__(self, table: LayerTable, *, platform: str, replaced: Mapping[int, int]) -> None:
         self.table = table
+        self.replaced = replaced
         self.equals: Equals = find_equals(table, merges_remat=platform == "cpu")
         self.swallowed = convolution_epilogues(table, self.equals) if platform == "cuda" else {}
         self.fusion: Fusion = fuse(table, self.equals, self.swallowed)
@@ -46,10 +49,17 @@ class Plan:
         outputs = [self.equals.of[value] for value in table.outputs if value is not None]
         self._lay_out(frozenset(outputs), of_a_library=frozenset(self.swallowed.values()))
         self.results = [self.array_of[value] for value in outputs if value in self.array_of]
-        self._join_updates()
+        if platform != "cpu":
+            self._join_updates()
         self.kernel_of: dict[int, int] = {
             array: index for index, kernel in enumerate(self.kernels) for array in kernel.writes
         }
+        over_arguments = {self.equals.of[result] for result in replaced.values()}
+        self.slots = [
+            Slot(size_bytes=self.fusion.size_bytes(value), before=self.kernel_of[self.array_of[value]])
+            for value in dict.fromkeys(outputs)
+            if value in self.array_of and value not in over_arguments
+        ]
 
     def _lay_out(self, outputs: frozenset[int], of_a_library: frozenset[int]) -> None:
         for index in self.equals.operations:
@@ -107,6 +117,12 @@ class Plan:
     def operand(self, operation: Operation, number: int) -> int:
         """An operand, as the first value that holds its numbers."""
         return self.equals.of[operation.operands[number]]
+
+    def kernel_writing(self, array: int) -> int | None:
+        """The kernel that writes an array; None for one that a backend has added and not yet written."""
+        if array not in self.kernel_of:
+            self.kernel_of = {written: index for index, kernel in enumerate(self.kernels) for written in kernel.writes}
+        return self.kernel_of.get(array)
 
     def is_argument(self, value: int) -> bool:
         """Whether a value is an argument of the program."""

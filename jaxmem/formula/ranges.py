@@ -18,6 +18,7 @@ class LiveRanges:
         constant: the value depends on no argument.
         peak: position at which the most bytes exist.
         additions: what the backend adds, and whether it exists at the peak.
+        hidden_bytes: what a library allocates for itself while it runs.
     """
 
     order: tuple[int, ...]
@@ -29,6 +30,7 @@ class LiveRanges:
     constant: tuple[bool, ...]
     peak: int
     additions: tuple[tuple[Addition, bool], ...]
+    hidden_bytes: int = 0
 
     def at_peak(self, value: int) -> bool:
         """Whether a value's bytes exist at the peak."""

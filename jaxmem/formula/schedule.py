@@ -7,11 +7,14 @@ xla/hlo/transforms/simplifiers/hlo_memory_scheduler.cc):
   it reads last, less the bytes that it writes. Equals go to the one with more readers, then to the one that became ready last.
 - Depth first: each kernel right behind what it reads, from the results of the program back.
 
+XLA's compiler for CPU runs what is ready first in, first out (`BFScheduler`), so that its threads have much to do at a time.
+
 Arguments cost nothing, and neither do results: they have memory of their own beside the temporaries.
 Copies are put in when the kernels have their order, each as early as possible.
 """
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -79,12 +82,27 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """Memory that the program has anyway and that stands idle for a while: arrays are put into it.
+
+    Attributes:
+        size_bytes: how much.
+        after, before: kernels by index; it is idle behind the one and until the other runs; None for the program's ends.
+    """
+
+    size_bytes: int
+    after: int | None = None
+    before: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
     """An order and what follows from it.
 
     Attributes:
         order: indices of kernels.
         start, end: of each array, positions in ``order``, both included; one that never exists ends before it starts.
+        lent: indices of the arrays that lie in slots.
         peak: position at which the most bytes exist.
         peak_bytes: how many.
     """
@@ -92,22 +110,26 @@ class Schedule:
     order: tuple[int, ...]
     start: tuple[int, ...]
     end: tuple[int, ...]
+    lent: frozenset[int]
     peak: int
     peak_bytes: int
 
 
-def best_schedule(kernels: Sequence[Kernel], arrays: Sequence[Array], results: Sequence[int]) -> Schedule:
+def best_schedule(
+    kernels: Sequence[Kernel], arrays: Sequence[Array], results: Sequence[int], slots: Sequence[Slot]
+) -> Schedule:
     """The order that XLA takes: the one of least memory before copies are put in, the list where they are equal.
 
     Args:
         kernels, arrays: the program.
         results: the arrays that are results of the program, in its order.
+        slots: idle memory.
     """
     copied = {array for kernel in kernels if kernel.copies for array in kernel.writes}
     without = [replace(array, size_bytes=0) if index in copied else array for index, array in enumerate(arrays)]
     orders = (list_order(kernels, arrays), depth_first_order(kernels, results))
     chosen = min(orders, key=lambda order: follow(kernels, without, order).peak_bytes)
-    return follow(kernels, arrays, _with_copies_early(kernels, chosen))
+    return follow(kernels, arrays, _with_copies_early(kernels, chosen), slots)
 
 
 def list_order(kernels: Sequence[Kernel], arrays: Sequence[Array]) -> list[int]:
@@ -175,6 +197,24 @@ def depth_first_order(kernels: Sequence[Kernel], results: Sequence[int]) -> list
     return order
 
 
+def first_in_first_out(kernels: Sequence[Kernel]) -> list[int]:
+    """Each kernel in the order in which it became ready."""
+    writer = {array: index for index, kernel in enumerate(kernels) for array in kernel.writes}
+    below = [{writer[array] for array in kernel.reads if array in writer} for kernel in kernels]
+    above: dict[int, list[int]] = {}
+    for index, needed in enumerate(below):
+        for one in needed:
+            above.setdefault(one, []).append(index)
+    left = [len(needed) for needed in below]
+    order = [index for index, waiting in enumerate(left) if not waiting]
+    for index in order:  # grows while it is read
+        for reader in above.get(index, ()):
+            left[reader] -= 1
+            if not left[reader]:
+                order.append(reader)
+    return order
+
+
 def _with_copies_early(kernels: Sequence[Kernel], order: Sequence[int]) -> list[int]:
     copying: dict[int, list[int]] = {}
     for index, kernel in enumerate(kernels):
@@ -188,10 +228,12 @@ def _with_copies_early(kernels: Sequence[Kernel], order: Sequence[int]) -> list[
     ]
 
 
-def follow(kernels: Sequence[Kernel], arrays: Sequence[Array], order: Sequence[int]) -> Schedule:
+def follow(
+    kernels: Sequence[Kernel], arrays: Sequence[Array], order: Sequence[int], slots: Sequence[Slot] = ()
+) -> Schedule:
     """When each array exists in an order: from its kernel to the last that reads it, under whichever name.
 
-    What is written over an operand begins where that operand ends.
+    What is written over an operand begins where that operand ends. What fits into a slot while it is idle lies there.
     """
     start, end = [0] * len(arrays), [-1] * len(arrays)
     for position, index in enumerate(order):
@@ -218,9 +260,10 @@ def follow(kernels: Sequence[Kernel], arrays: Sequence[Array], order: Sequence[i
                     taken.add(operand)
                     end[operand] = position - 1
                     break
+    lent = _lend(arrays, start, end, order, slots)
     change = [0] * (len(order) + 2)
     for index, array in enumerate(arrays):
-        if end[index] >= start[index] and array.same_as is None:
+        if end[index] >= start[index] and array.same_as is None and index not in lent:
             change[start[index]] += array.size_bytes
             change[end[index] + 1] -= array.size_bytes
     live, most, peak = 0, -1, 0
@@ -228,4 +271,42 @@ def follow(kernels: Sequence[Kernel], arrays: Sequence[Array], order: Sequence[i
         live += change[position]
         if live > most:
             most, peak = live, position
-    return Schedule(order=tuple(order), start=tuple(start), end=tuple(end), peak=peak, peak_bytes=most)
+    return Schedule(order=tuple(order), start=tuple(start), end=tuple(end), lent=lent, peak=peak, peak_bytes=most)
+
+
+def _lend(
+    arrays: Sequence[Array], start: Sequence[int], end: Sequence[int], order: Sequence[int], slots: Sequence[Slot]
+) -> frozenset[int]:
+    """The arrays that lie in slots: the largest first, each in the smallest slot that is free as long as it exists.
+
+    XLA assigns buffers in that order, and looks for room in what is allocated already before it asks for more
+    (`BufferAssigner::AssignSingleHloBuffer` in xla/service/buffer_assignment.cc).
+    """
+    place = {index: position for position, index in enumerate(order)}
+    free = [
+        (
+            slot.size_bytes,
+            place[slot.after] + 1 if slot.after is not None else 0,
+            (place[slot.before] if slot.before is not None else len(order)) - 1,
+            list[tuple[int, int]](),
+        )
+        for slot in sorted(slots, key=lambda slot: slot.size_bytes)
+    ]
+    sizes = [size_bytes for size_bytes, *_ in free]
+    movable = [
+        index
+        for index, array in enumerate(arrays)
+        if array.size_bytes and array.same_as is None and not array.stays and end[index] >= start[index]
+    ]
+    lent = set()
+    for index in sorted(movable, key=lambda index: -arrays[index].size_bytes):
+        for _, first, last, taken in free[bisect_left(sizes, arrays[index].size_bytes) :]:
+            if first > start[index] or end[index] > last:
+                continue
+            at = bisect_left(taken, (start[index], 0))
+            if (at and taken[at - 1][1] >= start[index]) or (at < len(taken) and taken[at][0] <= end[index]):
+                continue
+            taken.insert(at, (start[index], end[index]))
+            lent.add(index)
+            break
+    return frozenset(lent)

@@ -51,7 +51,7 @@ def reconcile(
         account: the compiled side by role and layer.
         profile, facts, attributions: the compiled side.
         arguments, outputs: the lowering's tables.
-        hidden_bytes: what the compiler cannot see but is known; its row's formula is 0.
+        hidden_bytes: what the compiler cannot see but is known; its row has what it differs by from the formula.
         hidden_fusions: the fusions that it is in.
         code_bytes: the program's code, where it lies in main memory; its row's formula is 0.
 
@@ -76,7 +76,10 @@ def reconcile(
     if hidden_bytes:
         row = book.row(Role.HIDDEN)
         row.compiled_bytes += hidden_bytes
-        row.add("hidden by opaque fusions", hidden_bytes, instruction=tuple(hidden_fusions))
+        row.add("hidden by opaque fusions", hidden_bytes - row.formula_bytes, instruction=tuple(hidden_fusions))
+    elif (row := book.row(Role.HIDDEN)).formula_bytes:
+        # The compiler was told to leave the library out.
+        row.add("not made by the compiler", -row.formula_bytes, peak=book.profile.peak_position)
     return book.rows()
 
 

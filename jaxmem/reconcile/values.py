@@ -132,8 +132,13 @@ def _holders(book: Book, value: bytes, taken: frozenset[bytes]) -> list[Buffer]:
 
 
 def _explain_in_call(book: Book, leaf: Leaf, in_calls: set[tuple[str, str]]) -> None:
-    """A leaf without an instruction: a library call does it with its neighbours. Each call does an operation once."""
-    for call in book.evidence.library_calls.get((leaf.layer, leaf.elements), ()):
+    """A leaf without an instruction: a library call does it with its neighbours. Each call does an operation once.
+
+    A sum of two layers' results may be done in the call of either: those of other layers are asked last.
+    """
+    calls = book.evidence.library_calls
+    elsewhere = (call for (layer, size), found in calls.items() if size == leaf.elements for call in found if layer)
+    for call in (*calls.get((leaf.layer, leaf.elements), ()), *elsewhere):
         if (call, leaf.primitive) not in in_calls:
             in_calls.add((call, leaf.primitive))
             book.row(leaf.role, leaf.layer).add(

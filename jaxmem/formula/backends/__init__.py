@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
+from jaxmem.formula.backends.cpu import add_cpu
 from jaxmem.formula.backends.cuda import add_cuda
 from jaxmem.formula.plan import Plan
 
-ADDITIONS: Mapping[str, Callable[[Plan], None]] = {"cuda": add_cuda}
+ADDITIONS: Mapping[str, Callable[[Plan], None]] = {"cpu": add_cpu, "cuda": add_cuda}
 """Platform → what puts its arrays into a plan."""
 
 __all__ = ["ADDITIONS"]

@@ -1,0 +1,150 @@
+"""What the library behind XLA's compiler for CPUs allocates for itself while it runs a convolution or a product.
+
+YNNPACK runs a convolution as tasks over blocks of output channels and of the last spatial dimension (`ynnpack/subgraph/dot.cc`
+and `stencil_copy.cc` in XNNPACK). It holds
+
+- the kernel, packed into blocks of columns, the last block filled up: depth × columns, for as long as the operation runs;
+- for each task at work its own copy of the input that it reads: with the padding, or, where there is none, window by window,
+  which multiplies it by the size of the window.
+
+A convolution over a dilated input, the gradient of one with strides, is XLA's own (`EigenTransposedConv2D`): it multiplies
+every input pixel with the whole kernel, and adds up afterwards.
+
+As many operations that do not wait for one another run at a time as there are threads.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+from jaxmem.formula.plan import Plan
+from jaxmem.layer_table import LayerTable, Operation
+
+COLUMNS_OF_A_CALL = 16
+"""Columns of the right side that one call of a float32 kernel makes, on AVX2."""
+
+BLOCK_BYTES = 128 << 10
+"""A packed block of columns grows to this size while it can."""
+
+LARGEST_MATRIX_BYTES = 8 << 30
+"""Above it, XLA takes another way through a transposed convolution."""
+
+
+def hidden_bytes(plan: Plan, *, threads: int) -> int:
+    """The most that convolutions hold at a time that may run side by side, the largest first.
+
+    Which may: those of which none is reached from another through the kernels of the plan.
+    """
+    held = []
+    for index in plan.equals.operations:
+        operation = plan.table.operations[index]
+        if operation.primitive == "conv_general_dilated" and operation.results[0] in plan.array_of:
+            size_bytes = convolution_bytes(plan.table, operation, threads=threads)
+            held.append((size_bytes, plan.kernel_of[plan.array_of[operation.results[0]]]))
+    held.sort(key=lambda pair: (-pair[0], pair[1]))
+    waits_for = _waits_for(plan, [kernel for _, kernel in held])
+    most = 0
+    for position, (size_bytes, first) in enumerate(held):
+        if size_bytes * threads <= most:
+            break
+        together, total = [first], size_bytes
+        for other_bytes, other in held[position + 1 :]:
+            if len(together) >= threads:
+                break
+            if all(not _ordered(waits_for, other, one) for one in together):
+                together.append(other)
+                total += other_bytes
+        most = max(most, total)
+    return most
+
+
+def _ordered(waits_for: dict[int, set[int]], one: int, other: int) -> bool:
+    return one in waits_for[other] or other in waits_for[one]
+
+
+def _waits_for(plan: Plan, wanted: Sequence[int]) -> dict[int, set[int]]:
+    """Each of some kernels → those of them that must have run before it."""
+    bit = {kernel: 1 << number for number, kernel in enumerate(wanted)}
+    reached: dict[int, int] = {}
+    for root in range(len(plan.kernels)):
+        stack = [root]
+        while stack:
+            kernel = stack[-1]
+            if kernel in reached:
+                stack.pop()
+                continue
+            below = [plan.kernel_writing(array) for array in plan.kernels[kernel].reads]
+            missing = [one for one in below if one is not None and one not in reached and one != kernel]
+            if missing:
+                stack.extend(missing)
+                continue
+            stack.pop()
+            mask = 0
+            for one in below:
+                if one is not None and one != kernel:
+                    mask |= reached[one] | bit.get(one, 0)
+            reached[kernel] = mask
+    return {kernel: {other for other, its_bit in bit.items() if reached[kernel] & its_bit} for kernel in wanted}
+
+
+def convolution_bytes(table: LayerTable, operation: Operation, *, threads: int) -> int:
+    """Bytes that the library holds while it runs one convolution; 0 for one of several feature groups."""
+    if operation.size("feature_group_count") != (1,) or operation.size("batch_group_count") != (1,):
+        return 0
+    left, kernel = (table.values[operand] for operand in operation.operands[:2])
+    result = table.values[operation.results[0]]
+    left_axes, kernel_axes, result_axes = (operation.size(name) for name in ("lhs_spec", "rhs_spec", "out_spec"))
+    window = [kernel.shape[axis] for axis in kernel_axes[2:]]
+    images, channels = left.shape[left_axes[0]], left.shape[left_axes[1]]
+    space = [left.shape[axis] for axis in left_axes[2:]]
+    results = [result.shape[axis] for axis in result_axes[2:]]
+    columns, item_bytes = kernel.shape[kernel_axes[0]], left.itemsize_bits // 8
+    if any(dilation > 1 for dilation in operation.size("lhs_dilation")):
+        matrix = images * columns * prod(space) * prod(window) * item_bytes
+        return matrix if matrix <= LARGEST_MATRIX_BYTES and set(operation.size("window_strides")) == {1} else 0
+    depth = kernel.elements // max(columns, 1)
+    rows = results[-1] if results else 1
+    block, row_split, column_split = _split(rows, columns, depth, item_bytes)
+    packed = depth * -(-columns // block) * block * item_bytes
+    padding = operation.size("padding")
+    padded = any(padding)
+    if padded:
+        space = [size + low + high for size, low, high in zip(space, padding[::2], padding[1::2], strict=True)]
+
+    def tile(rows_of_task: int) -> int:
+        if not padded:
+            return images * channels * prod(results[:-1]) * rows_of_task * prod(window) * item_bytes
+        reach = (rows_of_task - 1) * operation.size("window_strides")[-1]
+        reach += (window[-1] - 1) * operation.size("rhs_dilation")[-1] + 1
+        return (
+            images * channels * prod(max(size, 0) for size in space[:-1]) * min(max(space[-1], 0), reach) * item_bytes
+        )
+
+    if not space:
+        return packed
+    row_tasks, column_tasks = -(-rows // row_split), -(-columns // column_split)
+    at_work = min(threads + 1, min(row_tasks, threads) * min(column_tasks, threads))
+    whole, rest = divmod(rows, row_split)
+    whole_tiles = min(at_work, whole * column_tasks)
+    return packed + whole_tiles * tile(row_split) + (at_work - whole_tiles) * (tile(rest) if rest else 0)
+
+
+def _split(rows: int, columns: int, depth: int, item_bytes: int) -> tuple[int, int, int]:
+    """Columns of a packed block, and rows and columns of a task.
+
+    A task grows, square-ish, until it is worth a thread: at least 64 × 64 results, and 2¹⁶ by its cost or by its area.
+    """
+    aligned = -(-columns // COLUMNS_OF_A_CALL) * COLUMNS_OF_A_CALL
+    block = min(aligned, COLUMNS_OF_A_CALL * max(1, BLOCK_BYTES // (COLUMNS_OF_A_CALL * depth * max(item_bytes, 1))))
+    task_columns, task_rows = min(columns, block), min(rows, 16)
+    enough = min(rows, 64) * min(columns, 64)
+    while True:
+        area, cost = task_columns * task_rows, (task_rows + task_columns) * min(depth, 1024)
+        if area >= enough and max(area, cost) >= 1 << 16:
+            break
+        if (4 * task_columns <= task_rows or task_rows >= rows) and task_columns < columns:
+            task_columns *= 2
+        elif (task_rows <= 4 * task_columns or task_columns >= columns) and task_rows < rows:
+            task_rows *= 2
+        else:
+            break
+    return block, min(task_rows, 1 << 15), min(task_columns, 1 << 16)
