@@ -13,7 +13,7 @@ from jaxmem.report.phrases import (
     left_out_line,
     title,
 )
-from jaxmem.result import EstimateReport, EstimateRow
+from jaxmem.result import EstimateReport, EstimateRow, ScalingLaw
 
 _COLUMNS = (
     Column(title="term", align="left", flexible="wrap"),
@@ -54,8 +54,36 @@ def estimate_page(report: EstimateReport, *, detail: bool = False) -> Document:
             Table(columns=LAYER_COLUMNS, rows=tuple(cells)),
             *left_out_line(left_out, "layers"),
         ]
+    if report.scaling is not None:
+        parts += _scaling_section(report.scaling)
     parts += [Paragraph((Text(note, "quiet"),)) for note in report.notes]
     return Document(tuple(parts))
+
+
+def _scaling_section(law: ScalingLaw) -> list[Part]:
+    """a + b·B, and how far the formula is from the line between."""
+    rows = [
+        Row(cells=(Text(row.term), Size(row.fixed_bytes), Size(row.bytes_per_example)))
+        for row in law.rows
+        if row.fixed_bytes or row.bytes_per_example
+    ]
+    total = Row(cells=(Text("total"), Size(law.fixed_bytes), Size(law.bytes_per_example)), total=True)
+    columns = (Column(title="term", align="left"), Column(title="a: fixed"), Column(title="b: for each example"))
+    between = f"B from {law.lower_batch_size} to {law.upper_batch_size}, and not beyond"
+    bend: tuple[Text | Size, ...] = (Text(f"At B = {law.batch_size} the formula lies on this line.", "quiet"),)
+    if law.bend_bytes:
+        side = "above" if law.bend_bytes > 0 else "below"
+        bend = (
+            Text(f"At B = {law.batch_size} the formula lies"),
+            Size(abs(law.bend_bytes)),
+            Text(f"{side} this line. It bends where the peak moves to another moment."),
+        )
+    return [
+        Heading("a + b·B"),
+        Paragraph((Text(f"The line through the estimates at both ends: {between}."),)),
+        Table(columns=columns, rows=(*rows, total)),
+        Paragraph(bend),
+    ]
 
 
 def _group_line(rows: tuple[EstimateRow, ...]) -> Row:

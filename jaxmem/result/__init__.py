@@ -8,7 +8,16 @@ Whatever must add up is checked when a value is made, so a report that exists is
 
 from jaxmem.result.buffers import BufferRow, BufferTable
 from jaxmem.result.comparison import COMPARISON_SCHEMA, Comparison, ComparisonCell
-from jaxmem.result.estimate import ESTIMATE_SCHEMA, EstimateLayer, EstimateReport, EstimateReports, EstimateRow
+from jaxmem.result.estimate import (
+    ESTIMATE_SCHEMA,
+    EstimateLayer,
+    EstimateReport,
+    EstimateReports,
+    EstimateRow,
+    ScalingLaw,
+    ScalingRow,
+    scaling_law,
+)
 from jaxmem.result.facts import (
     DeviceFacts,
     GemmRange,
@@ -83,6 +92,8 @@ __all__ = [
     "Report",
     "Reports",
     "RoleBytes",
+    "ScalingLaw",
+    "ScalingRow",
     "Verdict",
     "Versions",
     "XlaNumbers",
@@ -91,5 +102,6 @@ __all__ = [
     "gemm_range",
     "load",
     "save",
+    "scaling_law",
     "to_json",
 ]
