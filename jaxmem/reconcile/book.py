@@ -48,6 +48,9 @@ class Book:
         self.open = dict(account.held)
         """Buffer id → bytes it holds at the peak, for buffers that nothing has explained yet."""
         self.idle = list(account.idle)
+        self.uncounted: dict[int, int] = {}
+        """Buffer id → bytes, for buffers that a leaf outside the formula's sum has explained: what the sum has in their
+        place is looked for under another role."""
         self.absent: set[int] = set()
         """Buffers that have said for one leaf where it is when it is not held at the peak."""
         self.reshaped: set[int] = set()
@@ -173,9 +176,10 @@ class Book:
             label, row = self.evidence.label(buffer), self.row_of(buffer)
             if first is None:
                 first = buffer
+                held = self.uncounted[buffer.id] = self.settle(buffer)
                 row.add(
                     "alive at the peak",
-                    self.settle(buffer),
+                    held,
                     buffer=label,
                     live=(buffer.start, buffer.end),
                     peak=self.profile.peak_position,
@@ -190,21 +194,37 @@ class Book:
                 )
 
     def rows(self) -> tuple[LedgerRow, ...]:
-        """The finished ledger."""
+        """The finished ledger.
+
+        What nothing has explained is a row of its own, so that a leaf too many cannot cancel a buffer too many.
+        """
+        left_open: dict[Key, list[int]] = {}
+        for identifier in self.open:
+            attribution = self.evidence.attributions[identifier]
+            left_open.setdefault((attribution.role, attribution.layer), []).append(identifier)
         order = {role: place for place, role in enumerate(Role)}
-        keys = sorted(self._rows, key=lambda key: order[key[0]])
-        return tuple(
-            LedgerRow(
-                term=term(key[0]),
-                symbol=self.formula.symbol(key[0]),
-                layer=key[1],
-                formula_bytes=self._rows[key].formula_bytes,
-                compiled_bytes=self._rows[key].compiled_bytes,
-                items=tuple(self._rows[key].items),
-                reason=_reason(self._rows[key]),
-            )
-            for key in keys
-            if self._rows[key].formula_bytes or self._rows[key].compiled_bytes or self._rows[key].items
+        rows = []
+        for key in sorted(self._rows, key=lambda key: order[key[0]]):
+            row, unknown = self._rows[key], left_open.get(key, [])
+            unknown_bytes = sum(self.open[identifier] for identifier in unknown)
+            row.compiled_bytes -= unknown_bytes
+            if row.formula_bytes or row.compiled_bytes or row.items:
+                rows.append(self._ledger_row(key, row, _reason(row)))
+            if unknown_bytes:
+                labels = ", ".join(sorted(self.evidence.label(self.evidence.buffers[each]) for each in unknown))
+                rows.append(self._ledger_row(key, Row(compiled_bytes=unknown_bytes), f"unexplained: {labels}"))
+        return tuple(rows)
+
+    def _ledger_row(self, key: Key, row: Row, reason: str) -> LedgerRow:
+        role, layer = key
+        return LedgerRow(
+            term=term(role),
+            symbol=self.formula.symbol(role),
+            layer=layer,
+            formula_bytes=row.formula_bytes,
+            compiled_bytes=row.compiled_bytes,
+            items=tuple(row.items),
+            reason=reason,
         )
 
 

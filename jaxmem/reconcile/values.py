@@ -57,6 +57,7 @@ def explain_values(book: Book) -> None:
                     )
     # On the way to a gradient is on the way to something the formula names, too.
     named = {(leaf.layer, leaf.primitive, leaf.elements): leaf for leaf in book.formula.leaves if leaf.primitive}
+    by_operation = {(name[0], name[1]): leaf for name, leaf in named.items()}
     # A leaf that is there in its own shape may have pieces beside it.
     named_at_all = {(name[0], name[1]): leaf for name, leaf in named.items() if name in evidence.values_named}
     functions: dict[str, Leaf] = {}
@@ -73,7 +74,9 @@ def explain_values(book: Book) -> None:
                 "operand at full size", book.settle(buffer), buffer=evidence.label(buffer), formula=operation.text
             )
             continue
-        step = next((named[name] for name in evidence.step_of(buffer) if name in named), None)
+        # With borders around it, the result that it is a step to has another size.
+        steps = (named.get(name) or by_operation.get(name[:2]) for name in evidence.step_of(buffer))
+        step = next((leaf for leaf in steps if leaf is not None), None)
         if step is not None and book.role(buffer) is Role.TRANSIENT:
             book.row_of(buffer).add(
                 "step of an operation", book.settle(buffer), buffer=evidence.label(buffer), formula=step.text
@@ -183,7 +186,12 @@ def _preference(book: Book, value: bytes, leaf: Leaf) -> tuple[bool, ...]:
     holders = evidence.holders.get(value, ())
     own = [buffer for buffer in holders if book.role(buffer) is leaf.role]
     wanted = leaf.keeps and evidence.is_recomputed(value)
-    return not any(map(evidence.is_live, own)), not own, not wanted, not holders
+    # A gradient is a value of its own; the sum of another one may have its name and size.
+    is_gradient = any(
+        book.role(buffer) is Role.GRADIENTS and buffer.id not in book.open and buffer.id not in book.uncounted
+        for buffer in holders
+    )
+    return not any(map(evidence.is_live, own)), not own, is_gradient, not wanted, not holders
 
 
 def _assign_other_shapes(book: Book, leaves: Sequence[Leaf], value_of: dict[int, bytes], taken: set[bytes]) -> None:
@@ -215,6 +223,20 @@ def _explain_counted(book: Book, leaf: Leaf, value: bytes, holders: Sequence[Buf
     evidence, row = book.evidence, book.row(leaf.role, leaf.layer)
     same_role = [buffer for buffer in holders if book.role(buffer) is leaf.role]
     live_elsewhere = [buffer for buffer in holders if book.role(buffer) is not leaf.role and buffer.id in book.open]
+    if not any(map(evidence.is_live, same_role)) and not live_elsewhere:
+        # A gradient that is a product of a sum: the formula has the sum in its place.
+        for other in holders:
+            if book.uncounted.get(other.id) == leaf.bytes:
+                del book.uncounted[other.id]
+                role = str(book.role(other))
+                row.add(
+                    "counted under another role",
+                    -leaf.bytes,
+                    buffer=evidence.label(other),
+                    role=role,
+                    formula=leaf.text,
+                )
+                return
     if any(evidence.is_live(buffer) for buffer in same_role) or not live_elsewhere:
         fusions = evidence.fusions_around(value)
         elsewhere = evidence.held_elsewhere.get(value, ())
