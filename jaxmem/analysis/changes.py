@@ -38,7 +38,9 @@ They are other algorithms: what they save is measured, what they learn is not.""
 
 _ANOTHER_OPTIMIZER = "another algorithm: its learning rate and what it learns are its own"
 _LESS_EXACT = "fewer digits: check that training still converges"
-_MICRO_BATCHES = 4
+_MICRO_BATCHES = (4, 2, 3, 5, 7)
+"""Numbers of micro-batches to try; the first that divides the batch is."""
+
 _SHARDED_OVER = (2, 8)
 
 
@@ -88,11 +90,12 @@ def _zoo_training_changes(
 
     if "remat" not in settings:
         yield "recompute the blocks in the backward pass", "--remat blocks", with_setting("remat", "blocks"), ""
-    if "accumulate" not in settings and batch % _MICRO_BATCHES == 0 and batch > _MICRO_BATCHES and not target.mesh:
+    parts = next((count for count in _MICRO_BATCHES if batch % count == 0 and batch > count), None)
+    if parts and "accumulate" not in settings and not target.mesh:
         yield (
-            f"accumulate the gradients of {_MICRO_BATCHES} micro-batches",
-            f"--set accumulate={_MICRO_BATCHES}",
-            with_setting("accumulate", str(_MICRO_BATCHES)),
+            f"accumulate the gradients of {parts} micro-batches",
+            f"--set accumulate={parts}",
+            with_setting("accumulate", str(parts)),
             "batch normalization sees the micro-batches",
         )
     row = find(target.text)
@@ -208,9 +211,9 @@ _TRIED_KEYWORDS: dict[str, tuple[Any, ...]] = {
     "scan": (True,),
     "dtype": ("bfloat16", "mixed"),
     "optimizer": LEANER_OPTIMIZERS,
-    "accumulate": (_MICRO_BATCHES,),
-    "accumulation_steps": (_MICRO_BATCHES,),
-    "gradient_accumulation": (_MICRO_BATCHES,),
+    "accumulate": _MICRO_BATCHES[:1],
+    "accumulation_steps": _MICRO_BATCHES[:1],
+    "gradient_accumulation": _MICRO_BATCHES[:1],
 }
 """Keywords of a factory that change memory under the usual names, and values worth trying."""
 

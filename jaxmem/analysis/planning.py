@@ -227,7 +227,7 @@ def _fit(subject: _Subject, question: Question, asked: int | None, progress: Pro
         advised_batch=advised if question.advice else None,
         advice=advice,
         donation=need.donation,
-        notes=_notes(capture),
+        notes=_notes(capture, need),
     )
 
 
@@ -287,10 +287,18 @@ def _answer(boundary: Boundary, asked: int | None) -> bool:
     return next(probe.fits for probe in boundary.proof if probe.batch_size == asked)
 
 
-def _notes(capture: Capture) -> tuple[str, ...]:
+def _notes(capture: Capture, need: Need) -> tuple[str, ...]:
+    notes = []
+    if any(leaf.outcome == "not requested" for leaf in need.donation):
+        where = f" ({capture.program.source})" if capture.program.source else ""
+        notes.append(
+            f"Donate what a result replaces: jax.jit(step, donate_argnums=...) where the step is jitted{where}, or "
+            "donate_argnums of jaxmem.Program."
+        )
     if capture.device.platform != "cuda":
-        return ()
+        return tuple(notes)
     return (
+        *notes,
         "Compiled without the card: workspace of cuDNN's convolutions, the program's code and the CUDA context are not "
         "known and not counted. --margin keeps room for them.",
     )

@@ -133,19 +133,25 @@ class _Search:
         return (below + above) // 2 if above <= self.last else _LEAP * below
 
     def _slope(self, near: Probe, estimate: Estimate) -> float | None:
-        """Bytes a step: through two compiles where they lie far enough apart, else through one and the formula's origin."""
+        """Bytes a step.
+
+        Through two compiles where they stand on either side of the budget, or far apart; else through one and what the
+        formula has independently of the batch. Two neighbours would show the steps in the curve, not its slope.
+        """
         start = self._step(near)
         others = [
-            probe for probe in self.probes if abs(self._step(probe) - start) * 50 >= max(start, self._step(probe))
+            probe
+            for probe in self.probes
+            if probe is not near
+            and (probe.fits != near.fits or 4 * abs(self._step(probe) - start) >= max(start, self._step(probe)))
         ]
         if others:
-            # The other side of the budget says more than the same one; a near one more than a far one.
             other = min(others, key=lambda probe: (probe.fits == near.fits, abs(self._step(probe) - start)))
             slope = (other.judged_bytes - near.judged_bytes) / (self._step(other) - start)
-            return slope if slope > 0 else None
-        line = self._formula_line(estimate, max(1, _USUAL // self.multiple_of))
-        fixed = line[0] if line is not None else 0.0
-        slope = (near.judged_bytes - min(fixed, near.judged_bytes)) / start
+        else:
+            line = self._formula_line(estimate, max(1, _USUAL // self.multiple_of))
+            fixed = line[0] if line is not None else 0.0
+            slope = (near.judged_bytes - min(fixed, near.judged_bytes)) / start
         return slope if slope > 0 else None
 
     def boundary(self) -> Boundary:

@@ -1,6 +1,7 @@
 """Boundaries and advice from real compiles: small programs, whose memory is counted by hand where it can be."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,8 +12,10 @@ from flax import nnx
 import jaxmem
 from jaxmem.analysis import Question, Target, analyze_target, fit_target
 from jaxmem.cli import main
+from jaxmem.devices import find_device
 from jaxmem.errors import InputError, UsageError
 from jaxmem.result import Fits, from_json, to_json
+from jaxmem.unknown import Unknown
 from jaxmem_models.layers import split_max_pool
 from jaxmem_models.programs import build
 from jaxmem_models.steps import accumulating_step, train_step
@@ -157,6 +160,22 @@ def test_nothing_fits_and_nothing_is_left(programs: str) -> None:
     assert (fit.boundary.largest_batch, fit.boundary.next_batch, fit.fits) == (None, 1, False)
     with pytest.raises(UsageError, match="Nothing is left for the program"):
         fit_target(target, Question(limit_bytes=1000, resident_bytes=600, margin_bytes=400))
+
+
+def test_a_device_of_unknown_size_needs_a_limit(programs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jaxmem.analysis import planning
+
+    unknown = replace(find_device("cpu"), usable_bytes=Unknown("nobody says"))
+    monkeypatch.setattr(planning, "find_device", lambda name: unknown)
+    target = Target(text=f"{programs}:make", device="cpu")
+    with pytest.raises(UsageError, match=r"not known \(nobody says\).*--limit 16GiB"):
+        fit_target(target, Question(advice=False))
+    assert fit_target(target, Question(advice=False, limit_bytes=1 << 20)).boundary.largest_batch is not None
+
+
+def test_one_batch_already_compiled_has_no_other() -> None:
+    with pytest.raises(UsageError, match="no other batch size can be tried"):
+        fit_target(Target(text="vgg16.jaxmem"), Question())
 
 
 def test_on_the_command_line(programs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,6 +83,24 @@ def test_a_line_needs_four_compiles_however_wrong_the_formula(
 
 
 @given(
+    fixed=st.integers(0, 8 * GIB),
+    slope=st.integers(1 << 24, GIB),
+    errors=st.tuples(st.floats(0.5, 2.0), st.floats(0.5, 2.0)),
+)
+def test_a_line_of_which_the_formula_has_neither_part_right(
+    fixed: int, slope: int, errors: tuple[float, float]
+) -> None:
+    boundary, compiled = search(
+        lambda batch: fixed + slope * batch,
+        16 * GIB,
+        estimate=lambda batch: int(errors[0] * fixed + errors[1] * slope * batch),
+    )
+    check(boundary, compiled)
+    assert (boundary.largest_batch or 0) == (16 * GIB - fixed) // slope
+    assert len(compiled) <= 6
+
+
+@given(
     steps=st.lists(st.integers(0, 1 << 28), min_size=200, max_size=200),
     budget=st.integers(1, 10 * GIB),
     error=st.floats(0.5, 2.0),
