@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from jaxmem.analysis import analyze, compare, estimate, fit, load
+    from jaxmem.analysis import analyze, compare, estimate, explain_oom, fit, load
     from jaxmem.program import Program
 
 _HOMES = {
     "analyze": "jaxmem.analysis",
     "compare": "jaxmem.analysis",
     "estimate": "jaxmem.analysis",
+    "explain_oom": "jaxmem.analysis",
     "fit": "jaxmem.analysis",
     "load": "jaxmem.analysis",
     "Program": "jaxmem.program",
 }
 
-__all__ = ["Program", "__version__", "analyze", "compare", "estimate", "fit", "load"]
+__all__ = ["Program", "__version__", "analyze", "compare", "estimate", "explain_oom", "fit", "load"]
 
 
 def __getattr__(name: str) -> Any:

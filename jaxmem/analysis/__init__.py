@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxmem.analysis.captures import finished, layer_table_of, prepare, prepare_target
 from jaxmem.analysis.comparing import compare, compare_targets
+from jaxmem.analysis.explaining import explain_oom
 from jaxmem.analysis.gemm import Gemm, gemm_options, with_gemm_range
 from jaxmem.analysis.planning import Question, fit, fit_target
 from jaxmem.analysis.targets import Progress, Target, program_of, silent
@@ -37,6 +38,7 @@ __all__ = [
     "compare_targets",
     "estimate",
     "estimate_target",
+    "explain_oom",
     "fit",
     "fit_target",
     "load",

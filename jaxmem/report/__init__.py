@@ -10,10 +10,11 @@ from jaxmem.report.comparison_page import comparison_page
 from jaxmem.report.document import Document
 from jaxmem.report.estimate_page import estimate_page
 from jaxmem.report.fit_page import fit_page
+from jaxmem.report.out_of_memory_page import out_of_memory_page
 from jaxmem.report.pages import report_page
-from jaxmem.result import Comparison, EstimateReport, EstimateReports, Fit, Fits, Report, Reports
+from jaxmem.result import Comparison, EstimateReport, EstimateReports, Fit, Fits, OutOfMemory, Report, Reports
 
-Shown = Report | Reports | EstimateReport | EstimateReports | Fit | Fits | Comparison
+Shown = Report | Reports | EstimateReport | EstimateReports | Fit | Fits | Comparison | OutOfMemory
 """What there is a page for."""
 
 
@@ -28,6 +29,8 @@ def pages_of(results: Shown, *, detail: bool = False) -> tuple[Document, ...]:
             return (fit_page(results, detail=detail),)
         case Comparison():
             return (comparison_page(results, detail=detail),)
+        case OutOfMemory():
+            return (out_of_memory_page(results, detail=detail),)
     return tuple(page for report in results.reports for page in pages_of(report, detail=detail))
 
 

@@ -53,12 +53,14 @@ from jaxmem.result.ledger import (
     LedgerRow,
     error_percent,
 )
+from jaxmem.result.out_of_memory import OUT_OF_MEMORY_SCHEMA, Failure, LargeBuffer, NamedSize, OutOfMemory
 from jaxmem.result.report import REPORT_SCHEMA, Report, Reports
 
 __all__ = [
     "COMPARISON_SCHEMA",
     "ESTIMATE_SCHEMA",
     "FIT_SCHEMA",
+    "OUT_OF_MEMORY_SCHEMA",
     "REPORT_SCHEMA",
     "Advice",
     "Boundary",
@@ -77,17 +79,21 @@ __all__ = [
     "EstimateRow",
     "Evidence",
     "EvidenceValue",
+    "Failure",
     "Fit",
     "Fits",
     "GemmRange",
     "GemmVariant",
     "Hidden",
     "HiddenFusion",
+    "LargeBuffer",
     "LayerRow",
     "LedgerItem",
     "LedgerRow",
     "Measured",
+    "NamedSize",
     "OtherMemory",
+    "OutOfMemory",
     "Probe",
     "Report",
     "Reports",

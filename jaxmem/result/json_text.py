@@ -16,16 +16,18 @@ from jaxmem.files import write_whole
 from jaxmem.result.comparison import COMPARISON_SCHEMA, Comparison
 from jaxmem.result.estimate import ESTIMATE_SCHEMA, EstimateReports
 from jaxmem.result.fit import FIT_SCHEMA, Fits
+from jaxmem.result.out_of_memory import OUT_OF_MEMORY_SCHEMA, OutOfMemory
 from jaxmem.result.report import REPORT_SCHEMA, Reports
 from jaxmem.unknown import Unknown
 
-Results = Reports | EstimateReports | Fits | Comparison
+Results = Reports | EstimateReports | Fits | Comparison | OutOfMemory
 
 _SCHEMAS: dict[str, type[Results]] = {
     REPORT_SCHEMA: Reports,
     ESTIMATE_SCHEMA: EstimateReports,
     FIT_SCHEMA: Fits,
     COMPARISON_SCHEMA: Comparison,
+    OUT_OF_MEMORY_SCHEMA: OutOfMemory,
 }
 
 _FIT_AT_THE_TOP = ("boundary", "advice")
