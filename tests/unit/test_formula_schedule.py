@@ -1,0 +1,165 @@
+"""The formula's own compiler in small: what is computed once, in which order kernels run, who lies where."""
+
+from jaxmem.formula.backends.cpu_library import convolution_bytes
+from jaxmem.formula.equal import find_equals
+from jaxmem.formula.schedule import (
+    Array,
+    Kernel,
+    Slot,
+    best_schedule,
+    depth_first_order,
+    first_in_first_out,
+    follow,
+    list_order,
+)
+from jaxmem.layer_table import LayerTable, Operation, Value
+from jaxmem.roles import Phase
+
+
+def kernel(reads: tuple[int, ...], writes: tuple[int, ...], *, copies: bool = False) -> Kernel:
+    return Kernel(operation=0, reads=reads, writes=writes, copies=copies)
+
+
+def arrays(*sizes: int) -> list[Array]:
+    return [Array(size_bytes=size) for size in sizes]
+
+
+def test_the_list_runs_first_what_frees_most() -> None:
+    """Of two kernels that are ready, the one that frees 90 bytes goes before the one that takes 10 more."""
+    kernels = [kernel((), (0, 1)), kernel((1,), (3,)), kernel((0,), (2,))]
+    sizes = arrays(100, 100, 10, 110)
+    assert list_order(kernels, sizes) == [0, 2, 1]
+    assert follow(kernels, sizes, [0, 2, 1]).peak_bytes == 100 + 100 + 10
+    assert follow(kernels, sizes, [0, 1, 2]).peak_bytes == 100 + 100 + 110
+
+
+def test_depth_first_follows_the_results() -> None:
+    kernels = [kernel((), (0,)), kernel((), (1,)), kernel((1,), (2,)), kernel((0,), (3,))]
+    assert depth_first_order(kernels, [2, 3]) == [1, 2, 0, 3]
+
+
+def test_first_in_first_out_runs_early_what_waits_for_nothing() -> None:
+    kernels = [kernel((), (0,)), kernel((0,), (1,)), kernel((), (2,)), kernel((1, 2), (3,))]
+    assert first_in_first_out(kernels) == [0, 2, 1, 3]
+
+
+def test_a_copy_is_put_in_right_behind_what_it_copies() -> None:
+    """Whoever reads the copy last, it exists from the start: 50 bytes beside the 60 of the kernel between."""
+    kernels = [
+        kernel((), (0,)),
+        kernel((0,), (2,)),
+        kernel((2,), (3,)),
+        kernel((0,), (1,), copies=True),
+        kernel((1, 3), (4,)),
+    ]
+    schedule = best_schedule(kernels, arrays(50, 50, 60, 1, 1), [4], [])
+    assert schedule.order.index(3) == schedule.order.index(0) + 1
+    assert schedule.peak_bytes == 50 + 50 + 60
+
+
+def test_what_is_written_over_an_operand_needs_no_place() -> None:
+    kernels = [kernel((), (0,)), kernel((0,), (1,))]
+    taking = [Array(size_bytes=80), Array(size_bytes=80, takes_over=True)]
+    assert follow(kernels, taking, [0, 1]).peak_bytes == 80
+    kept = [Array(size_bytes=80, lends=False), Array(size_bytes=80, takes_over=True)]
+    assert follow(kernels, kept, [0, 1]).peak_bytes == 160
+
+
+def test_a_result_lends_its_memory_until_it_is_written() -> None:
+    """Only the first of two arrays of 80 bytes ends before the kernel of the result; the slot takes one at a time."""
+    kernels = [kernel((), (0,)), kernel((0,), (1,)), kernel((1,), (2,))]
+    sizes = [Array(size_bytes=80), Array(size_bytes=70), Array(size_bytes=0, stays=True)]
+    schedule = follow(kernels, sizes, [0, 1, 2], [Slot(size_bytes=100, before=2)])
+    assert schedule.lent == {0}
+    assert schedule.peak_bytes == 70
+    assert follow(kernels, sizes, [0, 1, 2], [Slot(size_bytes=79, before=2)]).lent == frozenset()
+
+
+def test_another_name_takes_no_memory_and_keeps_what_it_names() -> None:
+    kernels = [kernel((), (0,)), kernel((0,), (1,)), kernel((), (2,)), kernel((1,), (3,))]
+    named = [Array(size_bytes=30), Array(size_bytes=30, same_as=0), Array(size_bytes=5), Array(size_bytes=5)]
+    schedule = follow(kernels, named, [0, 1, 2, 3])
+    assert schedule.end[0] == 3
+    assert schedule.peak_bytes == 30 + 5
+
+
+def table(*operations: tuple[str, str, tuple[int, ...], str], scalars: int) -> LayerTable:
+    """Operations (primitive, what they have in common, operands, scope) on one argument, each with one result."""
+    values = [Value(shape=(), dtype="float32", itemsize_bits=32, argument=0)]
+    made = []
+    for number, (primitive, same, operands, scope) in enumerate(operations):
+        phase = Phase.BACKWARD if scope else Phase.FORWARD
+        made.append(
+            Operation(
+                primitive=primitive,
+                scope=scope,
+                layer="",
+                phase=phase,
+                operands=operands,
+                results=(number + 1,),
+                same=same,
+            )
+        )
+        values.append(Value(shape=(scalars,), dtype="float32", itemsize_bits=32, operation=number))
+    return LayerTable(values=tuple(values), operations=tuple(made), arguments=(0,), outputs=(len(values) - 1,))
+
+
+def test_what_is_computed_twice_is_computed_once_unless_it_is_checkpointed() -> None:
+    again = "transpose(jvp(block))/checkpoint"
+    twice = table(
+        ("sin", "a", (0,), ""), ("sin", "a", (0,), again), ("cos", "b", (0,), ""), ("add", "c", (1, 2), ""), scalars=4
+    )
+    merged, kept = find_equals(twice, merges_remat=True), find_equals(twice, merges_remat=False)
+    assert merged.of[2] == 1
+    assert kept.of[2] == 2
+    assert merged.operations == (0, 3)  # nothing reads the cosine
+    assert kept.operations == (0, 1, 3)
+
+
+def test_a_scatter_into_zeros_that_is_added_to_something_is_the_sum() -> None:
+    added = table(
+        ("broadcast_in_dim", "zeros", (), ""),
+        ("scatter-add", "s", (1, 0), ""),
+        ("exp", "e", (0,), ""),
+        ("add_any", "sum", (2, 3), ""),
+        scalars=4,
+    )
+    equals = find_equals(added, merges_remat=True)
+    assert equals.of[4] == 2
+    assert dict(equals.scattered_into) == {2: 3}
+    assert [added.operations[index].primitive for index in equals.operations] == [
+        "broadcast_in_dim",
+        "exp",
+        "scatter-add",
+    ]
+
+
+def convolved(padding: int) -> tuple[LayerTable, Operation]:
+    sizes = (
+        ("window_strides", (1, 1)), ("padding", (padding,) * 4), ("lhs_dilation", (1, 1)), ("rhs_dilation", (1, 1)),
+        ("lhs_spec", (0, 3, 1, 2)), ("rhs_spec", (3, 2, 0, 1)), ("out_spec", (0, 3, 1, 2)),
+        ("feature_group_count", (1,)), ("batch_group_count", (1,)),
+    )  # fmt: skip
+    side = 32 if padding else 30
+    values = (
+        Value(shape=(2, 32, 32, 16), dtype="float32", itemsize_bits=32, argument=0),
+        Value(shape=(3, 3, 16, 16), dtype="float32", itemsize_bits=32, argument=1),
+        Value(shape=(2, side, side, 16), dtype="float32", itemsize_bits=32, operation=0),
+    )
+    operation = Operation(
+        primitive="conv_general_dilated",
+        scope="",
+        layer="",
+        phase=Phase.FORWARD,
+        operands=(0, 1),
+        results=(2,),
+        sizes=sizes,
+    )
+    return LayerTable(values=values, operations=(operation,), arguments=(0, 1), outputs=(2,)), operation
+
+
+def test_what_a_convolution_of_the_library_holds() -> None:
+    """One task: 144 × 16 packed weights, and the padded map of 34 × 34; without padding each of 30 × 30 windows by itself."""
+    packed = 4 * 9 * 16 * 16
+    assert convolution_bytes(*convolved(1), threads=1) == packed + 4 * 2 * 16 * 34 * 34
+    assert convolution_bytes(*convolved(0), threads=1) == packed + 4 * 2 * 16 * 30 * 30 * 9
