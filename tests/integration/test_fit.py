@@ -1,6 +1,7 @@
 """Boundaries and advice from real compiles: small programs, whose memory is counted by hand where it can be."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,6 +172,44 @@ def test_a_device_of_unknown_size_needs_a_limit(programs: str, monkeypatch: pyte
     with pytest.raises(UsageError, match=r"not known \(nobody says\).*--limit 16GiB"):
         fit_target(target, Question(advice=False))
     assert fit_target(target, Question(advice=False, limit_bytes=1 << 20)).boundary.largest_batch is not None
+
+
+EXAMPLE_BYTES = 64 * 8 * 128 * 4
+"""Whole tiles, which no device pads."""
+
+
+def doubled(batch_size: int) -> jaxmem.Program:
+    example = jax.ShapeDtypeStruct((batch_size, 64, 8, 128), jnp.float32)
+    return jaxmem.Program(lambda images: images * 2, example)
+
+
+@pytest.mark.parametrize(("platform", "device"), [("cuda", "h100-sxm"), ("tpu", "tpu-v5e")])
+def test_the_boundary_of_an_accelerator_is_where_argument_and_result_fill_it(
+    platform: str, device: str, need: Callable[[str], None]
+) -> None:
+    need(platform)
+    fit = jaxmem.fit(doubled, device=device, advice=False, use_cache=False)
+    boundary = fit.boundary
+    assert boundary.largest_batch == fit.budget_bytes // (2 * EXAMPLE_BYTES)
+    assert boundary.next_batch == boundary.largest_batch + 1
+    assert boundary.compiles <= 4
+    assert fit.budget_bytes == find_device(device).usable_bytes
+
+
+def test_spread_over_devices_only_batches_that_they_divide_are_tried(need: Callable[[str], None]) -> None:
+    need("cuda")
+    target = Target(
+        text="squeezenet1_1",
+        mode="infer",
+        device="h100-sxm",
+        settings=(("image_size", "32"),),
+        mesh=(("data", 4),),
+        sharding="data",
+        use_cache=False,
+    )
+    fit = fit_target(target, Question(multiple_of=6, max_batch=40, advice=False))
+    assert [probe.batch_size for probe in fit.boundary.proof] == [36]
+    assert (fit.boundary.largest_batch, fit.boundary.multiple_of, fit.device.device_count) == (36, 12, 4)
 
 
 def test_one_batch_already_compiled_has_no_other() -> None:
