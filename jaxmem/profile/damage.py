@@ -1,0 +1,47 @@
+"""What a buffer assignment has lost or resized; no compiler writes that, a broken file may."""
+
+from collections.abc import Iterator
+
+from jaxmem.profile.data import Damage, Leaf
+from jaxmem.profile.live_ranges import LiveRanges
+from jaxmem.xla.buffers import BufferAssignment
+from jaxmem.xla.hlo import Module
+
+
+def without_memory(
+    module: Module, assignment: BufferAssignment, schedule: tuple[int, ...], ranges: LiveRanges
+) -> Iterator[Damage]:
+    """Values that scheduled instructions make, and tables of pointers, that are in no allocation."""
+    covered: set[Leaf] = set()
+    placed = {assigned.buffer_id for allocation in assignment.allocations for assigned in allocation.assigned}
+    for identifier in placed:
+        logical = assignment.buffers[identifier]
+        covered.update(ranges.places((logical.instruction_id, logical.shape_index)))
+    found = {
+        (identifier, index): shape.logical_bytes
+        for identifier in schedule
+        for index, shape in module.instructions[identifier].shape.leaves()
+        if shape.logical_bytes and (identifier, index) not in covered
+    }
+    for logical in assignment.buffers.values():
+        if logical.id not in placed and logical.size:
+            found[logical.instruction_id, logical.shape_index] = logical.size
+    for leaf, size_bytes in found.items():
+        yield Damage(leaf=leaf, size_bytes=size_bytes, what="no memory")
+
+
+def of_wrong_size(module: Module, assignment: BufferAssignment, pointer_bytes: int, platform: str) -> Iterator[Damage]:
+    """Buffers whose size is not that of their value: its elements, or what a tiled layout makes of them."""
+    for allocation in assignment.allocations:
+        for assigned in allocation.assigned:
+            logical = assignment.buffers[assigned.buffer_id]
+            shape = module.instructions[logical.instruction_id].shape.subshape(logical.shape_index)
+            content = len(shape.tuple_shapes) * pointer_bytes if shape.is_tuple else shape.logical_bytes
+            # Layouts without tiles add nothing, but for whole granules on a TPU, and opaque values have a size of their own.
+            exact = content and not shape.tiles and not shape.is_tuple and platform != "tpu"
+            wrong = max(abs(assigned.size - logical.size), content - assigned.size)
+            if exact:
+                wrong = max(wrong, assigned.size - content)
+            if wrong > 0:
+                leaf = (logical.instruction_id, logical.shape_index)
+                yield Damage(leaf=leaf, size_bytes=wrong, what="another size than its value")

@@ -1,0 +1,120 @@
+"""From which instruction to which a value is in use, by the dataflow of the module."""
+
+from collections.abc import Iterator
+
+from jaxmem.profile.data import Leaf
+from jaxmem.profile.schedule import instruction_order, sequential_computations
+from jaxmem.xla.buffers import BufferAssignment
+from jaxmem.xla.hlo import Instruction, Module
+
+
+class LiveRanges:
+    """Where each value appears, and its first and last use, from the schedule.
+
+    A value appears under several names: a tuple's element, a bitcast, what a loop carries unchanged. It ends where XLA says
+    another value begins, that is at a leaf that has a logical buffer of its own.
+    """
+
+    def __init__(self, module: Module, assignment: BufferAssignment, schedule: tuple[int, ...]) -> None:
+        self._module = module
+        self._defined = {(buffer.instruction_id, buffer.shape_index) for buffer in assignment.buffers.values()}
+        self._position = {identifier: position for position, identifier in enumerate(schedule)}
+        self._received = {parameter.id for parameter in module.parameters}
+        self._users: dict[int, list[tuple[Instruction, int]]] = {}
+        self._last: dict[int, int] = {}
+        self._first_inside: dict[int, int] = {}
+        self._callers: dict[int, Instruction] = {}
+        for identifier in schedule:
+            instruction = module.instructions[identifier]
+            for number, operand in enumerate(instruction.operand_ids):
+                self._users.setdefault(operand, []).append((instruction, number))
+            position = self._position[identifier]
+            self._last[instruction.computation_id] = max(self._last.get(instruction.computation_id, 0), position)
+            computations = sequential_computations(instruction)
+            for computation in computations:
+                self._callers[computation] = instruction
+            if computations:
+                self._first_inside[identifier] = min(
+                    self._position[instruction_order(module, computation)[0]] for computation in computations
+                )
+
+    def places(self, leaf: Leaf) -> list[Leaf]:
+        """Every leaf at which the value made at ``leaf`` appears, itself first."""
+        places, seen = [leaf], {leaf}
+        for place in places:
+            for other in self._handed_on(place):
+                if other not in seen and other not in self._defined:
+                    seen.add(other)
+                    places.append(other)
+        return places
+
+    def _handed_on(self, place: Leaf) -> Iterator[Leaf]:
+        identifier, index = place
+        module = self._module
+        for user, number in self._users.get(identifier, ()):
+            match user.opcode:
+                case "get-tuple-element" if index[:1] == (user.tuple_index,):
+                    yield user.id, index[1:]
+                case "tuple":
+                    yield user.id, (number, *index)
+                case "bitcast" | "optimization-barrier" | "add-dependency" | "domain":
+                    if number == 0:
+                        yield user.id, index
+                case "while":
+                    for computation in user.called_computation_ids:
+                        yield self._parameter(computation, 0), index
+                    yield user.id, index
+                case "call":
+                    yield self._parameter(user.called_computation_ids[0], number), index
+                case "conditional" if number:
+                    yield self._parameter(user.called_computation_ids[number - 1], 0), index
+                case "async-start":
+                    yield user.id, (0, number, *index)
+                    for computation in user.called_computation_ids:
+                        yield self._parameter(computation, number), index
+                case "async-update":
+                    yield user.id, index
+                case "async-done" if index[:1] == (1,):
+                    yield user.id, index[1:]
+                case "copy-start":
+                    yield user.id, (1, *index)
+                case "copy-done" if index == (0,):
+                    yield user.id, ()
+                case "all-gather-start" | "collective-permute-start":
+                    # The operands are the first part of its result: one of them as it is, several in a tuple.
+                    yield user.id, (0, number, *index) if len(user.operand_ids) > 1 else (0, *index)
+                case "all-gather-done" | "collective-permute-done" if index[:1] == (1,):
+                    yield user.id, index[1:]
+                case "all-reduce-done":
+                    yield user.id, index
+        instruction = module.instructions[identifier]
+        caller = self._callers.get(instruction.computation_id)
+        if caller is not None and module.computations[instruction.computation_id].root_id == identifier:
+            if caller.opcode == "async-start":
+                yield caller.id, (1, *index)
+            elif module.instructions[caller.id].shape.is_tuple or not index:
+                yield caller.id, index
+
+    def _parameter(self, computation_id: int, number: int) -> int:
+        return next(
+            identifier
+            for identifier in self._module.computations[computation_id].instruction_ids
+            if self._module.instructions[identifier].parameter_number == number
+        )
+
+    def of(self, leaf: Leaf) -> tuple[int, int]:
+        """First and last position at which the value made at ``leaf`` is needed."""
+        start = end = self._position.get(leaf[0], 0)
+        if leaf[0] in self._received:
+            start = 0  # the caller hands it over, wherever the schedule lists it
+        for identifier, _ in self.places(leaf):
+            end = max(end, self._position.get(identifier, 0))
+            instruction = self._module.instructions[identifier]
+            if self._module.computations[instruction.computation_id].root_id == identifier:
+                end = max(end, self._last.get(instruction.computation_id, end))
+            for user, _number in self._users.get(identifier, ()):
+                if user.opcode in ("get-tuple-element", "tuple"):
+                    continue  # its own readers count, at the place it hands the value on to
+                # What a loop receives it takes over when its body begins.
+                end = max(end, self._first_inside.get(user.id, self._position[user.id]))
+        return start, end
