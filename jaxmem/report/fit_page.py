@@ -28,12 +28,14 @@ def fit_page(fit: Fit, *, detail: bool = False) -> Document:
         Heading(title(fit.program, fit.device), 1),
         *facts(fit.program),
         _headline(fit),
+        Paragraph((Text(fit.boundary.answer),)),
         *_asked(fit),
         _budget(fit),
         Heading("Proof"),
         _proof(fit),
         *_advice(fit),
         *_donation(fit, detail=detail),
+        Heading("Notes"),
         *(Paragraph((Text(note, "quiet"),)) for note in (f"{fit.rule[:1].upper()}{fit.rule[1:]}.", *fit.notes)),
     ]
     return Document(tuple(parts))
@@ -41,9 +43,8 @@ def fit_page(fit: Fit, *, detail: bool = False) -> Document:
 
 def _headline(fit: Fit) -> Paragraph:
     boundary = fit.boundary
-    tone = "bad" if boundary.largest_batch is None else "good"
-    size = "no batch" if boundary.largest_batch is None else f"batch {boundary.largest_batch}"
-    return Paragraph((Text("Largest:", "strong"), Text(size, tone), Text(boundary.answer, "quiet")))
+    size = Text("none", "bad") if boundary.largest_batch is None else Text(f"{boundary.largest_batch:,}", "good")
+    return Paragraph((Text("Largest batch:", "strong"), size))
 
 
 def _asked(fit: Fit) -> list[Part]:
@@ -98,7 +99,7 @@ def _advice(fit: Fit) -> list[Part]:
         return [Heading("What to change"), Paragraph((Text("Nothing that could be tried from outside.", "quiet"),))]
     columns = (
         Column(title="change", align="left", flexible="wrap"),
-        Column(title="how", align="left", flexible="wrap"),
+        Column(title="how", align="left", flexible="wrap", optional=True),
         Column(title="after"),
         Column(title="saves"),
         Column(title="extra FLOPs"),
@@ -176,7 +177,7 @@ def _donation(fit: Fit, *, detail: bool) -> list[Part]:
     if shown:
         columns = (
             Column(title="argument", align="left", flexible="shorten"),
-            Column(title="role", align="left"),
+            Column(title="role", align="left", optional=True),
             Column(title="bytes"),
             Column(title="outcome", align="left"),
             Column(title="why", align="left", flexible="wrap"),

@@ -16,13 +16,16 @@ from jaxmem.cli import COMMANDS, main
 from jaxmem.errors import EnvironmentFailure, InputError, InvariantError, UsageError
 from jaxmem.lowering import ProgramFacts
 from jaxmem.result import (
+    Boundary,
     Comparison,
     ComparisonCell,
     DeviceFacts,
     EstimateReport,
     EstimateRow,
+    Fit,
     Hidden,
     LedgerRow,
+    Probe,
     Report,
     Reports,
     Verdict,
@@ -95,6 +98,35 @@ def a_cell(target: FakeTarget, failure: BaseException | None) -> ComparisonCell:
     )
 
 
+def a_fit(target: FakeTarget, *, fits: bool) -> Fit:
+    report = a_report(target)
+    probe = Probe(batch_size=1, required_bytes=REQUIRED, judged_bytes=REQUIRED, fits=fits)
+    return Fit(
+        program=report.program,
+        device=report.device,
+        budget_bytes=REQUIRED,
+        limit_bytes=None,
+        resident_bytes=0,
+        margin_bytes=0,
+        rule="a rule",
+        asked_batch=None,
+        fits=fits,
+        boundary=Boundary(
+            largest_batch=1 if fits else None,
+            next_batch=None if fits else 1,
+            multiple_of=1,
+            searched_to=1,
+            compiles=1,
+            monotone=True,
+            proof=(probe,),
+            answer="An answer.",
+        ),
+        advised_batch=None,
+        advice=(),
+        donation=(),
+    )
+
+
 @dataclass
 class FakeAnalysis:
     """Remembers what it was asked, and answers or fails as told."""
@@ -104,6 +136,7 @@ class FakeAnalysis:
     failure: BaseException | None = None
     targets: list[FakeTarget] = field(default_factory=list)
     compare_options: dict[str, Any] = field(default_factory=dict)
+    questions: list[dict[str, Any]] = field(default_factory=list)
 
     def _work(self, target: FakeTarget, progress: Callable[[str, float], None]) -> None:
         self.targets.append(target)
@@ -127,6 +160,16 @@ class FakeAnalysis:
         self._work(target, progress)
         return target
 
+    def Question(self, **options: Any) -> dict[str, Any]:
+        return options
+
+    def fit_target(
+        self, target: FakeTarget, question: dict[str, Any], *, progress: Callable[[str, float], None]
+    ) -> Fit:
+        self._work(target, progress)
+        self.questions.append(question)
+        return a_fit(target, fits=self.fits)
+
     def compare_targets(self, targets: Sequence[FakeTarget], *, on_cell: Any, **options: Any) -> Comparison:
         self.targets += targets
         self.compare_options = options
@@ -145,6 +188,55 @@ def fake() -> FakeAnalysis:
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+# --- fit --------------------------------------------------------------------------------------------------------------
+
+
+def test_fit_asks_about_training_and_leaves_the_batch_open(fake: FakeAnalysis) -> None:
+    assert main(["fit", "vgg16", "-d", "cpu,h100-sxm"], analysis=fake) == 0
+    assert [(target.mode, target.batch_size, target.device) for target in fake.targets] == [
+        ("train", None, "cpu"),
+        ("train", None, "h100-sxm"),
+    ]
+    assert fake.questions[0] == {
+        "multiple_of": 1,
+        "max_batch": None,
+        "limit_bytes": None,
+        "resident_bytes": 0,
+        "margin_bytes": 0,
+        "advice": True,
+    }
+
+
+def test_every_option_of_fit_arrives(fake: FakeAnalysis) -> None:
+    line = "fit vgg16 --mode infer -b 64 --multiple-of 8 --max-batch 512 --limit 2GiB --resident 1KiB --margin 1 --no-advice -q"
+    assert main(line.split(), analysis=fake) == 0
+    assert [(target.mode, target.batch_size) for target in fake.targets] == [("infer", 64)]
+    assert fake.questions == [
+        {
+            "multiple_of": 8,
+            "max_batch": 512,
+            "limit_bytes": 2 << 30,
+            "resident_bytes": 1024,
+            "margin_bytes": 1,
+            "advice": False,
+        }
+    ]
+
+
+def test_fit_ends_with_one_where_it_does_not(fake: FakeAnalysis, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.fits = False
+    assert main(["fit", "vgg16", "-q"], analysis=fake) == 1
+    assert "Largest batch: none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["net.jaxmem", "net.json"])
+def test_fit_refuses_what_is_compiled_already(
+    name: str, fake: FakeAnalysis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", name], analysis=fake) == 2
+    assert "no other can be tried" in capsys.readouterr().err
 
 
 # --- what is asked for -----------------------------------------------------------------------------------------------
