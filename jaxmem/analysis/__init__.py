@@ -15,6 +15,7 @@ from jaxmem.analysis.explaining import explain_oom
 from jaxmem.analysis.gemm import Gemm, gemm_options, with_gemm_range
 from jaxmem.analysis.planning import Question, fit, fit_target
 from jaxmem.analysis.targets import Progress, Target, program_of, silent
+from jaxmem.analysis.together import analyze_together
 from jaxmem.assemble import device_facts, estimate_report, read_report
 from jaxmem.capture import Capture, CaptureCache, this_host
 from jaxmem.capture import load as load_capture
@@ -33,6 +34,7 @@ __all__ = [
     "Target",
     "analyze",
     "analyze_target",
+    "analyze_together",
     "capture_target",
     "compare",
     "compare_targets",

@@ -12,9 +12,10 @@ from jaxmem.report.estimate_page import estimate_page
 from jaxmem.report.fit_page import fit_page
 from jaxmem.report.out_of_memory_page import out_of_memory_page
 from jaxmem.report.pages import report_page
-from jaxmem.result import Comparison, EstimateReport, EstimateReports, Fit, Fits, OutOfMemory, Report, Reports
+from jaxmem.report.together_page import together_page
+from jaxmem.result import Comparison, EstimateReport, EstimateReports, Fit, Fits, OutOfMemory, Report, Reports, Together
 
-Shown = Report | Reports | EstimateReport | EstimateReports | Fit | Fits | Comparison | OutOfMemory
+Shown = Report | Reports | EstimateReport | EstimateReports | Fit | Fits | Comparison | OutOfMemory | Together
 """What there is a page for."""
 
 
@@ -31,6 +32,8 @@ def pages_of(results: Shown, *, detail: bool = False) -> tuple[Document, ...]:
             return (comparison_page(results, detail=detail),)
         case OutOfMemory():
             return (out_of_memory_page(results, detail=detail),)
+        case Together():
+            return (together_page(results),)
     return tuple(page for report in results.reports for page in pages_of(report, detail=detail))
 
 

@@ -55,6 +55,7 @@ from jaxmem.result.ledger import (
 )
 from jaxmem.result.out_of_memory import OUT_OF_MEMORY_SCHEMA, Failure, LargeBuffer, NamedSize, OutOfMemory
 from jaxmem.result.report import REPORT_SCHEMA, Report, Reports
+from jaxmem.result.together import TOGETHER_SCHEMA, Moment, Together
 
 __all__ = [
     "COMPARISON_SCHEMA",
@@ -62,6 +63,7 @@ __all__ = [
     "FIT_SCHEMA",
     "OUT_OF_MEMORY_SCHEMA",
     "REPORT_SCHEMA",
+    "TOGETHER_SCHEMA",
     "Advice",
     "Boundary",
     "BufferRow",
@@ -91,6 +93,7 @@ __all__ = [
     "LedgerItem",
     "LedgerRow",
     "Measured",
+    "Moment",
     "NamedSize",
     "OtherMemory",
     "OutOfMemory",
@@ -100,6 +103,7 @@ __all__ = [
     "RoleBytes",
     "ScalingLaw",
     "ScalingRow",
+    "Together",
     "Verdict",
     "Versions",
     "XlaNumbers",

@@ -18,9 +18,10 @@ from jaxmem.result.estimate import ESTIMATE_SCHEMA, EstimateReports
 from jaxmem.result.fit import FIT_SCHEMA, Fits
 from jaxmem.result.out_of_memory import OUT_OF_MEMORY_SCHEMA, OutOfMemory
 from jaxmem.result.report import REPORT_SCHEMA, Reports
+from jaxmem.result.together import TOGETHER_SCHEMA, Together
 from jaxmem.unknown import Unknown
 
-Results = Reports | EstimateReports | Fits | Comparison | OutOfMemory
+Results = Reports | EstimateReports | Fits | Comparison | OutOfMemory | Together
 
 _SCHEMAS: dict[str, type[Results]] = {
     REPORT_SCHEMA: Reports,
@@ -28,6 +29,7 @@ _SCHEMAS: dict[str, type[Results]] = {
     FIT_SCHEMA: Fits,
     COMPARISON_SCHEMA: Comparison,
     OUT_OF_MEMORY_SCHEMA: OutOfMemory,
+    TOGETHER_SCHEMA: Together,
 }
 
 _FIT_AT_THE_TOP = ("boundary", "advice")

@@ -39,6 +39,7 @@ NEVER: dict[str, frozenset[str]] = {
     "result": JAX | {"xla", "tracing", "compilers", "attribution", "formula", "rich"},
     "assemble": JAX | {"tracing", "compilers", "report", "rich", "cli"},
     "need": JAX | {"tracing", "compilers", "report", "attribution", "formula"},
+    "together": JAX | {"tracing", "compilers", "report", "formula", "attribution", "cli"},
     "oom": JAX | {"tracing", "compilers", "report", "formula", "measure", "diff", "cli"},
     "planner": JAX | {"tracing", "compilers", "xla", "report", "program", "cli"},
     "verdict": JAX | {"xla", "attribution", "report"},
