@@ -175,6 +175,9 @@ def _value_leaves(
                 why = "kept for the backward pass" if counted else "kept for the backward pass, but not at the peak"
             elif result in is_output:
                 continue  # counted as output
+            elif operation.phase is Phase.FORWARD and _read_last_backward(table, ranges, result):
+                role, name = Role.SAVED_ACTIVATIONS, f"feature map ({operation.primitive})"
+                why = "kept in place of what autodiff lists, which the backward pass computes again from it"
             elif ranges.exists[result]:
                 why = "in use at the peak" if counted else "in use before or after the peak"
             else:
@@ -192,11 +195,16 @@ def _value_leaves(
                     counted=counted,
                     why=why,
                     path=path,
-                    keeps=role is Role.SAVED_ACTIVATIONS,
+                    keeps=ranges.residual[result],
                     divided_over=value.divided_over,
                 )
             )
     return leaves
+
+
+def _read_last_backward(table: LayerTable, ranges: LiveRanges, value: int) -> bool:
+    """Whether a value exists until an operation of the backward pass or the update."""
+    return ranges.exists[value] and table.operations[ranges.order[ranges.end[value]]].phase is not Phase.FORWARD
 
 
 def _addition_leaves(ranges: LiveRanges) -> list[Leaf]:
