@@ -18,6 +18,7 @@ class Need:
     """As in a `Report` of the same capture, byte for byte; ``donation`` has the largest arrays first."""
 
     required_bytes: int
+    required_is_lower_bound: bool
     verdict: Verdict
     donation: tuple[DonationLeaf, ...]
 
@@ -34,10 +35,14 @@ def read_need(capture: Capture, *, origin: str = "the capture") -> Need:
     platform = capture.device.platform
     profile = profile_memory(module, assignment, platform=platform)
     reserved_bytes = profile.reserved_bytes + code_bytes(capture, assignment)
-    hidden_bytes = hidden_need(module, threads=capture.host.threads).bytes if platform == "cpu" else 0
+    # A card's libraries and code are not known without it; a TPU's compiler plans all there is.
+    hidden_bytes = None if platform == "cuda" else 0
+    if platform == "cpu":
+        hidden_bytes = hidden_need(module, threads=capture.host.threads).bytes
     required_bytes = reserved_bytes + (hidden_bytes or 0)
     return Need(
         required_bytes=required_bytes,
+        required_is_lower_bound=hidden_bytes is None,
         verdict=judge(capture, required_bytes=required_bytes, reserved_bytes=reserved_bytes),
         donation=audit_donation(capture, module),
     )

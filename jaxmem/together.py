@@ -149,7 +149,7 @@ def _moment(
         name=name,
         program=program.capture.program,
         program_bytes=required_bytes,
-        is_lower_bound=program.capture.device.platform == "cuda",
+        is_lower_bound=program.need.required_is_lower_bound,
         beside=parts,
         required_bytes=required_bytes + sum(part.bytes for part in parts),
     )

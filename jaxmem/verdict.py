@@ -1,7 +1,10 @@
 """Does it fit? What is held against what, by platform, and what had to be taken for granted."""
 
+from dataclasses import replace
+
 from jaxmem.capture import Capture
 from jaxmem.result import Verdict
+from jaxmem.unknown import Unknown
 
 _ASSUMPTIONS = {
     "cpu": (
@@ -38,4 +41,20 @@ def judge(capture: Capture, *, required_bytes: int, reserved_bytes: int) -> Verd
         if on_tpu
         else f"required against usable ({device.usable_source})",
         assumptions=_ASSUMPTIONS[device.platform],
+    )
+
+
+def beside(verdict: Verdict, resident_bytes: int) -> Verdict:
+    """The same verdict where something else takes ``resident_bytes`` of the device."""
+    if not resident_bytes:
+        return verdict
+    left = verdict.headroom_bytes
+    headroom_bytes = left if isinstance(left, Unknown) else left - resident_bytes
+    return replace(
+        verdict,
+        # What does not fit by itself, or is refused by a TPU's compiler, does not fit beside anything.
+        fits=verdict.fits and headroom_bytes >= 0 if isinstance(headroom_bytes, int) else verdict.fits,
+        headroom_bytes=headroom_bytes,
+        resident_bytes=verdict.resident_bytes + resident_bytes,
+        assumptions=tuple(said for said in verdict.assumptions if not said.startswith("nothing else")),
     )

@@ -3,23 +3,26 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from math import prod
 from typing import Any
 
 from jaxmem.analysis.captures import Pending, prepare, prepare_target
+from jaxmem.analysis.planning import Question, fit_target
 from jaxmem.analysis.targets import Target
-from jaxmem.assemble import read_report
 from jaxmem.capture import Capture, CaptureCache
 from jaxmem.capture.machine import this_host
 from jaxmem.devices import find_device
-from jaxmem.errors import UsageError
+from jaxmem.errors import JaxmemError, UsageError
+from jaxmem.formula import derive_formula
+from jaxmem.need import read_need
 from jaxmem.planner import Failed, Job, sweep
 from jaxmem.program import Program
 from jaxmem.quiet import start_jax
-from jaxmem.result import Comparison, ComparisonCell, Report
+from jaxmem.result import Comparison, ComparisonCell, error_percent
 from jaxmem.unknown import Unknown
+from jaxmem.verdict import beside
 
 DEFAULT_TIMEOUT_SECONDS = 3600.0
 
@@ -49,9 +52,15 @@ def compare_targets(
     executor: Executor | None = None,
     jobs: int | None = None,
     timeout: float | None = DEFAULT_TIMEOUT_SECONDS,
+    resident_bytes: int = 0,
+    boundary: bool = False,
     on_cell: OnCell = _unseen,
 ) -> Comparison:
-    """A table of what a person named, one cell for each target; arguments as in `compare`."""
+    """A table of what a person named, one cell for each target; arguments as in `compare`.
+
+    With ``boundary``, each cell also gets the largest batch that fits: the search compiles in this process, one after
+    another, once for all batch sizes of a program on a device.
+    """
     planned = [
         _Planned(
             program=target.text,
@@ -63,7 +72,28 @@ def compare_targets(
         )
         for target in targets
     ]
-    return _compare(planned, executor, jobs, timeout, on_cell)
+    table = _compare(planned, executor, jobs, timeout, resident_bytes, on_cell)
+    return _with_boundaries(table, targets, resident_bytes) if boundary else table
+
+
+def _with_boundaries(table: Comparison, targets: Sequence[Target], resident_bytes: int) -> Comparison:
+    @cache
+    def largest(target: Target) -> int | Unknown:
+        try:
+            found = fit_target(target, Question(resident_bytes=resident_bytes, advice=False)).boundary.largest_batch
+        except JaxmemError as error:
+            return Unknown(f"there is no largest batch: {str(error).splitlines()[0].rstrip('.')}")
+        return Unknown("no batch fits") if found is None else found
+
+    cells = zip(table.cells, targets, strict=True)
+    return replace(
+        table,
+        cells=tuple(
+            # Whichever of its batch sizes began the table, the answer is the same: it is asked once.
+            cell if cell.failure else replace(cell, largest_batch=largest(replace(target, batch_size=None)))
+            for cell, target in cells
+        ),
+    )
 
 
 def compare(
@@ -74,6 +104,7 @@ def compare(
     executor: Executor | None = None,
     jobs: int | None = None,
     timeout: float | None = DEFAULT_TIMEOUT_SECONDS,
+    resident_bytes: int = 0,
     use_cache: bool = True,
     on_cell: OnCell = _unseen,
 ) -> Comparison:
@@ -89,6 +120,7 @@ def compare(
             workers need jaxmem and the compilers, not the programs.
         jobs: compiles at once without an executor; by default one for every two processors.
         timeout: seconds for one compile.
+        resident_bytes: what else lives on each device.
         use_cache: look for, and keep, captures in the user's cache.
         on_cell: told of every cell as it is done.
 
@@ -122,7 +154,7 @@ def compare(
             ]
     if planned:
         start_jax()
-    return _compare(planned, executor, jobs, timeout, on_cell)
+    return _compare(planned, executor, jobs, timeout, resident_bytes, on_cell)
 
 
 class _Once:
@@ -157,6 +189,7 @@ def _compare(
     executor: Executor | None,
     jobs: int | None,
     timeout: float | None,
+    resident_bytes: int,
     on_cell: OnCell,
 ) -> Comparison:
     done = 0
@@ -164,12 +197,12 @@ def _compare(
     def begin(cell: _Planned) -> ComparisonCell | Job[ComparisonCell]:
         prepared = cell.begin()
         if isinstance(prepared, Capture):
-            return _cell(cell, read_report(prepared))
+            return _cell(cell, prepared, resident_bytes)
         from jaxmem.compilers.travel import compile_packed, pack_job, unpack_capture
 
         def finish(content: bytes) -> ComparisonCell:
             capture = unpack_capture(content, prepared.layer_table, prepared.device)
-            return _cell(cell, read_report(prepared.keep(capture)))
+            return _cell(cell, prepared.keep(capture), resident_bytes)
 
         return Job(
             function=compile_packed,
@@ -214,22 +247,36 @@ def _borrowed(executor: Executor) -> Iterator[Executor]:
     yield executor
 
 
-def _cell(planned: _Planned, report: Report) -> ComparisonCell:
-    own = report.estimates[0]
+def _cell(planned: _Planned, capture: Capture, resident_bytes: int) -> ComparisonCell:
+    need = read_need(capture, origin=planned.program)
+    formula = _formula_bytes(capture)
+    verdict = beside(need.verdict, resident_bytes)
     return ComparisonCell(
         program=planned.program,
-        mode=report.program.mode,
-        batch_size=report.program.batch_size or planned.batch_size,
-        device=report.device.name,
-        device_count=report.device.device_count,
-        required_bytes=report.required_bytes,
-        required_is_lower_bound=report.required_is_lower_bound,
-        fits=report.verdict.fits,
-        usable_bytes=report.verdict.usable_bytes,
-        headroom_bytes=report.verdict.headroom_bytes,
-        formula_bytes=own.bytes,
-        formula_error_percent=own.error_percent,
+        mode=capture.program.mode,
+        batch_size=capture.program.batch_size or planned.batch_size,
+        device=capture.device.name,
+        device_count=capture.device_count,
+        required_bytes=need.required_bytes,
+        required_is_lower_bound=need.required_is_lower_bound,
+        fits=verdict.fits,
+        usable_bytes=verdict.usable_bytes,
+        headroom_bytes=verdict.headroom_bytes,
+        formula_bytes=formula,
+        formula_error_percent=error_percent(formula, need.required_bytes),
     )
+
+
+def _formula_bytes(capture: Capture) -> int | Unknown:
+    if capture.layer_table is None:
+        return Unknown("the program was handed over already lowered, so its operations are not known")
+    return derive_formula(
+        capture.layer_table,
+        capture.arguments,
+        capture.outputs,
+        capture.program,
+        platform=capture.device.platform,
+    ).bytes
 
 
 def _failed(planned: _Planned, failed: Failed) -> ComparisonCell:

@@ -22,7 +22,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What this command takes."""
     shared.add_program_options(parser, several=True)
     shared.add_compiler_options(parser)
+    shared.add_resident_option(parser)
     group = parser.add_argument_group("the work")
+    group.add_argument(
+        "--boundary", action="store_true", help="the largest batch that fits as well, by further compiles"
+    )
     group.add_argument(
         "--jobs", metavar="N", type=shared.positive_integer, help="compiles at once (default: half the processors)"
     )
@@ -57,8 +61,14 @@ def run(options: argparse.Namespace, load_analysis: AnalysisLoader) -> int:
         if not options.quiet:
             print(f"jaxmem: {done} of {total}: {_said(cell)}", file=sys.stderr, flush=True)
 
+    timeout = {} if options.timeout is None else {"timeout": options.timeout}
     comparison = analysis.compare_targets(
-        targets, jobs=options.jobs, **({} if options.timeout is None else {"timeout": options.timeout}), on_cell=tell
+        targets,
+        jobs=options.jobs,
+        resident_bytes=options.resident,
+        boundary=options.boundary,
+        on_cell=tell,
+        **timeout,
     )
     hand_over(comparison, options)
     return 0

@@ -89,6 +89,13 @@ def add_compiler_options(parser: argparse.ArgumentParser, *, gemm: tuple[str, ..
     group.add_argument("--no-cache", action="store_true", help="compile even if this program was compiled before")
 
 
+def add_resident_option(parser: argparse._ActionsContainer) -> None:
+    """What else takes memory of the device."""
+    parser.add_argument(
+        "--resident", metavar="SIZE", type=size, default=0, help="what else lives on the device (default: 0)"
+    )
+
+
 def add_format_option(parser: argparse._ActionsContainer) -> None:
     """The form of the answer."""
     parser.add_argument(

@@ -24,6 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     shared.add_program_options(parser)
     shared.add_compiler_options(parser, gemm=("triton", "cublas", "both"))
     parser.add_argument("--limit", metavar="SIZE", type=shared.size, help="a budget, e.g. 2GiB: exit 1 above it")
+    shared.add_resident_option(parser)
     group = shared.add_output_options(parser, file_help="write the answer to a file instead of stdout")
     shared.add_format_option(group)
     group.add_argument("-v", "--verbose", action="store_true", help="every layer, every item of the ledger")
@@ -45,7 +46,7 @@ def _results(options: argparse.Namespace, load_analysis: AnalysisLoader) -> "Res
         from jaxmem.result import Reports, load
 
         results = load(options.program)
-        return _limited(results, options.limit) if isinstance(results, Reports) else results
+        return _judged(results, options) if isinstance(results, Reports) else results
     analysis = load_analysis()
     reports = []
     for request in requested(options, analysis):
@@ -53,14 +54,20 @@ def _results(options: argparse.Namespace, load_analysis: AnalysisLoader) -> "Res
             reports.append(analysis.analyze_target(request.target, progress=tell))
     from jaxmem.result import Reports
 
-    return _limited(Reports(reports=tuple(reports)), options.limit)
+    return _judged(Reports(reports=tuple(reports)), options)
 
 
-def _limited(results: "Reports", limit_bytes: int | None) -> "Reports":
-    if limit_bytes is None:
-        return results
-    reports = [replace(report, verdict=replace(report.verdict, limit_bytes=limit_bytes)) for report in results.reports]
-    return replace(results, reports=tuple(reports))
+def _judged(results: "Reports", options: argparse.Namespace) -> "Reports":
+    """The verdicts under --limit and --resident; a saved report keeps its own where they are not given."""
+    from jaxmem.verdict import beside
+
+    def judged(report: "Report") -> "Report":
+        verdict = beside(report.verdict, options.resident)
+        return replace(
+            report, verdict=verdict if options.limit is None else replace(verdict, limit_bytes=options.limit)
+        )
+
+    return replace(results, reports=tuple(map(judged, results.reports)))
 
 
 def _answer_is_no(report: "Report", options: argparse.Namespace) -> bool:

@@ -139,6 +139,8 @@ def _verdict(report: Report) -> Paragraph:
             Size(abs(verdict.headroom_bytes)),
             Text(f"{outcome} {format_bytes(verdict.usable_bytes)} usable{besides}", "quiet"),
         ]
+    if verdict.resident_bytes:
+        cells.append(Text(f"· beside {format_bytes(verdict.resident_bytes)} resident", "quiet"))
     if verdict.limit_bytes is not None:
         over = report.required_bytes - verdict.limit_bytes
         limit = format_bytes(verdict.limit_bytes)

@@ -132,10 +132,11 @@ class Verdict:
     Attributes:
         fits: unknown where the device's memory is.
         judged_bytes: what was held against ``usable_bytes``.
-        headroom_bytes: usable minus judged, negative where it does not fit.
+        headroom_bytes: usable minus judged and resident, negative where it does not fit.
         rule: whose check it is, in a sentence.
         assumptions: what was taken for granted, one sentence each.
         limit_bytes: the budget asked for with ``--limit``; None where none was.
+        resident_bytes: what else is said to live on the device, with ``--resident``.
     """
 
     fits: bool | Unknown
@@ -145,13 +146,18 @@ class Verdict:
     rule: str
     assumptions: tuple[str, ...] = ()
     limit_bytes: int | None = None
+    resident_bytes: int = 0
 
     def __post_init__(self) -> None:
         expected = (
-            self.usable_bytes if isinstance(self.usable_bytes, Unknown) else self.usable_bytes - self.judged_bytes
+            self.usable_bytes
+            if isinstance(self.usable_bytes, Unknown)
+            else self.usable_bytes - self.judged_bytes - self.resident_bytes
         )
         if isinstance(expected, int) and expected != self.headroom_bytes:
-            raise InvariantError(f"the headroom is {self.headroom_bytes} B, but usable minus judged is {expected} B.")
+            raise InvariantError(
+                f"the headroom is {self.headroom_bytes} B, but usable minus judged and resident is {expected} B."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxmem
+from jaxmem.analysis import Target, compare_targets
 from jaxmem.compilers import travel
 from jaxmem.compilers.travel import compile_packed
 from jaxmem.errors import UsageError
@@ -99,6 +100,28 @@ def test_a_compile_that_takes_too_long_is_a_cell() -> None:
 def test_a_finished_program_has_its_batch_already() -> None:
     with pytest.raises(UsageError, match="is a finished Program and has its batch already"):
         jaxmem.compare([layers()], batch_sizes=(8,))
+
+
+@pytest.mark.slow
+def test_the_largest_batch_beside_each_cell(tmp_path: Path) -> None:
+    (tmp_path / "programs.py").write_text(PROGRAMS)
+    make = f"{tmp_path}/programs.py:layers"
+    found = [Target(text=make, device="cpu", batch_size=size) for size in (4, 8)]
+    usable = jaxmem.analyze(layers()).verdict.usable_bytes
+    assert isinstance(usable, int)
+    resident = usable - 2**20
+    table = compare_targets(found, boundary=True, resident_bytes=resident)
+    first, second = table.cells
+    assert (first.fits, second.fits) == (True, True)
+    assert isinstance(first.required_bytes, int)
+    assert first.headroom_bytes == 2**20 - first.required_bytes
+    assert isinstance(first.largest_batch, int)
+    assert first.largest_batch == second.largest_batch
+    assert first.largest_batch > 8
+    # Both sides of the boundary, as cells of their own.
+    edge = [Target(text=make, device="cpu", batch_size=first.largest_batch + more) for more in (0, 1)]
+    assert [cell.fits for cell in compare_targets(edge, resident_bytes=resident).cells] == [True, False]
+    assert "largest batch" in str(table)
 
 
 def test_interrupted_and_resumed(tmp_path: Path, own_cache: Path) -> None:

@@ -95,7 +95,7 @@ def test_an_argument_that_is_dropped_unread_still_lives() -> None:
     def whole(parameters, state, x):
         return evaluate(parameters, x)
 
-    made = programs() | {"evaluate": Program(whole, PARAMETERS, STATE, inputs(4 * BATCH))}
+    made: dict[str, Any] = programs() | {"evaluate": Program(whole, PARAMETERS, STATE, inputs(4 * BATCH))}
     apart, handed = jaxmem.analyze_together(**programs()), jaxmem.analyze_together(**made)
     assert handed.state_bytes == apart.state_bytes
     assert beside(handed, "evaluate") == beside(apart, "evaluate")

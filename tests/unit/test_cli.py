@@ -420,7 +420,7 @@ def test_compare_is_programs_batches_modes_and_devices(fake: FakeAnalysis, capsy
         for mode in modes
         for device in ("cpu", "h100-sxm")
     ]
-    assert fake.compare_options == {"jobs": 3, "timeout": 90.0}
+    assert fake.compare_options == {"jobs": 3, "timeout": 90.0, "resident_bytes": 0, "boundary": False}
     assert err.splitlines()[0] == "jaxmem: 1 of 12: vgg16 · train · batch 8 · cpu: 3.00 GiB, fits"
     assert "12 cells" in out
 
@@ -440,6 +440,22 @@ def test_a_comparison_of_failures_is_done(fake: FakeAnalysis, capsys: pytest.Cap
 def test_limit(fake: FakeAnalysis, limit: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "vgg16", "--mode", "infer", "--limit", limit], analysis=fake) == code
     assert ("over the limit" if code else "within the limit") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("resident", "code", "said"), [("100", 0, "Fits"), ("101", 1, "Does not fit"), ("1GiB", 1, "GiB")]
+)
+def test_what_else_lives_on_the_device(
+    fake: FakeAnalysis, resident: str, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["report", "vgg16", "--mode", "infer", "-d", "cpu", "--resident", resident]
+    assert main([*line, "--format", "json"], analysis=fake) == code
+    results = from_json(capsys.readouterr().out, "stdout")
+    assert isinstance(results, Reports)
+    verdict = results.reports[0].verdict
+    assert verdict.headroom_bytes == 100 - verdict.resident_bytes
+    assert main(line, analysis=fake) == code
+    assert said in capsys.readouterr().out
 
 
 def test_does_not_fit_is_an_answer_only_for_a_named_device(fake: FakeAnalysis) -> None:
