@@ -4,6 +4,7 @@ the keywords of a factory, to programs of one's own."""
 import enum
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from jaxmem.capture import Capture, CaptureCache
 from jaxmem.devices import find_device
 from jaxmem.need import Need
 from jaxmem.program import Program, find_attribute
+from jaxmem.roles import STATE_ROLES
 
 Prepare = Callable[[Program, Progress], Capture | Pending]
 """The capture of a program on the device asked about, or the compile that makes it."""
@@ -35,6 +37,24 @@ LEANER_OPTIMIZERS = ("adam_bf16", "adafactor", "lion", "momentum", "sgd")
 """Optimizers of the zoo that keep less than Adam.
 
 They are other algorithms: what they save is measured, what they learn is not."""
+
+COMPILER_OPTIONS: dict[str, tuple[tuple[str, tuple[str, str], str], ...]] = {
+    "cpu": (
+        (
+            "no fusions of the library",
+            ("xla_cpu_experimental_ynn_fusion_type", ""),
+            "XLA's own loops instead of the library's, which allocates unseen; they may be slower",
+        ),
+    ),
+    "cuda": (
+        (
+            "a tighter limit for XLA's scheduler",
+            ("xla_gpu_memory_limit_slop_factor", "60"),
+            "percent of the memory that XLA plans with and computes again to stay within; 95 without this",
+        ),
+    ),
+}
+"""Options for XLA that are tried, by platform: the change, the option, what to mind."""
 
 _ANOTHER_OPTIMIZER = "another algorithm: its learning rate and what it learns are its own"
 _LESS_EXACT = "fewer digits: check that training still converges"
@@ -70,6 +90,10 @@ def _zoo_changes(target: Target, batch: int, multiple_of: int) -> Iterator[tuple
         yield "activations in bfloat16", "--dtype mixed", with_setting("dtype", "mixed"), _LESS_EXACT
     if dtype != "bfloat16":
         yield "everything in bfloat16", "--dtype bfloat16", with_setting("dtype", "bfloat16"), _LESS_EXACT
+    for what, option, note in COMPILER_OPTIONS.get(find_device(target.device or "cpu").platform, ()):
+        if option[0] not in dict(target.compiler_options):
+            told = replace(target, compiler_options=tuple(sorted((*target.compiler_options, option))))
+            yield what, f"--compiler-option {option[0]}={option[1]}", told, note
     if target.mode == "train":
         yield from _zoo_training_changes(target, settings, with_setting, batch)
     half = batch // 2 // multiple_of * multiple_of
@@ -128,6 +152,7 @@ def _changes_of_own(target: Target, batch: int, need: Need, multiple_of: int) ->
         batch,
         need,
         lambda program, tell: prepare(program, device, cache, progress=tell),
+        platform=device.platform,
         multiple_of=multiple_of,
         given=dict(target.settings),
     )
@@ -156,6 +181,7 @@ def changes_of_program(
     need: Need,
     prepared: Prepare,
     *,
+    platform: str,
     multiple_of: int = 1,
     given: Mapping[str, str] = {},
 ) -> tuple[Change, ...]:
@@ -166,6 +192,7 @@ def changes_of_program(
         factory: what the person wrote, for its keywords.
         need: of the program as it is, for what it does not donate.
         prepared: the capture of a program, or the compile that makes it.
+        platform: of the device.
         given: settings that the person chose, which stay.
     """
     changes = []
@@ -190,6 +217,18 @@ def changes_of_program(
             lambda: _in_bfloat16(make(batch)),
             f"{_LESS_EXACT}; what the function makes itself keeps its type",
         )
+        for count in _SHARDED_OVER:
+            whole = -(-batch // lcm(count, multiple_of)) * lcm(count, multiple_of)
+            add(
+                f"arguments divided among {count} devices",
+                f"shard them: inputs by examples, state by its largest dimension, over {count}",
+                lambda whole=whole, count=count: spread(make(whole), count),
+                "" if whole == batch else f"at batch {whole}, which {count} devices divide",
+            )
+    for what, option, note in COMPILER_OPTIONS.get(platform, ()):
+        if option[0] not in dict(plain.compiler_options):
+            told = f"--compiler-option {option[0]}={option[1]}"
+            add(what, told, lambda option=option: make(batch).with_compiler_options((option,)), note)
     for name, value in _keywords_to_try(_parameters(factory), given):
         add(f"{name}={value}", f"--set {name}={value}", lambda name=name, value=value: make(batch, **{name: value}))
     half = batch // 2 // multiple_of * multiple_of
@@ -225,21 +264,41 @@ def _keywords_to_try(
     for name, values in _TRIED_KEYWORDS.items():
         if name not in parameters or name in given:
             continue
-        parameter = parameters[name]
-        allowed = _allowed(parameter)
-        for value in allowed if allowed is not None else values:
-            if value != parameter.default and (allowed is not None or type(value) is type(parameter.default)):
+        for value in _listed(parameters[name].annotation) or _of_its_type(parameters[name], values):
+            if value != parameters[name].default:
                 yield name, value
 
 
-def _allowed(parameter: inspect.Parameter) -> tuple[Any, ...] | None:
-    """The values that the annotation lists; None where it lists none."""
-    annotation = parameter.annotation
+def _listed(annotation: Any) -> tuple[Any, ...]:
+    """The values that the annotation lists; none where it names a type."""
     if typing.get_origin(annotation) is typing.Literal:
         return typing.get_args(annotation)
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return tuple(member.name for member in annotation)
-    return None
+    return tuple(value for part in _parts(annotation) for value in _listed(part))
+
+
+def _of_its_type(parameter: inspect.Parameter, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Those of the values that have the type of the annotation, or else of the default."""
+    annotated = parameter.annotation is not parameter.empty
+    kinds = _parts(parameter.annotation) or ((parameter.annotation,) if annotated else (type(parameter.default),))
+    return tuple(value for value in values if type(value) in kinds)
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    return typing.get_args(annotation) if is_union else ()
+
+
+def not_tried(factory: Any) -> tuple[str, ...]:
+    """Changes inside a program that its factory has no keyword for, with what to write."""
+    parameters = _parameters(factory)
+    inside = {
+        "recomputation (jax.checkpoint around each layer)": ("remat", "checkpoint"),
+        "a leaner optimizer": ("optimizer",),
+        "gradient accumulation": ("accumulate", "accumulation_steps", "gradient_accumulation"),
+    }
+    return tuple(what for what, names in inside.items() if not any(name in parameters for name in names))
 
 
 def _parameters(factory: Any) -> Mapping[str, inspect.Parameter]:
@@ -250,7 +309,7 @@ def _parameters(factory: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def _castable(program: Program) -> bool:
-    """Arrays that can be handed over in another type: not the modules of NNX, which share them among one another."""
+    """Arrays that can be handed over in another type, or divided: not NNX modules, which share them among one another."""
     import jax
 
     nnx = sys.modules.get("flax.nnx")
@@ -273,3 +332,28 @@ def _in_bfloat16(program: Program) -> Program:
         return jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=getattr(leaf, "sharding", None))
 
     return program.with_arguments(jax.tree.map(cast, program.args), jax.tree.map(cast, dict(program.kwargs)))
+
+
+def spread(program: Program, count: int) -> Program:
+    """The program with its arguments divided over devices that need not exist, along one axis ``data``.
+
+    Inputs are divided by their first dimension, the examples; state by the largest dimension that the devices divide.
+    What they do not divide is whole everywhere.
+    """
+    import jax
+    from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+
+    from jaxmem.tracing import trace
+
+    mesh = AbstractMesh((count,), ("data",), axis_types=(AxisType.Auto,))
+    leaves, tree = jax.tree.flatten((program.args, dict(program.kwargs)))
+    divided = []
+    for leaf, argument in zip(leaves, trace(program).arguments, strict=True):
+        axes = [axis for axis, size in enumerate(argument.shape) if size and size % count == 0]
+        if argument.role not in STATE_ROLES:
+            axes = [axis for axis in axes if axis == 0]
+        largest = max(axes, key=lambda axis: argument.shape[axis], default=None)
+        spec = PartitionSpec() if largest is None else PartitionSpec(*(None,) * largest, "data")
+        divided.append(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)))
+    args, kwargs = jax.tree.unflatten(tree, divided)
+    return program.with_arguments(args, kwargs)

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from jaxmem.analysis.captures import finished, layer_table_of, prepare, prepare_target
-from jaxmem.analysis.changes import Change, changes_of_program, changes_of_target
+from jaxmem.analysis.changes import Change, changes_of_program, changes_of_target, not_tried
 from jaxmem.analysis.targets import Progress, Target, is_zoo, program_of, silent
 from jaxmem.assemble import device_facts
 from jaxmem.capture import Capture, CaptureCache
@@ -17,7 +17,7 @@ from jaxmem.errors import InputError, UsageError
 from jaxmem.formula import derive_formula
 from jaxmem.need import Need, read_need
 from jaxmem.planner import Changed, Tried, advise, find_boundary, matrix_flops
-from jaxmem.program import Program
+from jaxmem.program import Program, find_attribute
 from jaxmem.quiet import start_jax
 from jaxmem.result import Boundary, Fit, Probe
 from jaxmem.units import format_bytes
@@ -55,6 +55,7 @@ class _Subject:
         program: at a batch size, for the formula.
         changes: what can be tried at a batch size, given what donation did there.
         multiple_of: admissible batch sizes.
+        not_tried: changes inside the program that nobody can make from outside.
     """
 
     name: str
@@ -63,6 +64,7 @@ class _Subject:
     program: Callable[[int], Program]
     changes: Callable[[int, Need], tuple[Change, ...]]
     multiple_of: int
+    not_tried: tuple[str, ...] = ()
 
 
 def fit_target(target: Target, question: Question, *, progress: Progress = silent) -> Fit:
@@ -88,6 +90,7 @@ def fit_target(target: Target, question: Question, *, progress: Progress = silen
         program=lambda batch: program_of(replace(target, batch_size=batch)),
         changes=lambda batch, need: changes_of_target(replace(target, batch_size=batch), need, question.multiple_of),
         multiple_of=_least_common(question.multiple_of, count),
+        not_tried=() if is_zoo(target) or not question.advice else not_tried(find_attribute(target.text)),
     )
     return _fit(subject, question, target.batch_size, progress)
 
@@ -152,9 +155,10 @@ def fit(
         prepare=lambda batch, tell: prepared(program(batch), tell),
         program=program,
         changes=lambda batch, need: changes_of_program(
-            program, make_program, batch, need, prepared, multiple_of=multiple_of
+            program, make_program, batch, need, prepared, platform=found.platform, multiple_of=multiple_of
         ),
         multiple_of=multiple_of,
+        not_tried=not_tried(make_program) if advice else (),
     )
     return _fit(subject, question, batch_size, progress)
 
@@ -227,7 +231,7 @@ def _fit(subject: _Subject, question: Question, asked: int | None, progress: Pro
         advised_batch=advised if question.advice else None,
         advice=advice,
         donation=need.donation,
-        notes=_notes(capture, need),
+        notes=_notes(capture, need, subject.not_tried),
     )
 
 
@@ -287,10 +291,15 @@ def _answer(boundary: Boundary, asked: int | None) -> bool:
     return next(probe.fits for probe in boundary.proof if probe.batch_size == asked)
 
 
-def _notes(capture: Capture, need: Need) -> tuple[str, ...]:
+def _notes(capture: Capture, need: Need, not_tried: tuple[str, ...]) -> tuple[str, ...]:
     notes = []
+    where = f" ({capture.program.source})" if capture.program.source else ""
+    if not_tried:
+        notes.append(
+            f"Not tried, since only the program itself can do it{where}: {', '.join(not_tried)}. Keywords of the factory "
+            "called remat, optimizer or accumulate are tried."
+        )
     if any(leaf.outcome == "not requested" for leaf in need.donation):
-        where = f" ({capture.program.source})" if capture.program.source else ""
         notes.append(
             f"Donate what a result replaces: jax.jit(step, donate_argnums=...) where the step is jitted{where}, or "
             "donate_argnums of jaxmem.Program."

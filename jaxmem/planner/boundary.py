@@ -136,7 +136,8 @@ class _Search:
         """Bytes a step.
 
         Through two compiles where they stand on either side of the budget, or far apart; else through one and what the
-        formula has independently of the batch. Two neighbours would show the steps in the curve, not its slope.
+        formula has independently of the batch. Two neighbours would show the steps in the curve, not its slope. Where two
+        compiles in a row fell on one side, a jump may lie before the other: then these two tell the slope.
         """
         start = self._step(near)
         others = [
@@ -145,7 +146,11 @@ class _Search:
             if probe is not near
             and (probe.fits != near.fits or 4 * abs(self._step(probe) - start) >= max(start, self._step(probe)))
         ]
-        if others:
+        previous = self.probes[-2] if len(self.probes) > 1 else near
+        bracketed = any(probe.fits != near.fits for probe in others)
+        if bracketed and near is self.probes[-1] and previous.fits == near.fits:
+            slope = (previous.judged_bytes - near.judged_bytes) / (self._step(previous) - start)
+        elif others:
             other = min(others, key=lambda probe: (probe.fits == near.fits, abs(self._step(probe) - start)))
             slope = (other.judged_bytes - near.judged_bytes) / (self._step(other) - start)
         else:

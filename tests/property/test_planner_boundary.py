@@ -141,6 +141,18 @@ def test_memory_that_shrinks_is_said_to(start: int, slope: int, budget: int) -> 
         assert "does not always grow" in boundary.answer
 
 
+@given(jump=st.integers(1, 8 * GIB), at=st.integers(70, 300))
+def test_a_jump_beyond_the_boundary_costs_few_compiles(jump: int, at: int) -> None:
+    """A library that is used from some size on; the line before it reaches the budget at 64."""
+    slope = GIB // 4
+    boundary, compiled = search(
+        lambda batch: slope * batch + jump * (batch >= at), 16 * GIB + 5, estimate=lambda batch: None, asked=320
+    )
+    check(boundary, compiled)
+    assert boundary.largest_batch == 64
+    assert len(compiled) <= 6
+
+
 def test_memory_that_does_not_depend_on_the_batch_ends_at_the_ceiling() -> None:
     boundary, compiled = search(lambda batch: 5, 10)
     check(boundary, compiled)
