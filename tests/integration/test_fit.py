@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,12 @@ from flax import nnx
 
 import jaxmem
 from jaxmem.analysis import Question, Target, analyze_target, fit_target
+from jaxmem.analysis.changes import changes_of_program, not_tried
 from jaxmem.cli import main
 from jaxmem.devices import find_device
 from jaxmem.errors import InputError, UsageError
-from jaxmem.result import Fits, from_json, to_json
+from jaxmem.need import Need
+from jaxmem.result import Fits, Verdict, from_json, to_json
 from jaxmem.unknown import Unknown
 from jaxmem_models.layers import split_max_pool
 from jaxmem_models.programs import build
@@ -108,6 +111,12 @@ def test_advice_for_a_program_of_ones_own_is_measured(programs: str) -> None:
     for change in ("donate=True", "donate velocity, weights"):
         assert (advice[change].before_bytes, advice[change].after_bytes) == (plain, donated)
         assert advice[change].helps
+    # Each of two devices holds a half of all arguments.
+    divided = advice["arguments divided among 2 devices"]
+    assert isinstance(divided.after_bytes, int)
+    assert divided.helps
+    assert {"no fusions of the library", "arguments divided among 8 devices"} <= set(advice)
+    assert any("jax.checkpoint" in note for note in fit.notes)
     # Two products of 8 rows of 64 numbers by 64 columns; half the batch does half of them.
     smaller = advice["a smaller batch"]
     assert smaller.helps
@@ -115,6 +124,35 @@ def test_advice_for_a_program_of_ones_own_is_measured(programs: str) -> None:
     weights = next(leaf for leaf in fit.donation if leaf.path == "weights")
     assert (weights.bytes, weights.outcome) == (64 * 64 * 4, "not requested")
     assert from_json(to_json(Fits(reports=(fit,))), "the test") == Fits(reports=(fit,))
+
+
+def test_keywords_of_the_factory_are_tried_with_values_of_their_type() -> None:
+    def make(
+        batch_size: int,
+        remat: bool = False,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        optimizer: str | None = None,
+        accumulate: int = 1,
+        donate: str = "no",
+    ) -> jaxmem.Program:
+        return jaxmem.Program(lambda array: array * 2, jax.ShapeDtypeStruct((batch_size, 8), jnp.int32))
+
+    fit = jaxmem.fit(make, limit_bytes=640, max_batch=8, batch_size=8, advice=False)
+    assert fit.advised_batch is None
+    need = Need(required_bytes=512, verdict=Verdict(fits=True, judged_bytes=512, usable_bytes=640, headroom_bytes=128,
+                rule=""), donation=())  # fmt: skip
+    changes = changes_of_program(
+        make, make, 8, need, lambda program, tell: pytest.fail("nothing is compiled here"), platform="tpu"
+    )
+    assert [change.change for change in changes] == [
+        "remat=True",
+        "dtype=bfloat16",
+        *(f"optimizer={name}" for name in ("adam_bf16", "adafactor", "lion", "momentum", "sgd")),
+        "accumulate=4",
+        "a smaller batch",
+    ]
+    assert not_tried(make) == ()
+    assert len(not_tried(lambda batch_size: None)) == 3
 
 
 def test_donation_that_is_done_and_donation_in_vain() -> None:
@@ -228,7 +266,7 @@ def test_on_the_command_line(programs: str, tmp_path: Path, capsys: pytest.Captu
     assert data["reports"][0]["budget_bytes"] == (1 << 20) - (16 << 10)
     largest = boundary["largest_batch"]
     assert main(["report", str(answer)]) == 0
-    assert f"batch {largest}" in capsys.readouterr().out
+    assert f"Batch {largest} fits" in capsys.readouterr().out
     # The batch that does not fit is a no.
     assert main([*command, "--no-advice", "-b", str(boundary["next_batch"])]) == 1
     assert "does not fit" in capsys.readouterr().out
