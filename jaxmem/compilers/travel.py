@@ -68,10 +68,11 @@ def unpack_capture(content: bytes, layer_table: LayerTable | None, device: Devic
     capture = unpack(content, origin="the capture that came back")
     here = installed_versions((*COMPILING_PACKAGES, *compiler_packages(device.platform)))
     if capture.versions != here:
-        wrong = ", ".join(f"{name} {version}" for name, version in capture.versions if (name, version) not in here)
+        wrong = (f"{name} {version}" for name, version in dict(capture.versions).items() if (name, version) not in here)
+        installed = (f"{name} {version}" for name, version in dict(here).items())
         raise EnvironmentFailure(
-            f"It was compiled with {wrong or 'fewer packages'}, and here is "
-            f"{', '.join(f'{name} {version}' for name, version in here)}. Install the same versions on both sides."
+            f"It was compiled with {', '.join(wrong) or 'fewer packages'}, and here is {', '.join(installed)}. "
+            "Install the same versions on both sides."
         )
     if device.platform == "cpu" and capture.host != this_host():
         raise EnvironmentFailure(
