@@ -13,7 +13,8 @@ from flax import nnx
 
 import jaxmem
 from jaxmem.analysis import Question, Target, analyze_target, fit_target
-from jaxmem.analysis.changes import changes_of_program, not_tried
+from jaxmem.analysis.captures import Pending
+from jaxmem.analysis.changes import changes_of_program, changes_of_target, not_tried
 from jaxmem.cli import main
 from jaxmem.devices import find_device
 from jaxmem.errors import InputError, UsageError
@@ -54,6 +55,14 @@ def shrinks(batch_size: int) -> jaxmem.Program:
 
 def no_batch(width: int = 8) -> jaxmem.Program:
     return make(8)
+
+
+def meshed(batch_size: int, mesh=None) -> jaxmem.Program:
+    if mesh is None:
+        return make(batch_size)
+    rows = jax.NamedSharding(mesh, jax.P("data"))
+    batch = jax.ShapeDtypeStruct((batch_size, 64), jnp.float32, sharding=rows)
+    return jaxmem.Program(lambda batch: batch * 2, batch)
 
 
 finished = make(8)
@@ -126,6 +135,25 @@ def test_advice_for_a_program_of_ones_own_is_measured(programs: str) -> None:
     assert from_json(to_json(Fits(reports=(fit,))), "the test") == Fits(reports=(fit,))
 
 
+NEED = Need(
+    required_bytes=512,
+    required_is_lower_bound=False,
+    verdict=Verdict(fits=True, judged_bytes=512, usable_bytes=640, headroom_bytes=128, rule=""),
+    donation=(),
+)
+
+
+def test_a_factory_that_takes_a_mesh_is_handed_several_devices(programs: str) -> None:
+    target = Target(text=f"{programs}:meshed", device="cpu", batch_size=6)
+    changes = {change.change: change for change in changes_of_target(target, NEED, 1)}
+    assert changes["spread over 2 devices"].note == ""
+    assert changes["spread over 8 devices"].note == "at batch 8, which 8 devices divide"
+    prepared = changes["spread over 2 devices"].prepare(lambda phase, seconds: None)
+    assert isinstance(prepared, Pending)
+    assert prepared.lowering.device_count == 2
+    assert [argument.shape for argument in prepared.lowering.arguments] == [(3, 64)]
+
+
 def test_keywords_of_the_factory_are_tried_with_values_of_their_type() -> None:
     def make(
         batch_size: int,
@@ -139,10 +167,8 @@ def test_keywords_of_the_factory_are_tried_with_values_of_their_type() -> None:
 
     fit = jaxmem.fit(make, limit_bytes=640, max_batch=8, batch_size=8, advice=False)
     assert fit.advised_batch is None
-    need = Need(required_bytes=512, verdict=Verdict(fits=True, judged_bytes=512, usable_bytes=640, headroom_bytes=128,
-                rule=""), donation=())  # fmt: skip
     changes = changes_of_program(
-        make, make, 8, need, lambda program, tell: pytest.fail("nothing is compiled here"), platform="tpu"
+        make, make, 8, NEED, lambda program, tell: pytest.fail("nothing is compiled here"), platform="tpu"
     )
     assert [change.change for change in changes] == [
         "remat=True",
