@@ -47,7 +47,8 @@ def kind_of(text: str) -> Kind:
     if lowered.endswith((".hlo.pb", ".hlo.pb.gz")) or Path(text).is_dir():
         raise UsageError(
             f"{text} looks like an XLA dump, which jaxmem does not read by itself yet. "
-            "Capture the program instead: jaxmem capture PROGRAM -o program.jaxmem"
+            "Capture the program instead: jaxmem capture PROGRAM -o program.jaxmem. "
+            f"If its compile ran out of memory: jaxmem oom {text}"
         )
     if ":" in text:
         return Kind.PROGRAM
