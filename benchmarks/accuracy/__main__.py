@@ -2,7 +2,8 @@
 
     python -m benchmarks.accuracy -d h100-sxm                 # whatever is missing of one device
     python -m benchmarks.accuracy -d cpu resnet50 swin_t      # some networks
-    python -m benchmarks.accuracy -d h100-sxm --again         # the estimates anew, after a change of the formula
+    python -m benchmarks.accuracy --captures FOLDER           # keep every capture there
+    python -m benchmarks.accuracy --captures FOLDER --again   # the estimates anew from them, after a change of the formula
 
 Needs the compilers: ``pip install "jaxmem[cuda,tpu]"``. Each program is written down as it is done; an interrupted command goes
 on where it stopped. One file of results for each device, so that several commands may run side by side; the page and the plot
@@ -12,6 +13,8 @@ are made from all of them.
 import argparse
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 from benchmarks.accuracy.page import page
 from benchmarks.accuracy.plot import plot
@@ -20,6 +23,7 @@ from benchmarks.accuracy.rows import Failure, Results, Row, row_of
 from benchmarks.records import RESULTS, read, this_setting, today, write_data
 from jaxmem.analysis import Target, capture_target
 from jaxmem.assemble import read_report
+from jaxmem.capture import Capture, load, save
 from jaxmem.errors import JaxmemError, UsageError
 from jaxmem.files import write_whole
 from jaxmem_models.registry import find
@@ -27,17 +31,10 @@ from jaxmem_models.registry import find
 FOLDER = RESULTS / "accuracy"
 
 
-def answer(question: Question) -> Row | Failure:
-    """Compile one program, or take it from the cache, and lay the estimates beside it."""
-    target = Target(
-        text=question.network,
-        mode=question.mode,
-        batch_size=question.batch_size,
-        device=question.device,
-        settings=SETTINGS.get(question.network, ()),
-    )
+def answer(question: Question, captures: Path | None) -> Row | Failure:
+    """Compile one program, or take what is kept of it, and lay the estimates beside it."""
     try:
-        capture = capture_target(target)
+        capture = capture_of(question, captures)
         report = read_report(capture, origin=question.network)
     except UsageError:
         raise
@@ -50,6 +47,31 @@ def answer(question: Question) -> Row | Failure:
             reason=str(error).splitlines()[0],
         )
     return row_of(report, capture, question, find(question.network).family, today())
+
+
+def capture_of(question: Question, captures: Path | None) -> Capture:
+    """From the folder of captures where it is there, else from the cache or the compiler."""
+    path = captures / file_name(question) if captures is not None else None
+    if path is not None and path.exists():
+        return load(path)
+    capture = capture_target(
+        Target(
+            text=question.network,
+            mode=question.mode,
+            batch_size=question.batch_size,
+            device=question.device,
+            settings=SETTINGS.get(question.network, ()),
+        )
+    )
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(capture, path)
+    return capture
+
+
+def file_name(question: Question) -> str:
+    """What the capture of a question is called."""
+    return f"{question.network}.{question.mode}.{question.batch_size}.{question.device}.jaxmem"
 
 
 def known(device: str) -> Results | None:
@@ -77,6 +99,7 @@ def main() -> int:
         "-d", "--device", choices=DEVICES, action="append", help="one or several; all where none is named"
     )
     parser.add_argument("--again", action="store_true", help="do what is already there anew")
+    parser.add_argument("--captures", type=Path, help="a folder to keep captures in, and to take them from")
     parser.add_argument("--jobs", type=int, default=1, help="programs at once")
     options = parser.parse_args()
     for device in options.device or DEVICES:
@@ -85,7 +108,9 @@ def main() -> int:
         failures = {failure.question: failure for failure in found.failures} if found is not None else {}
         asked = [each for each in questions(device, tuple(options.networks)) if options.again or each not in rows]
         with ThreadPoolExecutor(options.jobs) as pool:
-            for number, (question, result) in enumerate(zip(asked, pool.map(answer, asked), strict=True), start=1):
+            for number, (question, result) in enumerate(
+                zip(asked, pool.map(partial(answer, captures=options.captures), asked), strict=True), start=1
+            ):
                 rows.pop(question, None)
                 failures.pop(question, None)
                 if isinstance(result, Row):
