@@ -19,6 +19,8 @@ DEPENDS_ON_INPUT = 4
 _REJOINS = "ConcatBitcast"
 """What XLA for TPU calls an array whose slices were brought on chip one by one."""
 
+PRODUCTS = frozenset({"dot", "convolution"})
+
 _MOVES_NEARER = MOVES | {"slice", "async-start", "async-done"}
 
 _ORDER = {Phase.UNKNOWN: 0, Phase.FORWARD: 1, Phase.BACKWARD: 2, Phase.UPDATE: 3}
@@ -46,7 +48,7 @@ class Facts:
         self.argument: list[Argument | None] = [self._entry_arguments.get(origin) for origin in dataflow.origins]
         self.depends = dataflow.spread({node: _bit(argument) for node, argument in self._entry_arguments.items()})
         self._follows_optimizer = self._find_what_follows_optimizer()
-        self.scope: list[str] = [_scope(node.instruction.op_name) for node in nodes]
+        self.scope: list[str] = [self._find_scope(node) for node in nodes]
         self.phase = self._find_phases()
         self._run_phases = self._find_run_phases()
         self.output_nodes = self._find_output_nodes()
@@ -55,6 +57,14 @@ class Facts:
         self.awaits_sum = self._find_sums()
         self.first_gradient_position, self.follows_cotangent = self._follow_cotangent()
         self.layer, self.layer_rule = _Layers(self, arguments).find()
+
+    def _find_scope(self, node: Node) -> str:
+        """Its name stack; for a product that XLA has turned round and left without a name, that of the moves behind it."""
+        instruction = node.instruction
+        if instruction.op_name or instruction.opcode not in PRODUCTS:
+            return _scope(instruction.op_name)
+        behind = {_scope(reader.instruction.op_name) for reader in self.dataflow.readers(node.index) if _moves(reader)}
+        return behind.pop() if len(behind) == 1 else ""
 
     def _find_entry_arguments(self, arguments: Sequence[Argument]) -> dict[int, Argument]:
         by_number = {a.parameter_number: a for a in arguments if a.parameter_number is not None}

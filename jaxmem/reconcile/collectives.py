@@ -85,12 +85,14 @@ class _SpokenOf:
         if opcode not in COLLECTIVES or len(origin.operands) != 1:
             return None
         operand = self._nodes[origin.operands[0]]
-        if opcode in SUMS:
+        part = self._gathered_part(origin)
+        if opcode in SUMS and part is None:
             return self._added_up(origin, operand)
+        operand = self._nodes[part] if part is not None else operand
         leaf = self._leaf(operand)
         if leaf is None:
             return None
-        if opcode in GATHERS:
+        if part is not None:
             # The parts of all devices make up the whole array; of an argument, the formula must say that it is gathered.
             if operand.elements != leaf.elements or elements != leaf.elements * leaf.divided_over:
                 return None
@@ -106,19 +108,37 @@ class _SpokenOf:
         """The argument of which a node holds the whole, gathered from the parts of all devices; None for any other array."""
         found = self.explanation(index)
         origin = self._nodes[self._origins[index]]
-        if found is None or origin.instruction.opcode not in GATHERS:
+        part = self._gathered_part(origin)
+        if found is None or part is None:
             return None
-        argument = self._facts.argument[origin.operands[0]]
+        argument = self._facts.argument[part]
         return argument.path if argument is not None else None
 
     def is_gathered(self, path: str) -> bool:
         """Whether any instruction gathers an argument."""
         return any(
-            node.instruction.opcode in GATHERS
-            and not node.hands_on
-            and any((argument := self._facts.argument[o]) is not None and argument.path == path for o in node.operands)
+            argument is not None and argument.path == path
             for node in self._nodes
+            if not node.hands_on and node.instruction.opcode in COLLECTIVES
+            for part in (node.operands if node.instruction.opcode in GATHERS else (self._gathered_part(node),))
+            for argument in ((self._facts.argument[part],) if part is not None else ())
         )
+
+    def _gathered_part(self, origin: Node) -> int | None:
+        """What this device has of an array that is gathered: its part goes in, and the parts of all devices come out.
+
+        Small arrays are gathered by a sum: each device writes its part into zeros, at its own place.
+        """
+        opcode = origin.instruction.opcode
+        if opcode in GATHERS and origin.operands:
+            return origin.operands[0]
+        if opcode != "all-reduce" or len(origin.operands) != 1:
+            return None
+        placed = self._nodes[self._origins[origin.operands[0]]]
+        if placed.instruction.opcode != "dynamic-update-slice":
+            return None
+        zeros, part = placed.operands[:2]
+        return part if not self._facts.depends[zeros] else None
 
     def _added_up(self, origin: Node, operand: Node) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
         packed = self._nodes[self._origins[operand.index]]

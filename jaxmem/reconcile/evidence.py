@@ -21,6 +21,9 @@ Name = tuple[str, str, int]
 OPCODE_PRIMITIVE = {"dot": "dot_general", "convolution": "conv_general_dilated"}
 """For the instructions that XLA rewrites without keeping their name."""
 
+_REDUCTIONS = {"add": "reduce_sum", "maximum": "reduce_max", "minimum": "reduce_min", "multiply": "reduce_prod"}
+"""What a nameless ``reduce`` does, by the operation that it repeats."""
+
 _LIBRARY_CALLS = {"__cublas": "dot", "__cudnn$conv": "convolution"}
 """How the targets of custom calls begin that do the work of an instruction (`xla/service/gpu/cublas_cudnn.h`)."""
 
@@ -151,7 +154,7 @@ class Evidence:
         if node.index in self._dataflow.loop_state:
             return self.facts.layer[node.index], "while", node.elements
         given = "" if node.instruction.op_name in self._argument_names else primitive(node.instruction.op_name)
-        given = "logistic" if given == "div" and self._is_logistic(node) else _XLA_NAMES.get(given, given)
+        given = (self._function_ended_by(node) if given == "div" else "") or _XLA_NAMES.get(given, given)
         if not given or given in MOVEMENT:
             # XLA has rewritten it without a name, or it has swallowed a transpose and taken the transpose's name.
             target = node.instruction.custom_call_target
@@ -160,7 +163,20 @@ class Evidence:
             if opcode == "reduce" and (partial := self._partial_product(node)) is not None:
                 opcode = partial.instruction.opcode
             given = OPCODE_PRIMITIVE.get(opcode, given)
+            if opcode == "reduce" and not given:
+                given = _REDUCTIONS.get(self._repeats(node), "")
         return self.facts.layer[node.index], given, node.elements
+
+    def _repeats(self, node: Node) -> str:
+        """The opcode with which a reduction takes in one more element."""
+        module = self.profile.module
+        step = module.computations[node.instruction.called_computation_ids[0]]
+        return module.instructions[step.root_id].opcode
+
+    def _is_nameless(self, node: Node) -> bool:
+        """Whether the compiler made an instruction of its own accord: no name of JAX's, or only that of an argument."""
+        name = node.instruction.op_name
+        return not primitive(name) or name in self._argument_names
 
     def _names(self, node: Node) -> Iterator[Name]:
         """Its name, and that of an operation merged into it: of ``scatter(0, i, u) + x`` XLA makes ``scatter(x, i, u)``."""
@@ -169,17 +185,28 @@ class Evidence:
         if node.instruction.opcode == "scatter" and self.facts.depends[node.operands[0]]:
             yield name[0], "add_any", name[2]
 
-    def _is_logistic(self, node: Node) -> bool:
-        """Whether a division is the last step of 1 / (1 + exp(−x)), as which JAX lowers its ``logistic``."""
+    def _function_ended_by(self, node: Node) -> str:
+        """The operation that JAX lowers to a function of which a division is the last step; empty for any other division.
+
+        ``logistic`` is 1 / (1 + exp(−x)), and ``integer_pow`` to the power of −2 is 1 / (x · x).
+        """
         nodes, origins = self._dataflow.nodes, self._dataflow.origins
         if node.instruction.opcode != "divide":
-            return False
-        below = nodes[origins[node.operands[1]]]
-        return below.instruction.opcode == "add" and any(
-            nodes[origins[operand]].instruction.opcode == "exponential"
-            and nodes[origins[nodes[origins[operand]].operands[0]]].instruction.opcode == "negate"
-            for operand in below.operands
+            return ""
+        above, below = (nodes[origins[operand]] for operand in node.operands)
+        first_operands = [origins[operand] for operand in below.operands]
+        if (
+            below.instruction.opcode == "multiply"
+            and len(set(first_operands)) == 1
+            and not self.facts.depends[above.index]
+        ):
+            return "integer_pow"
+        ends_logistic = below.instruction.opcode == "add" and any(
+            nodes[operand].instruction.opcode == "exponential"
+            and nodes[origins[nodes[operand].operands[0]]].instruction.opcode == "negate"
+            for operand in first_operands
         )
+        return "logistic" if ends_logistic else ""
 
     def is_summed_in_loop(self, node: Node) -> bool:
         """Whether a node is what a loop carries from turn to turn, or the next version that a turn writes over it."""
@@ -314,6 +341,45 @@ class Evidence:
         first = self.facts.first_gradient_position
         return first is None or buffer.start <= first
 
+    def is_operand_alone(self, value: bytes) -> bool:
+        """Whether a value that carries an operation's name is only an operand broadcast or cast for its sake."""
+        return all(self._is_operand(node) for node in self.nodes_of.get(value, ()))
+
+    @staticmethod
+    def _is_operand(node: Node) -> bool:
+        helper_of = _HELPERS.get(node.instruction.opcode)
+        return helper_of is not None and primitive(node.instruction.op_name) not in ("", helper_of)
+
+    def is_step(self, value: bytes) -> bool:
+        """Whether an operation is not done with a value that carries its name: the next instruction does something else.
+
+        Two multiplications of the program in one place have one name, and neither is a step of the other: a step goes, under
+        its own name and from the same line of the program, into an instruction of another opcode.
+        """
+        return any(self._goes_on(node) for node in self.nodes_of.get(value, ()))
+
+    def _goes_on(self, node: Node) -> bool:
+        made = node.instruction
+        if not made.op_name or made.opcode in _HELPERS:
+            return False
+        waiting, seen = [node.index], {node.index}
+        while waiting:
+            for reader in self._dataflow.readers(waiting.pop()):
+                read = reader.instruction
+                same = (read.op_name, read.stack_frame_id, read.source_line) == (
+                    made.op_name,
+                    made.stack_frame_id,
+                    made.source_line,
+                )
+                if not same or reader.index in seen:
+                    continue
+                seen.add(reader.index)
+                if read.opcode in MOVES or read.opcode in _HELPERS:
+                    waiting.append(reader.index)
+                elif read.opcode != made.opcode:
+                    return True
+        return False
+
     def sum_of(self, node: Node) -> Node | None:
         """The collective that a gradient is on its way through: to come, or behind it with all parts still in one place."""
         nodes, facts = self._dataflow.nodes, self.facts
@@ -346,7 +412,7 @@ class Evidence:
             return
         origin = self._dataflow.nodes[self._dataflow.origins[start]]
         seen: set[int] = set()
-        if self.name(origin)[1]:
+        if not self._is_nameless(origin):
             steps = [start]
             for step in steps:
                 for reader in self._dataflow.readers(step):
@@ -364,7 +430,7 @@ class Evidence:
             name = self.name(node)
             if name[1] and not node.hands_on:
                 yield name
-            if not name[1] or node.hands_on or self._is_summed_next(node):
+            if self._is_nameless(node) or node.hands_on or self._is_summed_next(node):
                 waiting.extend(node.users)
 
     def tiled_piece_of(self, buffer: Buffer) -> tuple[str, str]:

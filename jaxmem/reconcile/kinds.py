@@ -31,8 +31,8 @@ KINDS: dict[str, str] = {
     "an operand, adds up the parts of all",
     "whole before it is divided": "the gradient named, as the collective named leaves it on every device before each takes its "
     "part",
-    "gathered from the devices": "the result of an all-gather of the argument or instruction named, of which this device has a "
-    "part: the leaf named, as many elements as all devices' parts have together",
+    "gathered from the devices": "the result of an all-gather of the argument or instruction named, or of a sum in which each "
+    "device has its part between zeros: the leaf named, as many elements as all devices' parts have together",
     "used in parts": "no instruction of the program gathers the argument named: each device computes with the part that it has",
     "added up over the devices": "the result of an all-reduce or reduce-scatter of the instructions named, each of which is a "
     "leaf named, and as many elements as they have together; of a reduce-scatter, this device's part of them",
@@ -49,6 +49,8 @@ KINDS: dict[str, str] = {
     "idle slot of a donated argument": "the argument's memory between the last use of the old value and the new one",
     "gap between buffers": "bytes of an allocation that nothing holds at the peak",
     "slot lent out": "the result is not written yet, and the buffer named uses its memory",
+    "result in another order": "the new state named, complete, in the order that the library wants; the only reader turns it "
+    "into the order that the caller wants, and is the result",
     "donation refused": "the argument was donated, but XLA gave the result memory of its own",
     "layout padding": "the layout of the buffer named is tiled",
     "code of the program": "the compiled program itself, which this backend keeps in main memory; as the compiler reports it",

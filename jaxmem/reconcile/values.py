@@ -14,14 +14,26 @@ _HELD_ROLES = STATE_ROLES | {Role.INPUTS}
 
 def explain_values(book: Book) -> None:
     """What the program computes: leaves and buffers brought together by the value they speak of."""
-    evidence = book.evidence
     leaves = [
         leaf for leaf in book.formula.leaves if leaf.primitive and leaf.role not in (Role.GRADIENTS, Role.COLLECTIVES)
     ]
     value_of = _assign_values(book, leaves)
-    taken = frozenset(value_of.values())
-    absent: list[tuple[Leaf, bytes]] = []
-    present: list[tuple[Leaf, bytes]] = []
+    absent, present = _explain_leaves(book, leaves, value_of)
+    _explain_alive(book, leaves, value_of)
+    _explain_computed_again(book, absent, present)
+    _explain_made_on_the_way(book, leaves)
+
+
+_LeafAndValue = tuple[Leaf, bytes]
+
+
+def _explain_leaves(
+    book: Book, leaves: Sequence[Leaf], value_of: Mapping[int, bytes]
+) -> tuple[list[_LeafAndValue], list[_LeafAndValue]]:
+    """Where each counted leaf is; returns what autodiff keeps and no buffer does, and what else the forward pass makes."""
+    evidence, taken = book.evidence, frozenset(value_of.values())
+    absent: list[_LeafAndValue] = []
+    present: list[_LeafAndValue] = []
     in_calls: set[tuple[str, str]] = set()
     for index, leaf in enumerate(leaves):
         value = value_of.get(index)
@@ -40,6 +52,12 @@ def explain_values(book: Book) -> None:
             )
         elif leaf.counted:
             _explain_counted(book, leaf, value, holders)
+    return absent, present
+
+
+def _explain_alive(book: Book, leaves: Sequence[Leaf], value_of: Mapping[int, bytes]) -> None:
+    """Buffers at XLA's peak of leaves that the formula has at another moment."""
+    taken = frozenset(value_of.values())
     for index, leaf in enumerate(leaves):
         value = value_of.get(index)
         if value is not None:
@@ -47,6 +65,11 @@ def explain_values(book: Book) -> None:
             allowed = (Role.SAVED_ACTIVATIONS, Role.TRANSIENT) if saved else (Role.TRANSIENT,)
             holders = [b for b in _holders(book, value, taken) if book.role(b) in allowed]
             book.alive_at_the_peak(leaf, holders)
+
+
+def _explain_computed_again(book: Book, absent: Sequence[_LeafAndValue], present: Sequence[_LeafAndValue]) -> None:
+    """Buffers from which the backward pass computes a leaf again."""
+    evidence = book.evidence
     for kind, computed_again in (("kept instead", absent), ("kept beside", present)):
         for leaf, value in computed_again:
             sources = evidence.recomputed_from(value)
@@ -55,52 +78,72 @@ def explain_values(book: Book) -> None:
                     book.row_of(buffer).add(
                         kind, book.settle(buffer), buffer=evidence.label(buffer), instruction=fusion, formula=leaf.text
                     )
+
+
+def _explain_made_on_the_way(book: Book, leaves: Sequence[Leaf]) -> None:
+    """Buffers that are no leaf: what the compiler makes on the way to one, and what JAX lowers an operation to."""
     # On the way to a gradient is on the way to something the formula names, too.
     named = {(leaf.layer, leaf.primitive, leaf.elements): leaf for leaf in book.formula.leaves if leaf.primitive}
     by_operation = {(name[0], name[1]): leaf for name, leaf in named.items()}
     # A leaf that is there in its own shape may have pieces beside it.
-    named_at_all = {(name[0], name[1]): leaf for name, leaf in named.items() if name in evidence.values_named}
+    named_at_all = {(name[0], name[1]): leaf for name, leaf in named.items() if name in book.evidence.values_named}
     functions: dict[str, Leaf] = {}
     for leaf in leaves:
-        if leaf.layer not in functions and evidence.is_lowered_to_a_function(leaf.layer, leaf.primitive):
+        if leaf.layer not in functions and book.evidence.is_lowered_to_a_function(leaf.layer, leaf.primitive):
             functions[leaf.layer] = leaf
     for identifier in list(book.open):
-        buffer = evidence.buffers[identifier]
-        if _explain_padded(book, buffer, named):
+        buffer = book.evidence.buffers[identifier]
+        if _explain_padded(book, buffer, named) or _explain_step(book, buffer, named, by_operation, functions):
             continue
-        operation = named.get(evidence.operand_of(buffer) or ("", "", -1))
-        if operation is not None and book.role(buffer) is Role.TRANSIENT:
-            book.row_of(buffer).add(
-                "operand at full size", book.settle(buffer), buffer=evidence.label(buffer), formula=operation.text
-            )
-            continue
-        # With borders around it, the result that it is a step to has another size.
-        steps = (named.get(name) or by_operation.get(name[:2]) for name in evidence.step_of(buffer))
-        step = next((leaf for leaf in steps if leaf is not None), None)
-        if step is not None and book.role(buffer) is Role.TRANSIENT:
-            book.row_of(buffer).add(
-                "step of an operation", book.settle(buffer), buffer=evidence.label(buffer), formula=step.text
-            )
-            continue
-        function = functions.get(evidence.inside_function(buffer) or "")
-        if function is not None and book.role(buffer) is Role.TRANSIENT:
-            book.row_of(buffer).add(
-                "inside an operation", book.settle(buffer), buffer=evidence.label(buffer), formula=function.text
-            )
-            continue
-        kept = book.role(buffer) in (Role.SAVED_ACTIVATIONS, Role.TRANSIENT)
-        if kept and (piece := evidence.tiled_piece_of(buffer)) in named_at_all:
-            book.row_of(buffer).add(
-                "another shape",
-                book.settle(buffer),
-                instruction=evidence.label(buffer),
-                formula=named_at_all[piece].text,
-            )
-            continue
-        if evidence.is_prepared_for_backward(buffer):
-            book.row_of(buffer).add(
-                "prepared for the backward pass", book.settle(buffer), buffer=evidence.label(buffer)
-            )
+        _explain_piece(book, buffer, named_at_all)
+
+
+def _explain_step(
+    book: Book,
+    buffer: Buffer,
+    named: Mapping[Name, Leaf],
+    by_operation: Mapping[tuple[str, str], Leaf],
+    functions: Mapping[str, Leaf],
+) -> bool:
+    """An operand written out, a result half done, an intermediate of a function.
+
+    What the forward pass leaves for the backward pass is explained only by what it is itself: that it leads to an operation
+    would explain any feature map.
+    """
+    evidence, role, value = book.evidence, book.role(buffer), book.evidence.value(buffer)
+    if value is None or role not in (Role.TRANSIENT, Role.SAVED_ACTIVATIONS):
+        return False
+    transient = role is Role.TRANSIENT
+    operation = named.get(evidence.operand_of(buffer) or ("", "", -1))
+    # With borders around it, the result that it is a step to has another size.
+    steps = (named.get(name) or by_operation.get(name[:2]) for name in evidence.step_of(buffer))
+    step = next((leaf for leaf in steps if leaf is not None), None)
+    function = functions.get(evidence.inside_function(buffer) or "")
+    if operation is not None and (transient or evidence.is_operand_alone(value)):
+        kind, leaf = "operand at full size", operation
+    elif step is not None and (transient or evidence.is_step(value)):
+        kind, leaf = "step of an operation", step
+    elif function is not None and transient:
+        kind, leaf = "inside an operation", function
+    else:
+        return False
+    book.row_of(buffer).add(kind, book.settle(buffer), buffer=evidence.label(buffer), formula=leaf.text)
+    return True
+
+
+def _explain_piece(book: Book, buffer: Buffer, named_at_all: Mapping[tuple[str, str], Leaf]) -> None:
+    """A piece of an operation in a tiled layout, or what is made early for the backward pass."""
+    evidence = book.evidence
+    kept = book.role(buffer) in (Role.SAVED_ACTIVATIONS, Role.TRANSIENT)
+    if kept and (piece := evidence.tiled_piece_of(buffer)) in named_at_all:
+        book.row_of(buffer).add(
+            "another shape",
+            book.settle(buffer),
+            instruction=evidence.label(buffer),
+            formula=named_at_all[piece].text,
+        )
+    elif evidence.is_prepared_for_backward(buffer):
+        book.row_of(buffer).add("prepared for the backward pass", book.settle(buffer), buffer=evidence.label(buffer))
 
 
 def _explain_padded(book: Book, buffer: Buffer, named: Mapping[Name, Leaf]) -> bool:
@@ -191,7 +234,9 @@ def _preference(book: Book, value: bytes, leaf: Leaf) -> tuple[bool, ...]:
         book.role(buffer) is Role.GRADIENTS and buffer.id not in book.open and buffer.id not in book.uncounted
         for buffer in holders
     )
-    return not any(map(evidence.is_live, own)), not own, is_gradient, not wanted, not holders
+    own_live = any(map(evidence.is_live, own))
+    on_the_way = evidence.is_operand_alone(value), evidence.is_step(value)
+    return not own_live, not own, *on_the_way, is_gradient, not wanted, not holders
 
 
 def _assign_other_shapes(book: Book, leaves: Sequence[Leaf], value_of: dict[int, bytes], taken: set[bytes]) -> None:
@@ -271,3 +316,10 @@ def _explain_counted(book: Book, leaf: Leaf, value: bytes, holders: Sequence[Buf
     book.row_of(other).add(
         "counted under another role", held, buffer=evidence.label(other), role=str(leaf.role), formula=leaf.text
     )
+    for second in live_elsewhere[1:]:
+        book.row_of(second).add(
+            "kept twice",
+            book.settle(second),
+            buffer=(evidence.label(other), evidence.label(second)),
+            formula=leaf.text,
+        )
