@@ -4,7 +4,7 @@ from jaxmem.attribution import Attribution
 from jaxmem.profile import Buffer
 from jaxmem.reconcile.book import Book
 from jaxmem.reconcile.completeness import left_out
-from jaxmem.roles import Role
+from jaxmem.roles import STATE_ROLES, Role
 
 
 def explain_padding(book: Book) -> None:
@@ -22,6 +22,12 @@ def explain_what_no_formula_knows(book: Book) -> None:
     evidence = book.evidence
     for identifier in list(book.open):
         buffer = evidence.buffers[identifier]
+        result = _result_in_another_order(book, buffer)
+        if result is not None:
+            book.row_of(buffer).add(
+                "result in another order", book.settle(buffer), buffer=evidence.label(buffer), result=result
+            )
+            continue
         attribution = evidence.attributions[identifier]
         kind = _compiler_kind(book, buffer, attribution)
         if kind is not None:
@@ -30,6 +36,20 @@ def explain_what_no_formula_knows(book: Book) -> None:
                 named["argument"] = argument.path
             book.row_of(buffer).add(kind, book.settle(buffer), **named)
     _explain_idle(book)
+
+
+def _result_in_another_order(book: Book, buffer: Buffer) -> str | None:
+    """The path of the new state that a buffer holds complete, on its way to the order it is handed over in; None for others."""
+    facts, node = book.evidence.facts, book.evidence.attributions[buffer.id].node
+    if node is None or book.role(buffer) is not Role.TRANSIENT:
+        return None
+    readers = list(facts.dataflow.readers(node))
+    position = facts.output_of(readers[0].index) if len(readers) == 1 else None
+    if position is None or readers[0].instruction.opcode not in ("transpose", "copy"):
+        return None
+    output = book.outputs[position]
+    of_result = output.role in STATE_ROLES and output.elements == facts.dataflow.nodes[node].elements
+    return output.path if of_result and not readers[0].instruction.op_name else None
 
 
 def _compiler_kind(book: Book, buffer: Buffer, attribution: Attribution) -> str | None:
