@@ -3,6 +3,7 @@
 import pytest
 
 from jaxmem.formula import derive_formula
+from jaxmem.formula.backends.cuda import with_borders
 from jaxmem.formula.live_ranges import find_live_ranges
 from jaxmem.formula.optimizers import RULES, state_bytes
 from jaxmem.formula.textbook import textbook_formulas
@@ -239,3 +240,11 @@ def test_both_textbook_answers_by_hand():
 def test_without_a_batch_size_there_is_no_textbook_answer():
     table = two_layers().table("new1", "new2", "loss")
     assert textbook_formulas(table, arguments(), batch_size=None, training=True) == ()
+
+
+def test_a_pool_with_a_border_in_front_scatters_into_the_map_with_its_borders():
+    """A border behind alone changes nothing: no window begins in it."""
+    shape = (2, 12, 12, 3)
+    assert with_borders(shape, (0, 0, 1, 1, 1, 1, 0, 0)) == (2, 14, 14, 3)
+    assert with_borders(shape, (0, 0, 0, 1, 0, 1, 0, 0)) == shape
+    assert with_borders(shape, ()) == shape

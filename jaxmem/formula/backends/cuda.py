@@ -65,6 +65,9 @@ def max_pools(plan: Plan) -> None:
     Where the map comes from a ReLU, max(x, 0), the zeros are the same as the ReLU's: one array, made along with the first
     ReLU of that shape, and read by all others and their gradients. For the scatter it is copied, and the copy is put in
     right behind it, in the forward pass already: for each pool, zeros twice the size of the map wait for the backward pass.
+
+    A pool with a border in front scatters into the map with its borders, and slices these off: zeros of another shape than
+    any ReLU's, made where they are needed. A border behind alone changes nothing, since no window begins in it.
     """
     masked = _masked_values(plan)
     zeros_of: dict[tuple[tuple[int, ...], str], int] = {}
@@ -93,16 +96,17 @@ def max_pools(plan: Plan) -> None:
         )
         maps = plan.add(map_of, copies=len(result.shape))
         plan.add_kernel(index, plan.arrays_of(plan.fusion.sources(features)), (*maps, *plan.add(unread)))
+        bordered = with_borders(result.shape, operation.size("padding"))
         zeros = Addition(
             role=Role.CONSTANTS,
             layer=operation.layer,
             phase=Phase.BACKWARD,
             name="zeros to scatter into",
             why="made just before",
-            elements=result.elements,
+            elements=prod(bordered) // result.divided_over,
             itemsize_bits=result.itemsize_bits,
         )
-        shape = (result.shape, result.dtype)
+        shape = (bordered, result.dtype)
         (target,) = plan.add(zeros)
         if shape in masked:
             if shape not in zeros_of:
@@ -123,6 +127,14 @@ def max_pools(plan: Plan) -> None:
         )
         written = plan.array_of[operation.results[0]]
         plan.arrays[written] = replace(plan.arrays[written], takes_over=True)
+
+
+def with_borders(shape: tuple[int, ...], padding: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape with the borders of a window's padding (before and after each dimension) where one stands in front."""
+    before, after = padding[::2], padding[1::2]
+    if not any(before):
+        return shape
+    return tuple(size + low + high for size, low, high in zip(shape, before, after, strict=True))
 
 
 def _masked_values(plan: Plan) -> dict[tuple[tuple[int, ...], str], list[int]]:
