@@ -420,6 +420,11 @@ class Evidence:
                         seen.add(reader.index)
                         steps.append(reader.index)
                         yield self.name(reader)
+            if origin.instruction.opcode in ("exponential", "add"):
+                near = list(self._dataflow.readers(start))
+                for end in (*near, *(after for reader in near for after in self._dataflow.readers(reader.index))):
+                    if self._function_ended_by(end) == "logistic":
+                        yield self.name(end)
             return
         waiting = list(self._dataflow.nodes[start].users)
         while waiting:

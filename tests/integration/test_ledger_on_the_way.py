@@ -104,3 +104,13 @@ def test_a_new_kernel_in_the_order_of_the_library(need: Callable[[str], None]) -
     found = [(row.layer, item.bytes) for row in report.ledger for item in row.items if item.kind == _TURNED]
     assert found == [("layer4/block2/conv2", 3 * 3 * 512 * 512 * 4)]
     assert report.unexplained_bytes == 0
+
+
+@pytest.mark.slow
+def test_the_steps_of_a_logistic_function(need: Callable[[str], None]) -> None:
+    """Swin v2's position bias: the exponential of 1 / (1 + exp(−x)) is written out, the rest is done by the softmax."""
+    need("cuda")
+    report = analyze_target(Target(text="swin_v2_t", mode="infer", batch_size=8, device="h100-sxm"))
+    steps = {row.layer for row in report.ledger for item in row.items if item.kind == "step of an operation"}
+    assert "stage4/block2/attention/position_bias/gather" in steps
+    assert report.unexplained_bytes == 0
