@@ -342,13 +342,17 @@ class Evidence:
         return first is None or buffer.start <= first
 
     def is_operand_alone(self, value: bytes) -> bool:
-        """Whether a value that carries an operation's name is only an operand broadcast or cast for its sake."""
+        """Whether a value that carries an operation's name is only an operand broadcast for its sake.
+
+        A cast under that name may be the result: a mask unpacked from bits.
+        """
         return all(self._is_operand(node) for node in self.nodes_of.get(value, ()))
 
     @staticmethod
     def _is_operand(node: Node) -> bool:
         helper_of = _HELPERS.get(node.instruction.opcode)
-        return helper_of is not None and primitive(node.instruction.op_name) not in ("", helper_of)
+        broadcast = helper_of is not None and node.instruction.opcode != "convert"
+        return broadcast and primitive(node.instruction.op_name) not in ("", helper_of)
 
     def is_step(self, value: bytes) -> bool:
         """Whether an operation is not done with a value that carries its name: the next instruction does something else.
