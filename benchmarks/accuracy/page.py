@@ -2,7 +2,15 @@
 
 from collections.abc import Sequence
 
-from benchmarks.accuracy.programs import DEVELOPMENT, DEVICES, HELD_OUT, MODES, TPU_BATCH_SIZES, side
+from benchmarks.accuracy.programs import (
+    DEVELOPMENT,
+    DEVICES,
+    HELD_OUT,
+    MODES,
+    TPU_BATCH_SIZES,
+    questions,
+    side,
+)
 from benchmarks.accuracy.rows import Failure, Results, Row, Summary, on_side, summarize
 from benchmarks.records import in_words, table
 from jaxmem.units import format_bytes
@@ -30,7 +38,12 @@ decile*: nine tenths of the programs are no further off. *Too low*: the share of
 compile requires; the formula is no upper bound.
 
 Development families ({", ".join(sorted(DEVELOPMENT))}) were looked into while the formula was written; held-out families
-({", ".join(sorted(HELD_OUT))}) were not.
+({", ".join(sorted(HELD_OUT))}) were compiled by this benchmark alone. One rule was written after a first round of these
+tables had been seen: that a max-pool with a border in front scatters into zeros of its own. It was derived from the dumps of
+DenseNet and GoogLeNet, which are development families; the errors of ResNet in that round were the reason to look. Before it,
+training on H100 held out stood at 10.40 % in the median and 14.89 % at the ninth decile, over 31 programs.
+
+{_missing(rows)}
 
 ## All rules
 
@@ -46,6 +59,17 @@ Development families ({", ".join(sorted(DEVELOPMENT))}) were looked into while t
 
 {_program_table(rows)}
 {_failures(failures)}"""
+
+
+def _missing(rows: Sequence[Row]) -> str:
+    """What was asked and is not there yet."""
+    done = {row.question for row in rows}
+    counts = [
+        f"{device} {missing} of {len(questions(device))} programs"
+        for device in DEVICES
+        if (missing := sum(question not in done for question in questions(device)))
+    ]
+    return f"Not compared yet: {', '.join(counts)}; the command goes on where it stopped." if counts else ""
 
 
 def summary_table(rows: Sequence[Row], sides: Sequence[str]) -> str:

@@ -57,7 +57,8 @@ def by_hand(name: str) -> Iterator[Row]:
 
 
 def traced(formula: Formula) -> Iterator[Row]:
-    forward = [leaf for leaf in formula.leaves if leaf.phase is Phase.FORWARD]
+    # What a backend adds for its own sake is not the program's.
+    forward = [leaf for leaf in formula.leaves if leaf.phase is Phase.FORWARD and not leaf.of_backend]
     for layer in dict.fromkeys(leaf.layer for leaf in forward if leaf.layer):
         own = [leaf for leaf in forward if leaf.layer == layer]
         kept = [leaf for leaf in own if leaf.keeps]
