@@ -41,7 +41,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
                 if points:
                     x, y = zip(*points, strict=True)
                     axes.scatter(x, y, s=14, alpha=0.6, marker=marker, color=COLORS[chosen], label=chosen, linewidths=0)
-            axes.set(title=f"{device}, {IN_WORDS[mode]}", xscale="log", xlim=(0.008, 1000))
+            axes.set(title=f"{device}, {IN_WORDS[mode]}", xscale="log", xlim=(0.008, 5000))
             axes.set_yticks(range(len(names)), names)
             axes.invert_yaxis()
             axes.grid(axis="x", alpha=0.3)
