@@ -18,6 +18,7 @@ from statistics import median
 from benchmarks.records import RESULTS, Setting, in_words, read, table, this_setting, today, write
 from jaxmem.analysis import Question, Target, fit_target
 from jaxmem.errors import JaxmemError
+from jaxmem.report.phrases import file_name
 from jaxmem.result import Fit
 from jaxmem.units import format_bytes, format_difference
 from jaxmem.unknown import Unknown
@@ -163,7 +164,9 @@ def main() -> int:
         except JaxmemError as error:
             print(f"{network} for {device}: {error}", file=sys.stderr)
             return error.exit_code
-        row = Row(network=network, device=device, fit=replace(fit, donation=()), date=today())
+        # Neither the audit of donation nor the folders of this machine.
+        program = replace(fit.program, source=file_name(fit.program.source))
+        row = Row(network=network, device=device, fit=replace(fit, donation=(), program=program), date=today())
         rows[row.key] = row
         results = Results(setting=this_setting(), rows=tuple(rows[key] for key in sorted(rows)))
         write(results, FILE, page(results))
