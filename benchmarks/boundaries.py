@@ -165,7 +165,7 @@ def main() -> int:
             print(f"{network} for {device}: {error}", file=sys.stderr)
             return error.exit_code
         # Neither the audit of donation nor the folders of this machine.
-        program = replace(fit.program, source=file_name(fit.program.source))
+        program = replace(fit.program, source=fit.program.source and file_name(fit.program.source))
         row = Row(network=network, device=device, fit=replace(fit, donation=(), program=program), date=today())
         rows[row.key] = row
         results = Results(setting=this_setting(), rows=tuple(rows[key] for key in sorted(rows)))
