@@ -16,6 +16,18 @@ MOVEMENT = frozenset(
 """Operations whose result holds the same numbers as their operand."""
 
 
+def moved(operation: Operation) -> tuple[tuple[int, int], ...]:
+    """(result, operand) for each result that holds the numbers of an operand, and nothing else; none for what computes.
+
+    A border of nothing around an array is the array.
+    """
+    if operation.primitive == "pad" and not any(operation.size("padding_config") or (1,)):
+        return ((operation.results[0], operation.operands[0]),)
+    if operation.primitive in MOVEMENT and len(operation.operands) == len(operation.results):
+        return tuple(zip(operation.results, operation.operands, strict=True))
+    return ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Equals:
     """The traced program without what is computed twice.
@@ -51,9 +63,9 @@ def find_equals(table: LayerTable, *, merges_remat: bool) -> Equals:
         for result in operation.results:
             # What goes round in a loop begins as a constant and does not stay one.
             constant[result] = not depends and not operation.hands_on
-        if operation.primitive in MOVEMENT and len(operands) == len(operation.results):
-            for result, operand in zip(operation.results, operands, strict=True):
-                of[result] = operand
+        if same := moved(operation):
+            for result, operand in same:
+                of[result] = of[operand]
             continue
         if operation.hands_on:
             kept.append(index)

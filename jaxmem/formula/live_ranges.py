@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from jaxmem.formula.backends import ADDITIONS
 from jaxmem.formula.backends.cpu_library import hidden_bytes
-from jaxmem.formula.equal import MOVEMENT
+from jaxmem.formula.equal import moved
 from jaxmem.formula.loops import carried_in_place
 from jaxmem.formula.plan import Plan
 from jaxmem.formula.ranges import LiveRanges
@@ -79,8 +79,8 @@ def _origins_and_residuals(table: LayerTable, constant: Sequence[bool]) -> tuple
     origin = carried_in_place(table)
     residual = [False] * len(table.values)
     for operation in table.operations:
-        if operation.primitive in MOVEMENT and len(operation.operands) == 1:
-            origin[operation.results[0]] = origin[operation.operands[0]]
+        for result, operand in moved(operation):
+            origin[result] = origin[operand]
         if operation.phase is Phase.BACKWARD:
             for operand in operation.operands:
                 source = origin[operand]

@@ -7,7 +7,7 @@ autodiff keeps is kept; it exists until the last operation that reads it, direct
 
 from collections.abc import Sequence
 
-from jaxmem.formula.equal import MOVEMENT
+from jaxmem.formula.equal import moved
 from jaxmem.formula.fusion import CONTRACTIONS, IN_MEMORY
 from jaxmem.formula.loops import carried_in_place
 from jaxmem.formula.ranges import LiveRanges
@@ -39,8 +39,8 @@ def live_ranges_in_trace_order(table: LayerTable) -> LiveRanges:
         depends = [operand for operand in operation.operands if not constant[operand]]
         for result in operation.results:
             constant[result] = not depends
-        if operation.primitive in MOVEMENT and len(operation.operands) == 1:
-            origin[operation.results[0]] = origin[operation.operands[0]]
+        for result, operand in moved(operation):
+            origin[result] = origin[operand]
 
     residual = [False] * len(values)
     exists = [False] * len(values)

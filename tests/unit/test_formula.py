@@ -1,9 +1,12 @@
 """The formula on tables of a few operations, and what is written down about optimizers and textbooks."""
 
+from dataclasses import replace
+
 import pytest
 
 from jaxmem.formula import derive_formula
 from jaxmem.formula.backends.cuda import with_borders
+from jaxmem.formula.equal import moved
 from jaxmem.formula.live_ranges import find_live_ranges
 from jaxmem.formula.optimizers import RULES, state_bytes
 from jaxmem.formula.textbook import textbook_formulas
@@ -248,3 +251,20 @@ def test_a_pool_with_a_border_in_front_scatters_into_the_map_with_its_borders():
     assert with_borders(shape, (0, 0, 1, 1, 1, 1, 0, 0)) == (2, 14, 14, 3)
     assert with_borders(shape, (0, 0, 0, 1, 0, 1, 0, 0)) == shape
     assert with_borders(shape, ()) == shape
+
+
+def test_a_border_of_nothing_is_the_array_and_any_other_is_not():
+    def pad(*config):
+        return Operation(
+            primitive="pad",
+            scope="",
+            layer="",
+            phase=Phase.FORWARD,
+            operands=(0,),
+            results=(1,),
+            sizes=(("padding_config", config),),
+        )
+
+    assert moved(pad(0, 0, 0)) == ((1, 0),)
+    assert moved(pad(0, 1, 0)) == moved(pad(-1, 0, 0)) == ()
+    assert moved(replace(pad(), sizes=())) == ()
