@@ -25,7 +25,7 @@ from jaxmem.cli.analysis_protocol import AnalysisLoader
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What this command takes."""
-    shared.add_format_option(parser)
+    shared.add_catalogue_format_option(parser)
     parser.add_argument(
         "--save-attached", metavar="FILE", type=Path, help="describe the card in this machine in a file"
     )

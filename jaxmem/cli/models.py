@@ -9,7 +9,7 @@ from jaxmem.cli.analysis_protocol import AnalysisLoader
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What this command takes."""
-    shared.add_format_option(parser)
+    shared.add_catalogue_format_option(parser)
 
 
 def run(options: argparse.Namespace, load_analysis: AnalysisLoader) -> int:

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from jaxmem.cli.output import FORMATS, SUFFIXES
+
 
 def add_program_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """PROGRAM and what makes its variants. ``several`` programs and batch sizes arrive as sequences."""
@@ -98,11 +100,13 @@ def add_resident_option(parser: argparse._ActionsContainer) -> None:
 
 def add_format_option(parser: argparse._ActionsContainer) -> None:
     """The form of the answer."""
-    parser.add_argument(
-        "--format",
-        choices=("text", "json"),
-        help="form of the answer (default: text, or json where FILE ends in .json)",
-    )
+    by_name = ", ".join(f"{form} where FILE ends in {suffix}" for suffix, form in SUFFIXES.items())
+    parser.add_argument("--format", choices=FORMATS, help=f"form of the answer (default: text, or {by_name})")
+
+
+def add_catalogue_format_option(parser: argparse._ActionsContainer) -> None:
+    """The form of a catalogue."""
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="form of the list (default: text)")
 
 
 def add_output_options(parser: argparse.ArgumentParser, *, file_help: str) -> argparse._ArgumentGroup:

@@ -1,7 +1,8 @@
-"""Handing over the answer: to stdout or to a file, as text or as JSON."""
+"""Handing over the answer: to stdout or to a file, in one of the forms of `FORMATS`."""
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jaxmem.files import check_writable, write_whole
@@ -12,6 +13,31 @@ if TYPE_CHECKING:
 _FILE_WIDTH = 120
 
 
+def _text(results: "Results", detail: bool) -> str:
+    from jaxmem.report import as_text
+
+    return as_text(results, detail=detail, width=_FILE_WIDTH) + "\n"
+
+
+def _json(results: "Results", detail: bool) -> str:
+    from jaxmem.result import to_json
+
+    return to_json(results)
+
+
+def _markdown(results: "Results", detail: bool) -> str:
+    from jaxmem.report import as_markdown
+
+    return as_markdown(results, detail=detail) + "\n"
+
+
+FORMATS: dict[str, Callable[["Results", bool], str]] = {"text": _text, "json": _json, "markdown": _markdown}
+"""The forms of an answer by name: from results, and whether nothing is left out, to text."""
+
+SUFFIXES = {".json": "json", ".md": "markdown"}
+"""Which form a file of this name gets."""
+
+
 def check_output(options: argparse.Namespace) -> None:
     """Refuse a file that must not be written, before the work and not after it."""
     if options.output is not None:
@@ -19,31 +45,22 @@ def check_output(options: argparse.Namespace) -> None:
 
 
 def chosen_format(options: argparse.Namespace) -> str:
-    """The format asked for; without one, a file that is called .json gets JSON."""
+    """The format asked for; without one, what the file's name says."""
     if options.format is not None:
         return options.format
-    return "json" if options.output is not None and options.output.suffix.lower() == ".json" else "text"
+    return "text" if options.output is None else SUFFIXES.get(options.output.suffix.lower(), "text")
 
 
 def hand_over(results: "Results", options: argparse.Namespace) -> None:
     """Write the answer, whole."""
-    if chosen_format(options) == "json":
-        from jaxmem.result import to_json
-
-        _write(to_json(results), options)
-        return
-    from jaxmem.report import as_text, pages_of
-    from jaxmem.report.terminal import print_document
-
+    chosen = chosen_format(options)
     if options.output is not None:
-        _write(as_text(results, detail=options.verbose, width=_FILE_WIDTH) + "\n", options)
-        return
-    for document in pages_of(results, detail=options.verbose):
-        print_document(document, sys.stdout)
+        write_whole(options.output, FORMATS[chosen](results, options.verbose), force=options.force)
+    elif chosen == "text":
+        from jaxmem.report import pages_of
+        from jaxmem.report.terminal import print_document
 
-
-def _write(text: str, options: argparse.Namespace) -> None:
-    if options.output is None:
-        sys.stdout.write(text)
+        for document in pages_of(results, detail=options.verbose):
+            print_document(document, sys.stdout)
     else:
-        write_whole(options.output, text, force=options.force)
+        sys.stdout.write(FORMATS[chosen](results, options.verbose))

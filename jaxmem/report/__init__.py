@@ -1,7 +1,7 @@
-"""From result data to pages for people: data → a small document → a terminal.
+"""From result data to pages for people: data → a small document → a terminal, or Markdown.
 
-`document` is the form in between, `pages` and its neighbours write it, `terminal` shows it. Another form
-of output is another renderer beside `terminal`; renderers do not know one another.
+`document` is the form in between, `pages` and its neighbours write it, `terminal` and `markdown` show it. Another form
+of output is another renderer beside them; renderers do not know one another.
 """
 
 from io import StringIO
@@ -45,3 +45,10 @@ def as_text(results: Shown, *, detail: bool = False, width: int = 100) -> str:
     for document in pages_of(results, detail=detail):
         print_document(document, stream, width=width, colour=False)
     return stream.getvalue().rstrip("\n")
+
+
+def as_markdown(results: Shown, *, detail: bool = False) -> str:
+    """The pages as GitHub-flavoured Markdown, for an issue or a pull request."""
+    from jaxmem.report.markdown import to_markdown
+
+    return "\n\n".join(to_markdown(document) for document in pages_of(results, detail=detail))

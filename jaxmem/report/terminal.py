@@ -27,16 +27,14 @@ from jaxmem.report.document import (
     Text,
     Tone,
 )
-from jaxmem.units import format_bytes, format_difference
+from jaxmem.report.spelling import PARTIAL_BLOCKS, shortened, spelled, visible
 
 _WIDEST = 120
 """Lines longer than this are hard to follow, however wide the terminal is."""
 _NARROWEST = 60
 _GAP = "  "
-_BAR_WIDTH = 20
 _LEAST_WIDTH = 12
 """Below this a path or an instruction's name tells nothing."""
-_FULL_BLOCK, _PARTIAL_BLOCKS = "█", " ▏▎▍▌▋▊▉"
 
 _STYLES: dict[Tone, str] = {
     "plain": "",
@@ -49,7 +47,7 @@ _STYLES: dict[Tone, str] = {
 
 _ASCII = str.maketrans(
     {"≥": ">=", "·": "*", "×": "x", "−": "-", "–": "-", "→": "->", "Σ": "sum ", "…": "~", "█": "#", "─": "-", "²": "^2"}
-    | dict.fromkeys(_PARTIAL_BLOCKS[1:], "")
+    | dict.fromkeys(PARTIAL_BLOCKS[1:], "")
 )
 """For streams that cannot carry Unicode."""
 
@@ -110,9 +108,9 @@ def _lines(document: Document, width: int) -> list[StyledText]:
             lines.append(StyledText())
         match part:
             case Heading(text=text, level=level):
-                lines += _wrapped(StyledText(text, "bold" if level == 2 else "bold cyan"), width)
+                lines += _wrapped(StyledText(visible(text), "bold" if level == 2 else "bold cyan"), width)
             case Paragraph(cells=cells):
-                lines += _wrapped(StyledText(" ").join(_spelled(cell) for cell in cells), width, hanging="  ")
+                lines += _wrapped(StyledText(" ").join(_styled(cell) for cell in cells), width, hanging="  ")
             case Table():
                 lines += _table_lines(part, width)
     return [*lines, StyledText()]
@@ -122,44 +120,33 @@ def _both_paragraphs(first: object, second: object) -> bool:
     return isinstance(first, Paragraph) and isinstance(second, Paragraph)
 
 
-def _spelled(cell: Cell) -> StyledText:
+def _styled(cell: Cell) -> StyledText:
     match cell:
-        case Text(text=text, tone=tone):
-            return StyledText(text, _STYLES[tone])
-        case Size(bytes=size, tone=tone, at_least=at_least, exact=exact):
-            text = f"≥ {format_bytes(size)}" if at_least else format_bytes(size)
-            # Below 1 KiB the short form is exact already.
-            return StyledText(f"{text} ({size:,} B)" if exact and abs(size) >= 1024 else text, _STYLES[tone])
-        case Difference(bytes=size, tone=tone):
-            return StyledText(format_difference(size), _STYLES[tone])
-        case Percent(value=value, signed=signed):
-            return StyledText(f"{value:+.1f} %" if signed else f"{value:.1f} %")
-        case Share(fraction=fraction):
-            return StyledText(_bar(fraction), "cyan")
+        case Share():
+            style = "cyan"
         case Missing():
-            return StyledText("unknown", "dim")
-
-
-def _bar(fraction: float) -> str:
-    eighths = round(max(0.0, min(1.0, fraction)) * _BAR_WIDTH * 8)
-    full, rest = divmod(eighths, 8)
-    return (_FULL_BLOCK * full + _PARTIAL_BLOCKS[rest]).rstrip()
+            style = "dim"
+        case Percent():
+            style = ""
+        case Text() | Size() | Difference():
+            style = _STYLES[cell.tone]
+    return StyledText(spelled(cell), style)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
 def _table_lines(table: Table, width: int) -> list[StyledText]:
-    spelled = [[_spelled(cell) for cell in row.cells] for row in table.rows]
-    for row, cells in zip(table.rows, spelled, strict=True):
+    styled = [[_styled(cell) for cell in row.cells] for row in table.rows]
+    for row, cells in zip(table.rows, styled, strict=True):
         if row.inset:
             cells[0] = StyledText("  ") + cells[0]
-    shown, widths = _layout(table.columns, spelled, width)
+    shown, widths = _layout(table.columns, styled, width)
     columns = [table.columns[index] for index in shown]
     lines: list[StyledText] = []
     if any(column.title for column in columns):
         lines = _row_lines([StyledText(column.title, "dim") for column in columns], columns, widths)
-    for row, cells in zip(table.rows, spelled, strict=True):
+    for row, cells in zip(table.rows, styled, strict=True):
         cells = [cells[index] for index in shown]
         if row.total:
             lines.append(StyledText("─" * (sum(widths) + len(_GAP) * (len(widths) - 1)), "dim"))
@@ -167,7 +154,7 @@ def _table_lines(table: Table, width: int) -> list[StyledText]:
                 cell.stylize("bold")
         lines += _row_lines(cells, columns, widths)
         for note in row.notes:
-            lines += _wrapped(StyledText(note, "dim"), width, first="    ", hanging="    ")
+            lines += _wrapped(StyledText(visible(note), "dim"), width, first="    ", hanging="    ")
     return lines
 
 
@@ -217,13 +204,7 @@ def _fitted(cell: StyledText, column: Column, width: int) -> list[StyledText]:
     if column.flexible == "wrap":
         indent = " " * (len(cell.plain) - len(cell.plain.lstrip()))
         return _wrapped(cell, width, hanging=indent)
-    return [_shortened(cell, width)]
-
-
-def _shortened(cell: StyledText, width: int) -> StyledText:
-    """Leave out the middle: both ends of a path or of an instruction's name tell it apart."""
-    head = (width - 1) // 2
-    return cell[:head] + StyledText("…", cell.style) + cell[len(cell) - (width - 1 - head) :]
+    return [StyledText(shortened(cell.plain, width), cell.style)]
 
 
 def _wrapped(text: StyledText, width: int, *, first: str = "", hanging: str = "") -> list[StyledText]:

@@ -369,6 +369,22 @@ def test_a_file_called_json_gets_json_and_is_read_again(fake: FakeAnalysis, caps
     assert main(["report", "r.json", "--limit", "1G"], analysis=fake) == 1
 
 
+@pytest.mark.parametrize("command", ["report", "estimate", "compare"])
+def test_a_file_called_md_gets_markdown(
+    command: str, fake: FakeAnalysis, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "vgg16", "-q", "-o", "r.md"], analysis=fake) == 0
+    assert main([command, "vgg16", "-q", "--format", "markdown"], analysis=fake) == 0
+    text = capsys.readouterr().out
+    assert "| --- |" in text
+    assert (empty_folder / "r.md").read_text(encoding="utf-8") == text
+    # The same from the saved answer alone.
+    assert main([command, "vgg16", "-q", "-o", "r.json"], analysis=fake) == 0
+    fake.failure = AssertionError("a saved answer needs no analysis")
+    assert main(["report", "r.json", "--format", "markdown"], analysis=fake) == 0
+    assert capsys.readouterr().out == text
+
+
 def test_a_text_file_has_no_colour(fake: FakeAnalysis, empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert main(["report", "vgg16", "-o", "r.txt"], analysis=fake) == 0
