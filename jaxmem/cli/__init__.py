@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from jaxmem import __version__
-from jaxmem.cli import capture, compare, devices, estimate, fit, models, oom, report
+from jaxmem.cli import capture, compare, devices, estimate, fit, models, oom, report, schema
 from jaxmem.cli.analysis_protocol import Analysis, load_analysis
 from jaxmem.errors import JaxmemError, UsageError
 
@@ -26,6 +26,7 @@ COMMANDS = (
     ("capture", capture),
     ("models", models),
     ("devices", devices),
+    ("schema", schema),
 )
 
 DONE, ANSWER_IS_NO, USAGE, INPUT, DEFECT, ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130

@@ -23,7 +23,7 @@ from jaxmem.unknown import Unknown
 
 Results = Reports | EstimateReports | Fits | Comparison | OutOfMemory | Together
 
-_SCHEMAS: dict[str, type[Results]] = {
+SCHEMAS: dict[str, type[Results]] = {
     REPORT_SCHEMA: Reports,
     ESTIMATE_SCHEMA: EstimateReports,
     FIT_SCHEMA: Fits,
@@ -31,13 +31,19 @@ _SCHEMAS: dict[str, type[Results]] = {
     OUT_OF_MEMORY_SCHEMA: OutOfMemory,
     TOGETHER_SCHEMA: Together,
 }
+"""What a file has under ``schema``, and what it is then."""
 
-_FIT_AT_THE_TOP = ("boundary", "advice")
+FIT_AT_THE_TOP = ("boundary", "advice")
 """The parts of a fit that a script asks for: where there is one report, they stand at the top of the JSON as well."""
 
 
 def to_json(reports: Results) -> str:
     """Write reports as JSON: objects indented, and every list of plain numbers or words on one line."""
+    return _layout(json_values(reports)) + "\n"
+
+
+def json_values(reports: Results) -> dict[str, Any]:
+    """What the JSON of reports holds."""
     values, _ = encode(reports)
     if isinstance(reports, Reports):
         for report, report_values in zip(reports.reports, values["reports"], strict=True):
@@ -46,8 +52,8 @@ def to_json(reports: Results) -> str:
             for row, row_values in zip(report.ledger, report_values["ledger"], strict=True):
                 row_values["difference_bytes"] = _number(row.difference_bytes)
     if isinstance(reports, Fits) and len(reports.reports) == 1:
-        values |= {part: values["reports"][0][part] for part in _FIT_AT_THE_TOP}
-    return _layout(values) + "\n"
+        values |= {part: values["reports"][0][part] for part in FIT_AT_THE_TOP}
+    return values
 
 
 def from_json(text: str, origin: str) -> Results:
@@ -73,12 +79,12 @@ def from_json(text: str, origin: str) -> Results:
     try:
         differences = _take_additions(values) if reports_type is Reports else []
         if reports_type is Fits:
-            values = {name: value for name, value in values.items() if name not in _FIT_AT_THE_TOP}
+            values = {name: value for name, value in values.items() if name not in FIT_AT_THE_TOP}
         reports = decode(reports_type, values)
         if isinstance(reports, Reports):
             rows = [row for report in reports.reports for row in report.ledger]
             for row, difference in zip(rows, differences, strict=True):
-                if _number(row.difference_bytes) != difference:
+                if (expected := _number(row.difference_bytes)) != difference or type(expected) is not type(difference):
                     raise Mismatch(
                         f"difference_bytes of {row.term!r} is {difference}, the row makes it {row.difference_bytes}"
                     )
@@ -123,9 +129,9 @@ def load(path: str | Path) -> Results:
 
 def _schema_type(data: object, origin: str) -> type[Results]:
     schema = data.get("schema") if isinstance(data, dict) else None
-    if isinstance(schema, str) and schema in _SCHEMAS:
-        return _SCHEMAS[schema]
-    expected = " or ".join(_SCHEMAS)
+    if isinstance(schema, str) and schema in SCHEMAS:
+        return SCHEMAS[schema]
+    expected = " or ".join(SCHEMAS)
     if isinstance(schema, str) and schema.startswith("jaxmem."):
         raise InputError(
             f"{origin} has the schema {schema!r}, and this jaxmem reads {expected}. "

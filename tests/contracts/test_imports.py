@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxmem.cli import COMMANDS
+
 HEAVY = {"jax", "jaxlib", "flax", "optax", "numpy", "rich", "google.protobuf"}
 
 PROBE = """
@@ -35,7 +37,7 @@ def imported_by(arguments: list[str], folder: Path) -> tuple[int, set[str]]:
     [
         ["--help"],
         ["--version"],
-        *([command, "--help"] for command in ("report", "estimate", "capture", "models", "devices")),
+        *([command, "--help"] for command, _ in COMMANDS),
     ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
@@ -45,7 +47,8 @@ def test_help_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "arguments", [["models"], ["models", "--format", "json"], ["devices"], ["devices", "--format", "json"]]
+    "arguments",
+    [["models"], ["models", "--format", "json"], ["devices"], ["devices", "--format", "json"], ["schema", "report"]],
 )
 def test_the_catalogues_import_no_jax(arguments: list[str], tmp_path: Path) -> None:
     code, modules = imported_by(arguments, tmp_path)
