@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from jaxmem.analysis import analyze, analyze_together, compare, estimate, explain_oom, fit, load
+    from jaxmem.analysis import analyze, analyze_together, compare, diff, estimate, explain_oom, fit, load
     from jaxmem.program import Program
 
 _HOMES = {
     "analyze": "jaxmem.analysis",
     "analyze_together": "jaxmem.analysis",
     "compare": "jaxmem.analysis",
+    "diff": "jaxmem.analysis",
     "estimate": "jaxmem.analysis",
     "explain_oom": "jaxmem.analysis",
     "fit": "jaxmem.analysis",
@@ -25,7 +26,18 @@ _HOMES = {
     "Program": "jaxmem.program",
 }
 
-__all__ = ["Program", "__version__", "analyze", "analyze_together", "compare", "estimate", "explain_oom", "fit", "load"]
+__all__ = [
+    "Program",
+    "__version__",
+    "analyze",
+    "analyze_together",
+    "compare",
+    "diff",
+    "estimate",
+    "explain_oom",
+    "fit",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxmem.analysis.captures import finished, layer_table_of, prepare, prepare_target
 from jaxmem.analysis.comparing import compare, compare_targets
+from jaxmem.analysis.diffing import diff
 from jaxmem.analysis.explaining import explain_oom
 from jaxmem.analysis.gemm import Gemm, gemm_options, with_gemm_range
 from jaxmem.analysis.planning import Question, fit, fit_target
@@ -38,6 +39,7 @@ __all__ = [
     "capture_target",
     "compare",
     "compare_targets",
+    "diff",
     "estimate",
     "estimate_target",
     "explain_oom",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from jaxmem import __version__
-from jaxmem.cli import capture, compare, devices, estimate, fit, models, oom, report, schema
+from jaxmem.cli import capture, compare, devices, diff, estimate, fit, models, oom, report, schema
 from jaxmem.cli.analysis_protocol import Analysis, load_analysis
 from jaxmem.errors import JaxmemError, UsageError
 
@@ -22,6 +22,7 @@ COMMANDS = (
     ("estimate", estimate),
     ("fit", fit),
     ("compare", compare),
+    ("diff", diff),
     ("oom", oom),
     ("capture", capture),
     ("models", models),

@@ -2,6 +2,10 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxmem.difference import Tolerance
 
 from jaxmem.cli.output import FORMATS, SUFFIXES
 
@@ -14,6 +18,11 @@ def add_program_options(parser: argparse.ArgumentParser, *, several: bool = Fals
         nargs="+" if several else None,
         help="zoo name, module:attribute, file.py:attribute, *.jaxmem" + ("" if several else ", *.json"),
     )
+    add_variant_options(parser, several=several)
+
+
+def add_variant_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """What makes the variants of a program, and the devices it is compiled for."""
     group = parser.add_argument_group("the program")
     group.add_argument(
         "--mode", choices=("train", "infer", "both"), help="zoo: training step, inference (default: both)"
@@ -167,6 +176,17 @@ def names(text: str) -> tuple[str, ...]:
     if not all(found):
         raise argparse.ArgumentTypeError(f"{text!r} names nothing between two commas, or nothing at all")
     return found
+
+
+def tolerance(text: str) -> "Tolerance":
+    """``"64MiB"`` or ``"1%"`` → how much a program may grow."""
+    from jaxmem.difference import parse_tolerance
+    from jaxmem.errors import UsageError
+
+    try:
+        return parse_tolerance(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def size(text: str) -> int:

@@ -7,15 +7,40 @@ of output is another renderer beside them; renderers do not know one another.
 from io import StringIO
 
 from jaxmem.report.comparison_page import comparison_page
+from jaxmem.report.diff_page import diff_page, diff_pages
 from jaxmem.report.document import Document
 from jaxmem.report.estimate_page import estimate_page
 from jaxmem.report.fit_page import fit_page
 from jaxmem.report.out_of_memory_page import out_of_memory_page
 from jaxmem.report.pages import report_page
 from jaxmem.report.together_page import together_page
-from jaxmem.result import Comparison, EstimateReport, EstimateReports, Fit, Fits, OutOfMemory, Report, Reports, Together
+from jaxmem.result import (
+    Comparison,
+    Diff,
+    Diffs,
+    EstimateReport,
+    EstimateReports,
+    Fit,
+    Fits,
+    OutOfMemory,
+    Report,
+    Reports,
+    Together,
+)
 
-Shown = Report | Reports | EstimateReport | EstimateReports | Fit | Fits | Comparison | OutOfMemory | Together
+Shown = (
+    Report
+    | Reports
+    | EstimateReport
+    | EstimateReports
+    | Fit
+    | Fits
+    | Comparison
+    | OutOfMemory
+    | Together
+    | Diff
+    | Diffs
+)
 """What there is a page for."""
 
 
@@ -34,6 +59,10 @@ def pages_of(results: Shown, *, detail: bool = False) -> tuple[Document, ...]:
             return (out_of_memory_page(results, detail=detail),)
         case Together():
             return (together_page(results),)
+        case Diff():
+            return (diff_page(results, detail=detail),)
+        case Diffs():
+            return diff_pages(results, detail=detail)
     return tuple(page for report in results.reports for page in pages_of(report, detail=detail))
 
 

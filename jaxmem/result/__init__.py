@@ -8,6 +8,7 @@ Whatever must add up is checked when a value is made, so a report that exists is
 
 from jaxmem.result.buffers import BufferRow, BufferTable
 from jaxmem.result.comparison import COMPARISON_SCHEMA, Comparison, ComparisonCell
+from jaxmem.result.diff import DIFF_SCHEMA, BufferChange, Diff, Diffs, DiffSide, LayerChange, RoleChange
 from jaxmem.result.estimate import (
     ESTIMATE_SCHEMA,
     EstimateLayer,
@@ -59,6 +60,7 @@ from jaxmem.result.together import TOGETHER_SCHEMA, Moment, Together
 
 __all__ = [
     "COMPARISON_SCHEMA",
+    "DIFF_SCHEMA",
     "ESTIMATE_SCHEMA",
     "FIT_SCHEMA",
     "OUT_OF_MEMORY_SCHEMA",
@@ -66,12 +68,16 @@ __all__ = [
     "TOGETHER_SCHEMA",
     "Advice",
     "Boundary",
+    "BufferChange",
     "BufferRow",
     "BufferTable",
     "Compared",
     "Comparison",
     "ComparisonCell",
     "DeviceFacts",
+    "Diff",
+    "DiffSide",
+    "Diffs",
     "DonationLeaf",
     "DonationOutcome",
     "Estimate",
@@ -89,6 +95,7 @@ __all__ = [
     "Hidden",
     "HiddenFusion",
     "LargeBuffer",
+    "LayerChange",
     "LayerRow",
     "LedgerItem",
     "LedgerRow",
@@ -101,6 +108,7 @@ __all__ = [
     "Report",
     "Reports",
     "RoleBytes",
+    "RoleChange",
     "ScalingLaw",
     "ScalingRow",
     "Together",

@@ -40,7 +40,10 @@ NEVER: dict[str, frozenset[str]] = {
     "assemble": JAX | {"tracing", "compilers", "report", "rich", "cli"},
     "need": JAX | {"tracing", "compilers", "report", "attribution", "formula"},
     "together": JAX | {"tracing", "compilers", "report", "formula", "attribution", "cli"},
-    "oom": JAX | {"tracing", "compilers", "report", "formula", "measure", "diff", "cli"},
+    "oom": JAX | {"tracing", "compilers", "report", "formula", "measure", "difference", "cli"},
+    "difference": JAX
+    | {"tracing", "compilers", "xla", "profile", "attribution", "formula", "report", "measure", "oom", "cli"},
+    "pytest_plugin": JAX | {"rich", "tracing", "compilers", "xla", "profile", "attribution", "formula", "cli"},
     "planner": JAX | {"tracing", "compilers", "xla", "report", "program", "cli"},
     "verdict": JAX | {"xla", "attribution", "report"},
     "quiet": frozenset({"tracing", "compilers", "xla", "report"}),
@@ -51,10 +54,10 @@ NEVER: dict[str, frozenset[str]] = {
 """What each room never imports: rooms of jaxmem, and packages outside."""
 
 WITHOUT_JAX = (
-    *("cli", "capture", "devices", "result", "report"),
+    *("cli", "capture", "devices", "result", "report", "difference", "pytest_plugin"),
     *("xla", "profile", "attribution", "formula", "reconcile", "assemble", "need", "planner"),
 )
-NEVER_EVEN_INDIRECTLY: dict[str, frozenset[str]] = dict.fromkeys(WITHOUT_JAX, JAX)
+NEVER_EVEN_INDIRECTLY: dict[str, frozenset[str]] = dict.fromkeys(WITHOUT_JAX, JAX) | {"pytest_plugin": JAX | {"rich"}}
 """What a room does not bring along either, through what its modules import when they are imported."""
 
 RENDERERS = ("jaxmem.report.terminal", "jaxmem.report.html", "jaxmem.report.markdown")
