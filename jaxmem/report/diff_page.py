@@ -121,7 +121,7 @@ def _headline(diff: Diff) -> Paragraph:
         Size(new.required_bytes, "strong", at_least=new.required_is_lower_bound),
     ]
     if not diff.difference_bytes:
-        return Paragraph((*cells, Text("the same" if not diff.buffers else "the same in all", "good")))
+        return Paragraph((*cells, Text("the same" if not diff.buffers else "the same in total", "good")))
     cells.append(Difference(diff.difference_bytes, "bad" if diff.exceeded else "strong"))
     if old.required_bytes:
         cells.append(Percent(100 * diff.difference_bytes / old.required_bytes, signed=True))

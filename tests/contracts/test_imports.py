@@ -9,6 +9,7 @@ import pytest
 
 from jaxmem.cli import COMMANDS
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 HEAVY = {"jax", "jaxlib", "flax", "optax", "numpy", "rich", "google.protobuf"}
 
 PROBE = """
@@ -54,6 +55,13 @@ def test_the_catalogues_import_no_jax(arguments: list[str], tmp_path: Path) -> N
     code, modules = imported_by(arguments, tmp_path)
     assert code == 0
     assert sorted(modules & (HEAVY - {"rich"})) == []
+
+
+def test_a_diff_of_captures_imports_no_jax(tmp_path: Path) -> None:
+    captures = [str(GOLDEN / f"pools.{device}.jaxmem") for device in ("cpu", "h100-sxm")]
+    code, modules = imported_by(["diff", *captures], tmp_path)
+    assert code == 0
+    assert sorted(modules & (HEAVY - {"rich", "google.protobuf"})) == []
 
 
 def test_a_mistake_imports_no_jax(tmp_path: Path) -> None:

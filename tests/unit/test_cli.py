@@ -484,7 +484,7 @@ def test_does_not_fit_is_an_answer_only_for_a_named_device(fake: FakeAnalysis) -
 
 BAD = [
     ("reprot vgg16", 2, "There is no command 'reprot'. Did you mean report?"),
-    ("xyz", 2, "Commands: report, estimate, fit, compare, oom, capture, models, devices, schema."),
+    ("xyz", 2, "Commands: report, estimate, fit, compare, diff, oom, capture, models, devices, schema."),
     ("report", 2, "required: PROGRAM"),
     ("report vgg61", 2, "There is no model called 'vgg61'. The nearest: "),
     ("report zzz", 2, "A program of your own is written package.module:attribute"),
