@@ -18,6 +18,10 @@ Change = Literal["grew", "shrank", "new", "gone", "at the peak now", "no longer 
 not live at the peak there."""
 
 
+_PARTNERS = {"grew": (True, True), "shrank": (True, True), "new": (False, True), "gone": (True, False)}
+"""Whether the buffer is on the old and on the new side. Where a side kept its largest buffers only, the rest may lack one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiffSide:
     """One of the two results.
@@ -82,8 +86,11 @@ class BufferChange:
 
     def __post_init__(self) -> None:
         _check_difference("a buffer", self.old_bytes, self.new_bytes, self.difference_bytes)
-        if self.old is None and self.new is None:
-            raise InvariantError("a changed buffer is on neither side.")
+        there = (self.old is not None, self.new is not None)
+        if not any(there) or (self.old_bytes and not there[0]) or (self.new_bytes and not there[1]):
+            raise InvariantError("a changed buffer is not on the side on which it takes bytes.")
+        if self.change in _PARTNERS and there != _PARTNERS[self.change]:
+            raise InvariantError(f"a buffer is told as {self.change!r} and has old and new: {there}.")
 
     @property
     def row(self) -> BufferRow:

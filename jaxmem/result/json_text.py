@@ -47,10 +47,11 @@ def to_json(reports: Results) -> str:
 def json_values(reports: Results) -> dict[str, Any]:
     """What the JSON of reports holds."""
     values, _ = encode(reports)
+    if isinstance(reports, Reports | Diffs):
+        for holder, key in (pair for report in values["reports"] for pair in _pairs(report)):
+            holder[key] = dict(holder[key])
     if isinstance(reports, Reports):
         for report, report_values in zip(reports.reports, values["reports"], strict=True):
-            for holder, key in _pairs(report_values):
-                holder[key] = dict(holder[key])
             for row, row_values in zip(report.ledger, report_values["ledger"], strict=True):
                 row_values["difference_bytes"] = _number(row.difference_bytes)
     if isinstance(reports, Fits) and len(reports.reports) == 1:
@@ -79,7 +80,7 @@ def from_json(text: str, origin: str) -> Results:
         raise InputError(f"{origin} is not a report that jaxmem wrote: {error}.") from error
     reports_type = _schema_type(values, origin)
     try:
-        differences = _take_additions(values) if reports_type is Reports else []
+        differences = _take_additions(values) if reports_type in (Reports, Diffs) else []
         if reports_type is Fits:
             values = {name: value for name, value in values.items() if name not in FIT_AT_THE_TOP}
         reports = decode(reports_type, values)
@@ -144,9 +145,10 @@ def _schema_type(data: object, origin: str) -> type[Results]:
 
 
 def _pairs(report: Any) -> Iterator[tuple[Any, str]]:
-    """The places of one report's JSON values that hold (name, value) pairs: the holder and its key."""
-    yield report["versions"], "compiler_options"
-    for row in report["ledger"]:
+    """The places of one report's or diff's JSON values that hold (name, value) pairs: the holder and its key."""
+    for holder in (report["old"], report["new"]) if "old" in report else (report,):
+        yield holder["versions"], "compiler_options"
+    for row in report.get("ledger", ()):
         for item in row["items"]:
             yield item, "evidence"
 
@@ -157,7 +159,8 @@ def _take_additions(values: Any) -> list[Any]:
         for report in values["reports"]:
             for holder, key in _pairs(report):
                 holder[key] = [[name, value] for name, value in holder[key].items()]
-        return [row.pop("difference_bytes") for report in values["reports"] for row in report["ledger"]]
+        rows = [row for report in values["reports"] for row in report.get("ledger", ())]
+        return [row.pop("difference_bytes") for row in rows]
     except KeyError as error:
         raise Mismatch(f"the key {error} is missing") from error
     except (TypeError, AttributeError) as error:

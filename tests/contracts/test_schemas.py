@@ -19,12 +19,16 @@ from jaxmem.lowering import ProgramFacts
 from jaxmem.result import (
     Advice,
     Boundary,
+    BufferChange,
     BufferRow,
     BufferTable,
     Compared,
     Comparison,
     ComparisonCell,
     DeviceFacts,
+    Diff,
+    Diffs,
+    DiffSide,
     DonationLeaf,
     Estimate,
     EstimateLayer,
@@ -37,6 +41,7 @@ from jaxmem.result import (
     Hidden,
     HiddenFusion,
     LargeBuffer,
+    LayerChange,
     LayerRow,
     LedgerItem,
     LedgerRow,
@@ -48,6 +53,7 @@ from jaxmem.result import (
     Probe,
     Report,
     Reports,
+    RoleChange,
     ScalingLaw,
     ScalingRow,
     Together,
@@ -139,6 +145,21 @@ def answers() -> dict[str, Results]:
         name="train", program=PROGRAM, program_bytes=8, is_lower_bound=False, required_bytes=10,
         beside=(NamedSize(name="n", bytes=2),),
     )  # fmt: skip
+    old, new = (
+        DiffSide(
+            name=name, program=PROGRAM, device=DEVICE, versions=Versions(jaxmem="0", jax=NOBODY, jaxlib="0"),
+            required_bytes=size, required_is_lower_bound=False,
+        )
+        for name, size in (("old", 10), ("new", 12))
+    )  # fmt: skip
+    role = RoleChange(role=Role.INPUTS, old_bytes=10, new_bytes=12, difference_bytes=2)
+    diff = Diff(
+        old=old, new=new, difference_bytes=2, allowed_bytes=1, exceeded=True, roles=(role,), unchanged_buffers=3,
+        layers=(LayerChange(layer="a", old_bytes=10, new_bytes=12, difference_bytes=2, roles=(role,)),), notes=("n",),
+        buffers=(
+            BufferChange(change="grew", old_bytes=8, new_bytes=10, difference_bytes=2, old=BUFFER, new=BUFFER),
+        ),
+    )  # fmt: skip
     return {
         "report": Reports(reports=(a_report(),)),
         "estimate": EstimateReports(
@@ -157,6 +178,7 @@ def answers() -> dict[str, Results]:
         "together": Together(
             device=DEVICE, state_bytes=8, moments=(moment,), largest="train", required_bytes=10, verdict=VERDICT
         ),
+        "diff": Diffs(reports=(diff,), only_old=("a",), only_new=("b",)),
     }  # fmt: skip
 
 
