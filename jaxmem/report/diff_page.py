@@ -40,11 +40,11 @@ _LAYER_COLUMNS = (
     Column(title="difference"),
 )
 _BUFFER_COLUMNS = (
-    Column(title="difference"),
-    Column(title="", align="left"),
-    Column(title="role", align="left"),
     Column(title="layer", align="left", flexible="shorten"),
+    Column(title="role", align="left"),
     Column(title="shape", align="left", flexible="wrap"),
+    Column(title="", align="left"),
+    Column(title="difference"),
 )
 
 
@@ -212,11 +212,11 @@ def _buffers(diff: Diff, *, detail: bool) -> list[Part]:
     rows = tuple(
         Row(
             cells=(
-                Difference(one.difference_bytes, _tone(one.difference_bytes)),
-                Text(one.change),
+                Text(one.row.layer or "(no layer)"),
                 Text(one.row.role.value.replace("_", " ")),
-                Text(one.row.layer),
                 Text(_shapes(one)),
+                Text(one.change),
+                Difference(one.difference_bytes, _tone(one.difference_bytes)),
             ),
             notes=(_made_by(one.row),),
         )

@@ -256,10 +256,10 @@ def test_the_page_names_the_guilty(grown: Diff) -> None:
         "Most of it in conv1 (saved activations) +4.00 MiB · f32[8,65536] → f32[24,65536] by fusion",
     ]
     for line in (
-        "+4.00 MiB  grew  saved activations  conv1  f32[8,65536] → f32[24,65536]",
+        "conv1  saved activations  f32[8,65536] → f32[24,65536]  grew   +4.00 MiB",
         "    fusion broadcast_add_fusion.11 at net.py:10",
-        "-512.0 KiB  gone  transient          bn1    f32[131072]",
-        "+256.0 KiB  new   constants          pool   s32[65536]",
+        "bn1    transient          f32[131072]                   gone  -512.0 KiB",
+        "pool   constants          s32[65536]                    new   +256.0 KiB",
         "    iota.2",
         "1 other role        1.00 MiB   1.00 MiB         0 B",
         "1 buffer at the peak is the same.",
