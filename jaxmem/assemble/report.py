@@ -23,6 +23,7 @@ from jaxmem.result import (
     LayerRow,
     LedgerRow,
     Report,
+    Schedule,
 )
 from jaxmem.roles import OPTIMIZER_ROLES, Phase, Role
 from jaxmem.unknown import Unknown
@@ -96,6 +97,7 @@ def read_report(capture: Capture, *, origin: str = "the capture") -> Report:
         layers=_layers(ledger, formula),
         peak_buffers=tuple(sorted(live, key=lambda row: (-row.bytes, row.allocation, row.offset))),
         buffers=BufferTable.from_rows(rows.values()),
+        schedule=_schedule(profile),
         other_memories=other_memories(assignment, capture.device.platform),
         verdict=judge(capture, required_bytes=required_bytes, reserved_bytes=reserved_bytes),
         notes=notes(capture, hidden),
@@ -206,6 +208,16 @@ def _layers(ledger: Sequence[LedgerRow], formula: Formula | None) -> tuple[Layer
             )
         rows.append(LayerRow(layer=layer, **compared))
     return tuple(rows)
+
+
+def _schedule(profile: MemoryProfile) -> Schedule:
+    return Schedule(
+        length=len(profile.schedule),
+        peak_position=profile.peak_position,
+        live_at_peak=tuple(i for i, buffer in enumerate(profile.buffers) if buffer.id in profile.live_at_peak),
+        allocation=tuple(allocation.index for allocation in profile.allocations),
+        allocation_bytes=tuple(allocation.size for allocation in profile.allocations),
+    )
 
 
 def _buffer_row(buffer: Buffer, compiled: _Compiled) -> BufferRow:

@@ -31,10 +31,21 @@ def _markdown(results: "Results", detail: bool) -> str:
     return as_markdown(results, detail=detail) + "\n"
 
 
-FORMATS: dict[str, Callable[["Results", bool], str]] = {"text": _text, "json": _json, "markdown": _markdown}
+def _html(results: "Results", detail: bool) -> str:
+    from jaxmem.report import as_html
+
+    return as_html(results)  # it leaves nothing out in any case
+
+
+FORMATS: dict[str, Callable[["Results", bool], str]] = {
+    "text": _text,
+    "json": _json,
+    "markdown": _markdown,
+    "html": _html,
+}
 """The forms of an answer by name: from results, and whether nothing is left out, to text."""
 
-SUFFIXES = {".json": "json", ".md": "markdown"}
+SUFFIXES = {".json": "json", ".md": "markdown", ".html": "html"}
 """Which form a file of this name gets."""
 
 

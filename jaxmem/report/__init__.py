@@ -81,3 +81,26 @@ def as_markdown(results: Shown, *, detail: bool = False) -> str:
     from jaxmem.report.markdown import to_markdown
 
     return "\n\n".join(to_markdown(document) for document in pages_of(results, detail=detail))
+
+
+def as_html(results: Shown) -> str:
+    """The pages as one HTML file that needs nothing beside itself.
+
+    Raises:
+        EnvironmentFailure: a report has charts, and the library that draws them is not installed.
+    """
+    from jaxmem.report.html import documents_as_html, reports_as_html
+
+    match results:
+        case Report():
+            return reports_as_html((results,))
+        case Reports():
+            return reports_as_html(results.reports)
+    return documents_as_html(pages_of(results, detail=True))
+
+
+def in_notebook(results: Shown) -> str:
+    """The same page as an element for the output of a notebook's cell."""
+    from jaxmem.report.html import framed
+
+    return framed(as_html(results))

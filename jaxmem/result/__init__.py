@@ -6,7 +6,7 @@ turns them into text and back, `jaxmem.report` into pages for people. Data only,
 Whatever must add up is checked when a value is made, so a report that exists is a report that closes.
 """
 
-from jaxmem.result.buffers import BufferRow, BufferTable
+from jaxmem.result.buffers import BufferRow, BufferTable, Schedule
 from jaxmem.result.comparison import COMPARISON_SCHEMA, Comparison, ComparisonCell
 from jaxmem.result.diff import DIFF_SCHEMA, BufferChange, Diff, Diffs, DiffSide, LayerChange, RoleChange
 from jaxmem.result.estimate import (
@@ -111,6 +111,7 @@ __all__ = [
     "RoleChange",
     "ScalingLaw",
     "ScalingRow",
+    "Schedule",
     "Together",
     "Verdict",
     "Versions",

@@ -77,3 +77,27 @@ class BufferTable:
 
     def __len__(self) -> int:
         return len(self.bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """When and where the buffers live: what `BufferTable` counts its positions and allocations by.
+
+    Attributes:
+        length: number of positions; bodies of loops and branches stand once.
+        peak_position: where the most is live.
+        live_at_peak: which entries of the buffer table hold bytes there, ascending.
+        allocation, allocation_bytes: the allocations by number, and the size of each; they sum to what the compiler reserves.
+    """
+
+    length: int
+    peak_position: int
+    live_at_peak: tuple[int, ...]
+    allocation: tuple[int, ...]
+    allocation_bytes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.allocation) != len(self.allocation_bytes):
+            raise InvariantError(
+                f"there are {len(self.allocation)} allocations and {len(self.allocation_bytes)} sizes of them."
+            )

@@ -7,7 +7,7 @@ from typing import Literal
 
 from jaxmem.errors import InvariantError
 from jaxmem.lowering import ProgramFacts
-from jaxmem.result.buffers import BufferRow, BufferTable
+from jaxmem.result.buffers import BufferRow, BufferTable, Schedule
 from jaxmem.result.facts import (
     DeviceFacts,
     GemmRange,
@@ -56,6 +56,7 @@ class Report:
         layers: per layer path.
         peak_buffers: what is live at the peak, largest first.
         buffers: every buffer.
+        schedule: what the positions of the buffers mean; None in older files.
         other_memories: what the program takes of on-chip and host memory, beside all that.
         verdict: does it fit?
         gemm_range: required by the backend of matrix products, where that was asked for; the rest is of the default.
@@ -82,6 +83,7 @@ class Report:
     layers: tuple[LayerRow, ...] = ()
     peak_buffers: tuple[BufferRow, ...] = ()
     buffers: BufferTable = NO_BUFFERS
+    schedule: Schedule | None = None
     other_memories: tuple[OtherMemory, ...] = ()
     verdict: Verdict
     gemm_range: GemmRange | None = None
