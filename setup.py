@@ -9,5 +9,8 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["jaxmem", "jaxmem.*"]), "jaxmem_models", "jaxmem_models.registry"],
     package_dir={"jaxmem_models": "models"},
-    package_data={"jaxmem": ["py.typed", "result/schemas/*.json"], "jaxmem_models": ["py.typed"]},
+    package_data={
+        "jaxmem": ["py.typed", "report/html/assets/*", "result/schemas/*.json"],
+        "jaxmem_models": ["py.typed"],
+    },
 )

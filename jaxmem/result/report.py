@@ -119,6 +119,11 @@ class Report:
 
         return as_text(self)
 
+    def _repr_html_(self) -> str:
+        from jaxmem.report import in_notebook
+
+        return in_notebook(self)
+
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write the report to a file that `jaxmem.load` and ``jaxmem report`` read.
 
@@ -144,3 +149,8 @@ class Reports:
         from jaxmem.result.json_text import save
 
         save(self, path, force=force)
+
+    def _repr_html_(self) -> str:
+        from jaxmem.report import in_notebook
+
+        return in_notebook(self)

@@ -7,16 +7,14 @@ this back into boxes and rows.
 from collections.abc import Iterable
 from typing import Any
 
+from jaxmem.report.html.escape import LONGEST
+from jaxmem.report.html.moments import peak_of
 from jaxmem.report.html.palette import ROLES
 from jaxmem.report.phrases import title
-from jaxmem.result import LedgerItem, LedgerRow, Report
-from jaxmem.report.html.moments import peak_of
 from jaxmem.report.spelling import shortened, visible
+from jaxmem.result import LedgerItem, LedgerRow, Report
 from jaxmem.roles import Phase, Role
 from jaxmem.unknown import Unknown
-
-_LONGEST_WORD = 2000
-"""Nobody reads more of a name; a scope may have ten thousand characters."""
 
 _ROLES = {role: place for place, role in enumerate(Role)}
 _PHASES = {phase: place for place, phase in enumerate(Phase)}
@@ -30,7 +28,7 @@ class Words:
 
     def place(self, text: str) -> int:
         """Where in the list the text stands."""
-        return self._places.setdefault(shortened(visible(text), _LONGEST_WORD), len(self._places))
+        return self._places.setdefault(shortened(visible(text), LONGEST), len(self._places))
 
     def column(self, texts: Iterable[str]) -> list[int]:
         """A column of texts as a column of places."""

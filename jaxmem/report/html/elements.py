@@ -1,6 +1,7 @@
 """A document as HTML elements: headings, paragraphs, tables. Whatever has a page has HTML through this."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import groupby
 
 from jaxmem.report.document import (
@@ -54,7 +55,8 @@ def cell_html(cell: Cell) -> str:
         case Text(tone=tone):
             return _toned(isolated(spelled(cell)), tone)
         case Size(bytes=size, tone=tone, exact=exact):
-            return _toned(inert(spelled(cell)), tone, "" if exact else f"{size:,} B")
+            short = _toned(inert(spelled(replace(cell, exact=False))), tone, f"{size:,} B")
+            return f"{short} <small>({size:,} B)</small>" if exact and abs(size) >= 1024 else short
         case Difference(bytes=size, tone=tone):
             return _toned(inert(spelled(cell)), tone, f"{size:+,} B")
         case Percent():

@@ -11,7 +11,10 @@ import json
 import re
 from typing import Any
 
-from jaxmem.report.spelling import visible
+from jaxmem.report.spelling import shortened, visible
+
+LONGEST = 2000
+"""Nobody reads more of a name; a scope may have ten thousand characters."""
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
@@ -22,8 +25,8 @@ def inert(text: str) -> str:
 
 
 def isolated(text: str) -> str:
-    """As `inert`, and a text from right to left does not turn what stands beside it."""
-    safe = inert(text)
+    """As `inert`, of readable length, and a text from right to left does not turn what stands beside it."""
+    safe = inert(shortened(visible(text), LONGEST))
     return f"<bdi>{safe}</bdi>" if _NOT_ASCII.search(safe) else safe
 
 

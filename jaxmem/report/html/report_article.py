@@ -163,14 +163,16 @@ def _long_table(named: str, kind: str, heading: str, said: str) -> str:
     identifier = f"{named}-{kind}"
     return (
         f'<section class="long" data-table="{kind}" id="{identifier}"><h2>{heading}</h2><p class="quiet">{said}</p>'
-        f'<noscript><p>This table needs scripts.</p></noscript></section>'
+        f"<noscript><p>This table needs scripts.</p></noscript></section>"
     )
 
 
 def report_button(report: Report, number: int) -> str:
     """What chooses a report: what it is, what it needs, whether that fits."""
     fits = report.verdict.fits
-    outcome, mark = ("warning", "?") if isinstance(fits, Unknown) else ("good", "fits") if fits else ("bad", "too large")
+    outcome, mark = (
+        ("warning", "?") if isinstance(fits, Unknown) else ("good", "fits") if fits else ("bad", "too large")
+    )
     program, _, device = title(report.program, report.device).rpartition(" on ")
     size = ("≥ " if report.required_is_lower_bound else "") + format_bytes(report.required_bytes)
     return (

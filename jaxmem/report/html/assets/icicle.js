@@ -1,5 +1,6 @@
 /* The required bytes: by role, then by module, down to the layer. A part that is chosen fills the chart. */
 const DEEPEST = 5;
+const ROOT_WIDTH = 0.1;
 
 function partsOf(data, report) {
   const root = { name: "required", bytes: 0, role: -1, children: new Map(), parent: null, depth: 0 };
@@ -40,8 +41,8 @@ function icicleBoxes(data, root, height) {
   const least = root.bytes / height; // a part below a pixel cannot be seen
   const lay = (node, from, depth) => {
     const { node: shown, name } = merged(node);
-    boxes.left.push(depth);
-    boxes.right.push(depth + 1);
+    boxes.left.push(depth ? depth - 1 + ROOT_WIDTH : 0);
+    boxes.right.push(depth + ROOT_WIDTH);
     boxes.bottom.push(from);
     boxes.top.push(from + node.bytes);
     boxes.node.push(shown);
@@ -94,14 +95,15 @@ async function drawIcicle(place, crumbs, data, report) {
       left: boxes.left, right: boxes.right, bottom: boxes.bottom, top: boxes.top, colour,
       hatch: boxes.node.map((node) => (node.role < 0 ? "blank" : data.hatches[node.role] || "blank")),
     };
-    const letters = Math.floor((place.clientWidth - 10) / depths / 7) - 1;
-    const written = Array.from(boxes.node.keys()).filter((i) => ((boxes.top[i] - boxes.bottom[i]) / root.bytes) * height >= 15);
+    const letters = Math.floor((place.clientWidth - 8) / (depths - 1 + ROOT_WIDTH) / 7.2) - 2;
+    const tall = (i) => ((boxes.top[i] - boxes.bottom[i]) / root.bytes) * height;
+    const written = Array.from(boxes.node.keys()).filter((i) => boxes.depth[i] > 0 && tall(i) >= 15);
     labels.data = {
       x: written.map((i) => boxes.left[i]), y: written.map((i) => (boxes.bottom[i] + boxes.top[i]) / 2),
-      text: written.map((i) => labelOf(boxes.name[i], boxes.top[i] - boxes.bottom[i], letters)),
+      text: written.map((i) => labelOf(boxes.name[i], boxes.top[i] - boxes.bottom[i], letters, tall(i) >= 34)),
       colour: written.map((i) => inkOn(colour[i])),
     };
-    xRange.setv({ start: 0, end: depths });
+    xRange.setv({ start: 0, end: Math.max(depths - 1, 1) + ROOT_WIDTH });
     yRange.setv({ start: root.bytes, end: 0 });
     fillCrumbs(crumbs, root, paint);
   };
@@ -123,11 +125,13 @@ async function drawIcicle(place, crumbs, data, report) {
   return { view };
 }
 
-function labelOf(name, bytes, letters) {
+/* A name and its size, below one another where there is room; the name alone where there is little. */
+function labelOf(name, bytes, letters, twoLines) {
   const size = formatBytes(bytes);
-  if (letters < 4) return "";
-  if (letters < size.length + 5) return shortened(name, letters);
-  return `${shortened(name, letters - size.length - 1)} ${size}`;
+  if (letters < 3) return "";
+  if (twoLines && letters >= size.length) return `${shortened(name, letters)}\n${size}`;
+  if (letters < size.length + 8) return shortened(name, letters);
+  return `${shortened(name, letters - size.length - 2)}  ${size}`;
 }
 
 function partTooltip(name, node, whole) {

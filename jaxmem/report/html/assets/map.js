@@ -1,5 +1,5 @@
 /* The step from left to right: which pass, which buffer lies where, how many bytes by role. Drawn by Bokeh. */
-const LEFT_BORDER = 78;
+const leftBorder = () => (isPhone() ? 52 : 78);
 const MOST_SAMPLES = 1200;
 
 const isPhone = () => matchMedia("(max-width: 640px)").matches;
@@ -9,8 +9,8 @@ function plainFigure(options) {
   const ink = styleOf("--ink-2"), line = styleOf("--line");
   const plot = Bokeh.Plotting.figure({
     sizing_mode: "stretch_width", toolbar_location: null, output_backend: "canvas", tools: [],
-    background_fill_color: styleOf("--surface"), border_fill_color: styleOf("--surface"), outline_line_color: line,
-    min_border_left: LEFT_BORDER, min_border_right: 10, min_border_top: 6, min_border_bottom: 6,
+    background_fill_color: styleOf("--surface"), border_fill_color: null, outline_line_color: line,
+    min_border_left: leftBorder(), min_border_right: 10, min_border_top: 6, min_border_bottom: 6,
     ...options,
   });
   for (const axis of [plot.xaxis, plot.yaxis]) {
@@ -47,7 +47,7 @@ function hover(tooltips, options = {}) {
 function phaseStrip(data, report, xRange) {
   const lanes = ["update", "backward", "forward"];
   const names = isPhone() ? { update: "upd.", backward: "backw.", forward: "forw." } : {};
-  const plot = plainFigure({ height: 74, x_range: xRange, y_range: new Bokeh.Range1d({ start: 0, end: 3 }) });
+  const plot = plainFigure({ height: 92, x_range: xRange, y_range: new Bokeh.Range1d({ start: 0, end: 4 }) });
   const runs = phaseRuns(report).filter(([phase]) => lanes.includes(data.phases[phase]));
   const lane = (run) => lanes.indexOf(data.phases[run[0]]);
   plot.quad({
@@ -60,10 +60,9 @@ function phaseStrip(data, report, xRange) {
   plot.yaxis.ticker = new Bokeh.FixedTicker({ ticks: [0.5, 1.5, 2.5], minor_ticks: [] });
   plot.yaxis.major_label_overrides = new Map(lanes.map((name, place) => [place + 0.5, names[name] ?? name]));
   plot.add_layout(new Bokeh.Label({
-    x: report.peak + 0.5, y: 3, text: report.peak > report.length * 0.8 ? "peak " : " peak", text_font_size: "12px",
+    x: report.peak + 0.5, y: 4, text: "peak", x_offset: report.peak > report.length * 0.8 ? -5 : 5, text_font_size: "12px",
     text_align: report.peak > report.length * 0.8 ? "right" : "left", text_baseline: "top", text_font_style: "bold",
-    text_color: styleOf("--ink"), background_fill_color: styleOf("--surface"), background_fill_alpha: 0.85,
-    text_font: "system-ui",
+    text_color: styleOf("--ink"), text_font: "system-ui",
   }));
   peakLine(plot, report);
   return plot;
@@ -173,7 +172,7 @@ function livePlot(data, report, live, xRange) {
   };
   xRange.properties.start.change.connect(again);
   xRange.properties.end.change.connect(again);
-  plot.xaxis.axis_label = "position in the schedule: the instructions in program order";
+  plot.xaxis.axis_label = isPhone() ? "position in the schedule" : "position in the schedule: the instructions in program order";
   plot.yaxis.axis_label = isPhone() ? null : "live bytes";
   byteAxis(plot.yaxis);
   peakLine(plot, report);
