@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from jaxmem.formula.cpu_fusion import fuse_for_cpu
 from jaxmem.formula.equal import Equals, find_equals
 from jaxmem.formula.fusion import (
     CONTRACTIONS,
@@ -42,7 +43,9 @@ class Plan:
         self.replaced = replaced
         self.equals: Equals = find_equals(table, merges_remat=platform == "cpu")
         self.swallowed = convolution_epilogues(table, self.equals) if platform == "cuda" else {}
-        self.fusion: Fusion = fuse(table, self.equals, self.swallowed)
+        self.fusion: Fusion = (
+            fuse_for_cpu(table, self.equals) if platform == "cpu" else fuse(table, self.equals, self.swallowed)
+        )
         self.arrays: list[Array] = []
         self.kernels: list[Kernel] = []
         self.array_of: dict[int, int] = {}

@@ -4,8 +4,9 @@ What its library fusions allocate while they run is not among them: it depends o
 """
 
 from dataclasses import replace
+from math import prod
 
-from jaxmem.formula.fusion import IN_MEMORY
+from jaxmem.formula.cpu_fusion import IN_A_LOOP, CpuFusion
 from jaxmem.formula.plan import Plan
 from jaxmem.formula.schedule import Addition, Slot
 from jaxmem.layer_table import Operation
@@ -14,9 +15,76 @@ from jaxmem.roles import Phase, Role
 
 def add_cpu(plan: Plan) -> None:
     """All habits."""
+    random_words(plan)
     max_pools(plan)
     transposed_operands(plan)
+    grouped_gradients(plan)
     copied_arguments(plan)
+
+
+def random_words(plan: Plan) -> None:
+    """Random bits come in two words, and are put together where they are read.
+
+    JAX's generator, threefry, turns a counter of two words into two random words; on CPU its rounds are a loop, which writes
+    both. The one word that is asked for is the exclusive or of the two, and everything made of it, a mask of dropout too, is
+    computed again by each reader: both words wait for the backward pass in place of the mask.
+    """
+    for index in plan.equals.operations:
+        operation = plan.table.operations[index]
+        if operation.primitive not in IN_A_LOOP or operation.results[0] not in plan.array_of:
+            continue
+        first = plan.array_of[operation.results[0]]
+        value = plan.table.values[operation.results[0]]
+        (second,) = plan.add(
+            Addition(
+                role=Role.SAVED_ACTIVATIONS,
+                layer=operation.layer,
+                phase=operation.phase,
+                name="second word of the random bits",
+                why="as long as the first",
+                elements=value.elements,
+                itemsize_bits=value.itemsize_bits,
+            )
+        )
+        plan.extend(plan.kernel_of[first], writes=(second,))
+        for number, kernel in enumerate(plan.kernels):
+            if first in kernel.reads:
+                plan.extend(number, reads=(second,))
+
+
+def grouped_gradients(plan: Plan) -> None:
+    """The gradient of a grouped kernel is computed as if there were one group, and the rest of it thrown away.
+
+    Traced, it is a convolution whose batch falls into groups. `ConvolutionGroupConverter` of XLA makes a whole one of it, every
+    input channel with every output channel: groups times the kernel. Its diagonal is then selected into another array of
+    that size, and added up into the gradient.
+    """
+    for index in plan.equals.operations:
+        operation = plan.table.operations[index]
+        groups = next(iter(operation.size("batch_group_count")), 1)
+        if operation.primitive != "conv_general_dilated" or groups == 1:
+            continue
+        gradient = plan.table.values[operation.results[0]]
+        whole, selected = (
+            plan.add(
+                Addition(
+                    role=Role.TRANSIENT,
+                    layer=operation.layer,
+                    phase=Phase.BACKWARD,
+                    name=name,
+                    why="for the gradient of a grouped kernel",
+                    elements=groups * gradient.elements,
+                    itemsize_bits=gradient.itemsize_bits,
+                )
+            )
+            for name in ("gradient of every pair of channels", "gradient within each group")
+        )
+        written = plan.array_of[operation.results[0]]
+        convolution = plan.kernel_of[written]
+        plan.kernels[convolution] = replace(plan.kernels[convolution], writes=whole)
+        plan.add_kernel(index, whole, selected)
+        plan.kernel_of[written] = plan.add_kernel(index, selected, (written,))
+        plan.kernel_of[whole[0]] = convolution
 
 
 def max_pools(plan: Plan) -> None:
@@ -24,7 +92,8 @@ def max_pools(plan: Plan) -> None:
 
     `SelectAndScatterExpander` of XLA finds the places by pooling again over index ramps, one for each dimension: s32, as large
     as the map itself, and written to memory from the start, since they wait for nothing. The places are put side by side, and
-    wait for the gradient. So do the zeros.
+    wait for the gradient. So do the zeros. A pool with borders pools again over a copy of the map with the borders around it;
+    the ramps and the zeros have them too.
     """
     for index in plan.equals.operations:
         operation = plan.table.operations[index]
@@ -32,15 +101,21 @@ def max_pools(plan: Plan) -> None:
             continue
         result = plan.table.values[operation.results[0]]
         rank = len(result.shape)
+        zeros_of = (0,) * rank
         gradient, features = plan.operand(operation, 0), plan.operand(operation, 1)
         pooled = plan.table.values[gradient]
+        borders = operation.size("padding")
+        bordered = prod(
+            size + before + after
+            for size, before, after in zip(result.shape, borders[::2] or zeros_of, borders[1::2] or zeros_of, strict=True)
+        )
         ramp = Addition(
             role=Role.CONSTANTS,
             layer=operation.layer,
             phase=Phase.BACKWARD,
             name="index ramp",
             why="from the start until the pooling over indices",
-            elements=result.elements,
+            elements=bordered // result.divided_over,
             itemsize_bits=32,
         )
         found = replace(
@@ -69,7 +144,19 @@ def max_pools(plan: Plan) -> None:
         ramps, maps = plan.add(ramp, copies=rank), plan.add(found, copies=rank)
         for one in ramps:
             plan.add_kernel(index, (), (one,))
-        plan.add_kernel(index, (*plan.arrays_of(plan.fusion.sources(features)), *ramps), (*maps, *plan.add(unread)))
+        searched = plan.arrays_of(plan.fusion.sources(features))
+        if any(borders):
+            with_borders = replace(
+                ramp,
+                role=Role.TRANSIENT,
+                name="map with its borders",
+                why="until the pooling over indices",
+                itemsize_bits=result.itemsize_bits,
+            )
+            copied = plan.add(with_borders)
+            plan.add_kernel(index, plan.arrays_of(_made_from(plan, features)), copied)
+            searched = copied
+        plan.add_kernel(index, (*searched, *ramps), (*maps, *plan.add(unread)))
         side_by_side, target = plan.add(places), plan.add(zeros)
         plan.add_kernel(index, maps, side_by_side)
         plan.add_kernel(index, (), target)
@@ -130,10 +217,8 @@ def _phase_of(plan: Plan, value: int) -> Phase:
 
 def _made_from(plan: Plan, value: int) -> tuple[int, ...]:
     """What a copy of a value reads: what the value is computed from, element by element, or the value itself."""
-    made = plan.table.values[value].operation
-    if made is None or plan.table.operations[made].primitive in IN_MEMORY:
-        return plan.fusion.sources(value)
-    return plan.fusion.read_by(plan.table.operations[made])
+    fusion = plan.fusion
+    return fusion.again.get(value, fusion.sources(value)) if isinstance(fusion, CpuFusion) else fusion.sources(value)
 
 
 def copied_arguments(plan: Plan) -> None:

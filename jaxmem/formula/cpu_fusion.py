@@ -1,0 +1,168 @@
+"""Which values exist on a CPU: what XLA's compiler for CPUs fuses, edge by edge.
+
+Two passes decide, one behind the other.
+
+- `LibraryRewriter` (xla/backends/cpu/transforms/library_rewriter.cc) hands convolutions, matrix products and reductions of
+  floating-point numbers to YNNPACK. A reduction takes along what only it reads, as long as the library can compute it element
+  by element. What the library reads lies in memory.
+- `CpuInstructionFusion` (xla/service/cpu/cpu_instruction_fusion.cc) fuses the rest into its readers, each reader by itself: one
+  computes a value again while another, the library, reads it from memory. So both the value and what it is computed from
+  exist. The subtraction of the mean in batch norm is such a value: the backward pass sums over it, and computes it again from
+  the map besides.
+
+The second pass does not compute again
+
+- what is expensive (`InstructionFusion::IsExpensive`: exponentials, roots, quotients) and has several readers;
+- what is made of several arrays of its size, unless all its readers can take it (`ComputeGloballyUnfusible`): the sum of two
+  maps, read by a convolution;
+- a wide concatenation along the last dimension: it fuses on neither side.
+"""
+
+from dataclasses import dataclass, field
+
+from jaxmem.formula.equal import Equals
+from jaxmem.formula.fusion import IN_MEMORY, REDUCTIONS, Fusion, find_readers
+from jaxmem.layer_table import LayerTable, Operation
+
+WIDE_CONCATENATION = 128
+"""Elements of the last dimension from which on a concatenation is a copy of rows, fused with nothing."""
+
+EXPENSIVE = frozenset(
+    """exp exp2 expm1 log log1p tanh logistic erf erfc erf_inv sqrt rsqrt cbrt pow sin cos tan asin acos atan atan2 sinh cosh
+    asinh acosh atanh rem gather pad""".split()
+)
+"""Not computed twice. A quotient of two arrays too; one by a number is a product."""
+
+LIBRARY_ELEMENTWISE = frozenset(
+    """add add_any sub mul div max min neg abs exp exp2 expm1 log log1p tanh sqrt rsqrt square integer_pow sign floor ceil round
+    sin cos pow convert_element_type broadcast_in_dim""".split()
+)
+"""What YNNPACK computes along with a reduction (xla/backends/cpu/ynn_support.cc). No selection, no comparison."""
+
+IN_A_LOOP = frozenset({"random_bits", "threefry2x32"})
+"""Random numbers: JAX lowers the rounds of their generator to a loop on CPU, and a loop writes what it returns."""
+
+
+@dataclass(slots=True)
+class CpuFusion(Fusion):
+    """What exists, and what is computed again all the same.
+
+    Attributes:
+        again: existing value → what those readers read that compute it again.
+        region: operations that the library computes along with a reduction.
+    """
+
+    again: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    region: set[int] = field(default_factory=set)
+
+    def read_by(self, operation: Operation) -> tuple[int, ...]:
+        """What an operation reads from memory."""
+        found: list[int] = []
+        for operand in self.operands(operation):
+            if operand in self.again and self.takes(operation, operand):
+                found.extend(self.again[operand])
+            else:
+                found.extend(self.sources(operand))
+        return tuple(dict.fromkeys(found))
+
+    def takes(self, reader: Operation, value: int) -> bool:
+        """Whether an operation could compute an operand itself."""
+        if is_in_memory(reader) or any(result in self.region for result in reader.results):
+            return False
+        if is_wide_concatenation(self.table, reader):
+            return False
+        made = self.table.values[value].operation
+        if made is None:
+            return False
+        maker = self.table.operations[made]
+        if is_wide_concatenation(self.table, maker):
+            return False
+        spread = reader.primitive == "broadcast_in_dim" and is_expensive(maker)
+        return not spread
+
+
+def is_in_memory(operation: Operation) -> bool:
+    """Whether an operation reads its operands from memory and writes its result there."""
+    return operation.primitive in IN_MEMORY or operation.primitive in IN_A_LOOP
+
+
+def is_expensive(operation: Operation) -> bool:
+    """Whether a value is rather written than computed twice."""
+    quotient = operation.primitive == "div" and len(operation.operands) > 1
+    return quotient or operation.primitive in EXPENSIVE
+
+
+def is_wide_concatenation(table: LayerTable, operation: Operation) -> bool:
+    """Whether an operation puts rows of many elements side by side."""
+    if operation.primitive != "concatenate":
+        return False
+    shape = table.values[operation.results[0]].shape
+    last = operation.size("dimension") == (len(shape) - 1,)
+    return len(shape) > 1 and last and shape[-1] >= WIDE_CONCATENATION
+
+
+def fuse_for_cpu(table: LayerTable, equals: Equals) -> CpuFusion:
+    """Decide for every value whether it exists. Linear in the number of operands.
+
+    Readers come before what they read here: what a value's readers can do decides what becomes of it.
+    """
+    fusion = CpuFusion(table, equals, find_readers(table, equals))
+    results = {equals.of[value] for value in table.outputs if value is not None}
+    recomputed: set[int] = set()
+    for index in reversed(equals.operations):
+        operation = table.operations[index]
+        for value in operation.results:
+            if equals.constant[value]:
+                continue
+            if is_in_memory(operation) or operation.hands_on:
+                fusion.exists.add(value)
+                continue
+            readers = [table.operations[reader] for reader in fusion.readers.get(value, ())]
+            if value not in results:
+                if len(readers) == 1 and _joins_a_reduction(fusion, operation, readers[0]):
+                    fusion.region.add(value)
+                    continue
+                taking = all(fusion.takes(reader, value) for reader in readers)
+                if taking and (len(readers) <= 1 or not is_expensive(operation)):
+                    continue
+            fusion.exists.add(value)
+            if not is_expensive(operation) and _grows_by_being_written(fusion, operation, value):
+                recomputed.add(value)
+    for index in equals.operations:
+        operation = table.operations[index]
+        read = fusion.read_by(operation)
+        for value in operation.results:
+            if equals.constant[value]:
+                fusion.roots[value] = ()
+            elif value not in fusion.exists:
+                fusion.roots[value] = read
+            elif value in recomputed and len(operation.results) == 1:
+                fusion.again[value] = read
+    return fusion
+
+
+def _joins_a_reduction(fusion: CpuFusion, operation: Operation, reader: Operation) -> bool:
+    """Whether the library computes an operation along with the only operation that reads it."""
+    floating = all("float" in fusion.table.values[value].dtype for value in (*operation.operands, *operation.results))
+    if not floating or operation.primitive not in LIBRARY_ELEMENTWISE:
+        return False
+    return reader.primitive in REDUCTIONS or any(result in fusion.region for result in reader.results)
+
+
+def _grows_by_being_written(fusion: CpuFusion, operation: Operation, value: int) -> bool:
+    """Whether reading what a value is made of is no more than reading the value.
+
+    So it is with one array of its size, whatever is spread over it besides (`EffectivelyAtMostUnary`), and where all that it
+    is made of is no larger than itself.
+    """
+    table = fusion.table
+    operands = [operand for operand in fusion.operands(operation) if not _is_spread(table, operand)]
+    rank = len(table.values[value].shape)
+    whole = [operand for operand in operands if len(table.values[operand].shape) >= rank]
+    read = sum(table.values[operand].elements for operand in dict.fromkeys(operands))
+    return len(whole) <= 1 or read <= table.values[value].elements
+
+
+def _is_spread(table: LayerTable, value: int) -> bool:
+    made = table.values[value].operation
+    return made is not None and table.operations[made].primitive in ("broadcast_in_dim", "iota")
