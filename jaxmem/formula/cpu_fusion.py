@@ -31,7 +31,10 @@ EXPENSIVE = frozenset(
     """exp exp2 expm1 log log1p tanh logistic erf erfc erf_inv sqrt rsqrt cbrt pow sin cos tan asin acos atan atan2 sinh cosh
     asinh acosh atanh rem gather pad""".split()
 )
-"""Not computed twice. A quotient of two arrays too; one by a number is a product."""
+"""Not computed twice, and not for each element that it is spread over."""
+
+MADE_OF_PARTS = frozenset({"concatenate", "pad", "gather"})
+"""Their result is larger than an operand, yet each element of it is read once."""
 
 LIBRARY_ELEMENTWISE = frozenset(
     """add add_any sub mul div max min neg abs exp exp2 expm1 log log1p tanh sqrt rsqrt square integer_pow sign floor ceil round
@@ -77,8 +80,9 @@ class CpuFusion(Fusion):
         maker = self.table.operations[made]
         if is_wide_concatenation(self.table, maker):
             return False
-        spread = reader.primitive == "broadcast_in_dim" and is_expensive(maker)
-        return not spread
+        widest = max(self.table.values[result].elements for result in reader.results)
+        spread = reader.primitive not in MADE_OF_PARTS and widest > self.table.values[value].elements
+        return not (spread and is_expensive(self.table, maker))
 
 
 def is_in_memory(operation: Operation) -> bool:
@@ -86,10 +90,16 @@ def is_in_memory(operation: Operation) -> bool:
     return operation.primitive in IN_MEMORY or operation.primitive in IN_A_LOOP
 
 
-def is_expensive(operation: Operation) -> bool:
-    """Whether a value is rather written than computed twice."""
-    quotient = operation.primitive == "div" and len(operation.operands) > 1
-    return quotient or operation.primitive in EXPENSIVE
+def is_expensive(table: LayerTable, operation: Operation) -> bool:
+    """Whether a value is rather written than computed twice.
+
+    A quotient is, but for one by a number, or by an array of fewer elements: that is a product with the reciprocal
+    (`AlgebraicSimplifier` of XLA).
+    """
+    if operation.primitive == "div" and len(operation.operands) > 1:
+        divisor, result = (table.values[value] for value in (operation.operands[1], operation.results[0]))
+        return divisor.elements == result.elements and not _is_spread(table, operation.operands[1])
+    return operation.primitive in EXPENSIVE
 
 
 def is_wide_concatenation(table: LayerTable, operation: Operation) -> bool:
@@ -123,10 +133,11 @@ def fuse_for_cpu(table: LayerTable, equals: Equals) -> CpuFusion:
                     fusion.region.add(value)
                     continue
                 taking = all(fusion.takes(reader, value) for reader in readers)
-                if taking and (len(readers) <= 1 or not is_expensive(operation)):
+                taking &= not is_inside_erfc(fusion, operation)
+                if taking and (len(readers) <= 1 or not is_expensive(table, operation)):
                     continue
             fusion.exists.add(value)
-            if not is_expensive(operation) and _grows_by_being_written(fusion, operation, value):
+            if not is_expensive(table, operation) and _grows_by_being_written(fusion, operation, value):
                 recomputed.add(value)
     for index in equals.operations:
         operation = table.operations[index]
@@ -149,6 +160,20 @@ def _joins_a_reduction(fusion: CpuFusion, operation: Operation, reader: Operatio
     return reader.primitive in REDUCTIONS or any(result in fusion.region for result in reader.results)
 
 
+def is_inside_erfc(fusion: CpuFusion, operation: Operation) -> bool:
+    """Whether an operation is the exp(-x²) of the gradient of erfc(x), which erfc itself computes: one value with many readers."""
+    if operation.primitive != "exp":
+        return False
+    value = fusion.equals.of[operation.operands[0]]
+    for step in (frozenset({"neg"}), frozenset({"square", "mul", "integer_pow"})):
+        made = fusion.table.values[value].operation
+        maker = fusion.table.operations[made] if made is not None else None
+        if maker is None or maker.primitive not in step:
+            return False
+        value = fusion.equals.of[maker.operands[0]]
+    return any(fusion.table.operations[reader].primitive == "erfc" for reader in fusion.readers.get(value, ()))
+
+
 def _grows_by_being_written(fusion: CpuFusion, operation: Operation, value: int) -> bool:
     """Whether reading what a value is made of is no more than reading the value.
 
@@ -157,10 +182,9 @@ def _grows_by_being_written(fusion: CpuFusion, operation: Operation, value: int)
     """
     table = fusion.table
     operands = [operand for operand in fusion.operands(operation) if not _is_spread(table, operand)]
-    rank = len(table.values[value].shape)
-    whole = [operand for operand in operands if len(table.values[operand].shape) >= rank]
-    read = sum(table.values[operand].elements for operand in dict.fromkeys(operands))
-    return len(whole) <= 1 or read <= table.values[value].elements
+    elements = table.values[value].elements
+    read = sum(table.values[operand].elements for operand in operands)
+    return sum(table.values[operand].elements >= elements for operand in operands) <= 1 or read <= elements
 
 
 def _is_spread(table: LayerTable, value: int) -> bool:

@@ -7,7 +7,7 @@ writes many an expression twice, once for the forward and once for the backward 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jaxmem.layer_table import LayerTable, Operation
+from jaxmem.layer_table import LayerTable, Operation, Value
 from jaxmem.roles import Phase
 
 MOVEMENT = frozenset(
@@ -16,11 +16,14 @@ MOVEMENT = frozenset(
 """Operations whose result holds the same numbers as their operand."""
 
 
-def moved(operation: Operation) -> tuple[tuple[int, int], ...]:
+def moved(operation: Operation, values: Sequence[Value] = ()) -> tuple[tuple[int, int], ...]:
     """(result, operand) for each result that holds the numbers of an operand, and nothing else; none for what computes.
 
-    A border of nothing around an array is the array.
+    A border of nothing around an array is the array, and so is a broadcast that adds dimensions of one element.
     """
+    if operation.primitive == "broadcast_in_dim" and operation.operands and values:
+        result, operand = operation.results[0], operation.operands[0]
+        return ((result, operand),) if values[result].elements == values[operand].elements else ()
     if operation.primitive == "pad" and not any(operation.size("padding_config") or (1,)):
         return ((operation.results[0], operation.operands[0]),)
     if operation.primitive in MOVEMENT and len(operation.operands) == len(operation.results):
@@ -63,7 +66,7 @@ def find_equals(table: LayerTable, *, merges_remat: bool) -> Equals:
         for result in operation.results:
             # What goes round in a loop begins as a constant and does not stay one.
             constant[result] = not depends and not operation.hands_on
-        if same := moved(operation):
+        if same := moved(operation, table.values):
             for result, operand in same:
                 of[result] = of[operand]
             continue

@@ -6,7 +6,8 @@ What its library fusions allocate while they run is not among them: it depends o
 from dataclasses import replace
 from math import prod
 
-from jaxmem.formula.cpu_fusion import IN_A_LOOP, CpuFusion
+from jaxmem.formula.backends.cpu_library import waits_for
+from jaxmem.formula.cpu_fusion import IN_A_LOOP, CpuFusion, is_inside_erfc
 from jaxmem.formula.plan import Plan
 from jaxmem.formula.schedule import Addition, Slot
 from jaxmem.layer_table import Operation
@@ -15,11 +16,29 @@ from jaxmem.roles import Phase, Role
 
 def add_cpu(plan: Plan) -> None:
     """All habits."""
+    results_written_over(plan)
     random_words(plan)
+    exponentials_of_erfc(plan)
     max_pools(plan)
     transposed_operands(plan)
-    grouped_gradients(plan)
+    depthwise_gradients(plan)
+    spread_operands(plan)
     copied_arguments(plan)
+
+
+def results_written_over(plan: Plan) -> None:
+    """What works element by element is written over what a convolution has written: both have one shape, and one result.
+
+    A matrix product is another shape to XLA, with all its rows in one dimension, wherever the trace has more than two; a loop
+    writes over an operand of its own shape only (`HloDataflowAnalysis::CanShareOperandBufferWithUser`).
+    """
+    for value, array in plan.array_of.items():
+        made = plan.table.values[value].operation
+        primitive = plan.table.operations[made].primitive if made is not None else ""
+        if primitive == "conv_general_dilated":
+            plan.arrays[array] = replace(plan.arrays[array], lends=True)
+        elif primitive == "dot_general" and len(plan.table.values[value].shape) > 2:
+            plan.arrays[array] = replace(plan.arrays[array], lends=False)
 
 
 def random_words(plan: Plan) -> None:
@@ -29,35 +48,56 @@ def random_words(plan: Plan) -> None:
     both. The one word that is asked for is the exclusive or of the two, and everything made of it, a mask of dropout too, is
     computed again by each reader: both words wait for the backward pass in place of the mask.
     """
-    for index in plan.equals.operations:
-        operation = plan.table.operations[index]
-        if operation.primitive not in IN_A_LOOP or operation.results[0] not in plan.array_of:
-            continue
-        first = plan.array_of[operation.results[0]]
-        value = plan.table.values[operation.results[0]]
-        (second,) = plan.add(
-            Addition(
-                role=Role.SAVED_ACTIVATIONS,
-                layer=operation.layer,
-                phase=operation.phase,
-                name="second word of the random bits",
-                why="as long as the first",
-                elements=value.elements,
-                itemsize_bits=value.itemsize_bits,
-            )
-        )
-        plan.extend(plan.kernel_of[first], writes=(second,))
-        for number, kernel in enumerate(plan.kernels):
-            if first in kernel.reads:
-                plan.extend(number, reads=(second,))
+    for operation in _existing(plan):
+        if operation.primitive in IN_A_LOOP:
+            _stands_for(plan, operation, "word of the random bits", "from its loop to the last mask made of it", copies=2)
 
 
-def grouped_gradients(plan: Plan) -> None:
-    """The gradient of a grouped kernel is computed as if there were one group, and the rest of it thrown away.
+def exponentials_of_erfc(plan: Plan) -> None:
+    """exp(-x²) is a step of erfc(x), and the gradient's factor: computed once, and kept (`jaxmem.formula.cpu_fusion`)."""
+    fusion = plan.fusion
+    assert isinstance(fusion, CpuFusion)
+    for operation in _existing(plan):
+        if is_inside_erfc(fusion, operation):
+            _stands_for(plan, operation, "exponential inside erfc", "for the gradient, which has it as a factor", copies=1)
 
-    Traced, it is a convolution whose batch falls into groups. `ConvolutionGroupConverter` of XLA makes a whole one of it, every
-    input channel with every output channel: groups times the kernel. Its diagonal is then selected into another array of
-    that size, and added up into the gradient.
+
+def _existing(plan: Plan) -> list[Operation]:
+    """The operations whose first result exists."""
+    operations = [plan.table.operations[index] for index in plan.equals.operations]
+    return [operation for operation in operations if operation.results and operation.results[0] in plan.array_of]
+
+
+def _stands_for(plan: Plan, operation: Operation, name: str, why: str, *, copies: int) -> None:
+    """In place of a value the backend has arrays of its own, as large, written and read by the same kernels."""
+    own = plan.array_of[operation.results[0]]
+    plan.arrays[own] = replace(plan.arrays[own], size_bytes=0)
+    value = plan.table.values[operation.results[0]]
+    arrays = plan.add(
+        Addition(
+            role=Role.SAVED_ACTIVATIONS,
+            layer=operation.layer,
+            phase=operation.phase,
+            name=name,
+            why=why,
+            elements=value.elements,
+            itemsize_bits=value.itemsize_bits,
+        ),
+        copies=copies,
+    )
+    plan.extend(plan.kernel_of[own], writes=arrays)
+    for number, kernel in enumerate(plan.kernels):
+        if own in kernel.reads:
+            plan.extend(number, reads=arrays)
+
+
+def depthwise_gradients(plan: Plan) -> None:
+    """The gradient of a depthwise kernel is computed as if the convolution were a whole one, and the rest thrown away.
+
+    Traced, it is a convolution whose batch falls into groups, one for each output channel. `ConvolutionGroupConverter` of XLA
+    makes a whole one of it, every input channel with every output channel: groups times the kernel. Its diagonal is then
+    selected into another array of that size, and added up into the gradient. Groups of several output channels become a
+    dimension of space instead, and nothing is thrown away.
     """
     for index in plan.equals.operations:
         operation = plan.table.operations[index]
@@ -65,6 +105,8 @@ def grouped_gradients(plan: Plan) -> None:
         if operation.primitive != "conv_general_dilated" or groups == 1:
             continue
         gradient = plan.table.values[operation.results[0]]
+        if groups != gradient.shape[operation.size("out_spec")[1]]:
+            continue
         whole, selected = (
             plan.add(
                 Addition(
@@ -72,7 +114,7 @@ def grouped_gradients(plan: Plan) -> None:
                     layer=operation.layer,
                     phase=Phase.BACKWARD,
                     name=name,
-                    why="for the gradient of a grouped kernel",
+                    why="for the gradient of a depthwise kernel",
                     elements=groups * gradient.elements,
                     itemsize_bits=gradient.itemsize_bits,
                 )
@@ -221,11 +263,57 @@ def _made_from(plan: Plan, value: int) -> tuple[int, ...]:
     return fusion.again.get(value, fusion.sources(value)) if isinstance(fusion, CpuFusion) else fusion.sources(value)
 
 
+def spread_operands(plan: Plan) -> None:
+    """What the library reads spread over a larger array is written out at that size, if anything else reads it so too.
+
+    Broadcasting is an operation of its own in XLA, one for all that read the same array spread over the same shape. The
+    library takes it along like any other operation, if nothing else reads it; else it reads the result, which exists as soon
+    as the smaller array does: the reciprocal deviations and the scale of layer norm, kept at the size of the map.
+    """
+    fusion = plan.fusion
+    assert isinstance(fusion, CpuFusion)
+    spread: dict[tuple[int, tuple[int, ...]], tuple[int, ...]] = {}
+    for index in plan.equals.operations:
+        operation = plan.table.operations[index]
+        if operation.results[0] not in fusion.region:
+            continue
+        shape = plan.table.values[operation.results[0]].shape
+        for operand in fusion.operands(operation):
+            if plan.table.values[operand].elements in (1, prod(shape)) or len(_spreading(plan, operand, shape)) < 2:
+                continue
+            if (operand, shape) not in spread:
+                result = plan.table.values[operation.results[0]]
+                spread[operand, shape] = plan.add(
+                    Addition(
+                        role=Role.WORKSPACE,
+                        layer=operation.layer,
+                        phase=_phase_of(plan, operand),
+                        name="operand spread out",
+                        why="the library reads it at the size of the map, and something else does",
+                        elements=result.elements,
+                        itemsize_bits=result.itemsize_bits,
+                    )
+                )
+                plan.add_kernel(index, plan.arrays_of(fusion.sources(operand)), spread[operand, shape])
+            for kernel in sorted(plan.kernels_computing(operation.results[0])):
+                plan.extend(kernel, reads=spread[operand, shape])
+
+
+def _spreading(plan: Plan, value: int, shape: tuple[int, ...]) -> list[int]:
+    """The operations that read a value spread over a shape."""
+    return [
+        reader
+        for reader in plan.fusion.readers.get(value, ())
+        if plan.table.values[plan.table.operations[reader].results[0]].shape == shape
+    ]
+
+
 def copied_arguments(plan: Plan) -> None:
     """A donated argument that the backward pass reads is copied at the start; everything reads the copy.
 
     Its update is written over it and need not wait for the backward pass of the layer below, which still reads the old
-    value. Between the copy and the update the argument's own memory stands idle, and other arrays are put there.
+    value. Where everything that reads the old value must have run before the update anyway, there is no copy: an embedding that
+    is read again at the end of the network, whose gradient is the last of all. Between the copy and the update the argument's own memory stands idle, and other arrays are put there.
     """
     readers: dict[int, list[Operation]] = {}
     for index in plan.equals.operations:
@@ -234,10 +322,21 @@ def copied_arguments(plan: Plan) -> None:
             for source in plan.fusion.sources(operand):
                 if source in plan.replaced:
                     readers.setdefault(source, []).append(operation)
+    reading: dict[int, list[int]] = {}
     for argument, found in readers.items():
         new = plan.equals.of[plan.replaced[argument]]
-        if new not in plan.array_of or not any(operation.phase is Phase.BACKWARD for operation in found):
+        if new in plan.array_of and any(operation.phase is Phase.BACKWARD for operation in found):
+            kernels = {
+                kernel for operation in found for result in operation.results for kernel in plan.kernels_computing(result)
+            }
+            reading[argument] = sorted(kernels)
+    updates = {argument: plan.kernel_of[plan.array_of[plan.equals.of[plan.replaced[argument]]]] for argument in reading}
+    before = waits_for(plan, [*{kernel for kernels in reading.values() for kernel in kernels}, *set(updates.values())])
+    for argument, kernels in reading.items():
+        update = updates[argument]
+        if all(kernel == update or kernel in before[update] for kernel in kernels):
             continue
+        found = readers[argument]
         value = plan.table.values[argument]
         (copy,) = plan.add(
             Addition(
@@ -251,10 +350,6 @@ def copied_arguments(plan: Plan) -> None:
             )
         )
         copying = plan.add_kernel(plan.equals.operations[0], (), (copy,))
-        kernels = {
-            kernel for operation in found for result in operation.results for kernel in plan.kernels_computing(result)
-        }
-        for kernel in sorted(kernels):
+        for kernel in kernels:
             plan.extend(kernel, reads=(copy,))
-        update = plan.kernel_of[plan.array_of[new]]
         plan.slots.append(Slot(size_bytes=plan.fusion.size_bytes(argument), after=copying, before=update))

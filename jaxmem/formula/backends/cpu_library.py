@@ -22,6 +22,9 @@ from jaxmem.layer_table import LayerTable, Operation
 COLUMNS_OF_A_CALL = 16
 """Columns of the right side that one call of a float32 kernel makes, on AVX2."""
 
+ROWS_OF_A_CALL, PACK_FROM_CALLS = 6, 10
+"""Rows of the left side that one call takes, and the calls above which packing the right side is worth it."""
+
 BLOCK_BYTES = 128 << 10
 """A packed block of columns grows to this size while it can."""
 
@@ -37,11 +40,12 @@ def hidden_bytes(plan: Plan, *, threads: int) -> int:
     held = []
     for index in plan.equals.operations:
         operation = plan.table.operations[index]
-        if operation.primitive == "conv_general_dilated" and operation.results[0] in plan.array_of:
-            size_bytes = convolution_bytes(plan.table, operation, threads=threads)
+        bytes_of = {"conv_general_dilated": convolution_bytes, "dot_general": product_bytes}.get(operation.primitive)
+        if bytes_of is not None and operation.results[0] in plan.array_of:
+            size_bytes = bytes_of(plan.table, operation, threads=threads)
             held.append((size_bytes, plan.kernel_of[plan.array_of[operation.results[0]]]))
     held.sort(key=lambda pair: (-pair[0], pair[1]))
-    waits_for = _waits_for(plan, [kernel for _, kernel in held])
+    before = waits_for(plan, [kernel for _, kernel in held])
     most = 0
     for position, (size_bytes, first) in enumerate(held):
         if size_bytes * threads <= most:
@@ -50,18 +54,18 @@ def hidden_bytes(plan: Plan, *, threads: int) -> int:
         for other_bytes, other in held[position + 1 :]:
             if len(together) >= threads:
                 break
-            if all(not _ordered(waits_for, other, one) for one in together):
+            if all(not _ordered(before, other, one) for one in together):
                 together.append(other)
                 total += other_bytes
         most = max(most, total)
     return most
 
 
-def _ordered(waits_for: dict[int, set[int]], one: int, other: int) -> bool:
-    return one in waits_for[other] or other in waits_for[one]
+def _ordered(before: dict[int, set[int]], one: int, other: int) -> bool:
+    return one in before[other] or other in before[one]
 
 
-def _waits_for(plan: Plan, wanted: Sequence[int]) -> dict[int, set[int]]:
+def waits_for(plan: Plan, wanted: Sequence[int]) -> dict[int, set[int]]:
     """Each of some kernels → those of them that must have run before it."""
     bit = {kernel: 1 << number for number, kernel in enumerate(wanted)}
     reached: dict[int, int] = {}
@@ -87,9 +91,11 @@ def _waits_for(plan: Plan, wanted: Sequence[int]) -> dict[int, set[int]]:
 
 
 def convolution_bytes(table: LayerTable, operation: Operation, *, threads: int) -> int:
-    """Bytes that the library holds while it runs one convolution; 0 for one of several feature groups."""
-    if operation.size("feature_group_count") != (1,) or operation.size("batch_group_count") != (1,):
-        return 0
+    """Bytes that the library holds while it runs one convolution.
+
+    The gradient of a depthwise kernel runs as a whole convolution (`jaxmem.formula.backends.cpu`), whose axes are the same. 0 for
+    what XLA runs without either way: the gradient of a kernel in groups, and groups over a dilated input.
+    """
     left, kernel = (table.values[operand] for operand in operation.operands[:2])
     result = table.values[operation.results[0]]
     left_axes, kernel_axes, result_axes = (operation.size(name) for name in ("lhs_spec", "rhs_spec", "out_spec"))
@@ -98,7 +104,12 @@ def convolution_bytes(table: LayerTable, operation: Operation, *, threads: int) 
     space = [left.shape[axis] for axis in left_axes[2:]]
     results = [result.shape[axis] for axis in result_axes[2:]]
     columns, item_bytes = kernel.shape[kernel_axes[0]], left.itemsize_bits // 8
-    if any(dilation > 1 for dilation in operation.size("lhs_dilation")):
+    if operation.size("batch_group_count")[0] not in (1, columns):
+        return 0
+    dilated = any(dilation > 1 for dilation in operation.size("lhs_dilation"))
+    if dilated and operation.size("feature_group_count") != (1,):
+        return 0
+    if dilated:
         matrix = images * columns * prod(space) * prod(window) * item_bytes
         return matrix if matrix <= LARGEST_MATRIX_BYTES and set(operation.size("window_strides")) == {1} else 0
     depth = kernel.elements // max(columns, 1)
@@ -126,6 +137,22 @@ def convolution_bytes(table: LayerTable, operation: Operation, *, threads: int) 
     whole, rest = divmod(rows, row_split)
     whole_tiles = min(at_work, whole * column_tasks)
     return packed + whole_tiles * tile(row_split) + (at_work - whole_tiles) * (tile(rest) if rest else 0)
+
+
+def product_bytes(table: LayerTable, operation: Operation, *, threads: int) -> int:
+    """Bytes that the library holds while it runs one matrix product: a packed block of the right side for each task.
+
+    A left side of few rows is multiplied without packing.
+    """
+    left, right = (table.values[operation.operands[number]] for number in (0, -1))
+    item_bytes = right.itemsize_bits // 8
+    depth = prod(right.shape[axis] for axis in operation.size("rhs_contracting"))
+    batch = prod(right.shape[axis] for axis in operation.size("rhs_batch"))
+    rows, columns = (value.elements // max(depth * batch, 1) for value in (left, right))
+    if -(-rows // ROWS_OF_A_CALL) <= PACK_FROM_CALLS:
+        return 0
+    block, _, column_split = _split(max(rows, 1), max(columns, 1), max(depth, 1), item_bytes)
+    return depth * block * item_bytes * min(-(-columns // column_split), threads)
 
 
 def _split(rows: int, columns: int, depth: int, item_bytes: int) -> tuple[int, int, int]:
