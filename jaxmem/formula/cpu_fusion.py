@@ -161,7 +161,7 @@ def _joins_a_reduction(fusion: CpuFusion, operation: Operation, reader: Operatio
 
 
 def is_inside_erfc(fusion: CpuFusion, operation: Operation) -> bool:
-    """Whether an operation is the exp(-x²) of the gradient of erfc(x), which erfc itself computes: one value with many readers."""
+    """Whether an operation is the exp(-x²) of the gradient of erfc(x), which erfc itself computes: a value of many readers."""
     if operation.primitive != "exp":
         return False
     value = fusion.equals.of[operation.operands[0]]

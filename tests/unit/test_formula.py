@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from layer_tables import Table
 
 from jaxmem.formula import derive_formula
 from jaxmem.formula.backends.cuda import with_borders
@@ -10,51 +11,11 @@ from jaxmem.formula.equal import moved
 from jaxmem.formula.live_ranges import find_live_ranges
 from jaxmem.formula.optimizers import RULES, state_bytes
 from jaxmem.formula.textbook import textbook_formulas
-from jaxmem.layer_table import LayerTable, Operation, Value
+from jaxmem.layer_table import Operation
 from jaxmem.lowering import Argument, Output, ProgramFacts
 from jaxmem.roles import OPTIMIZER_ROLES, Phase, Role
 
 FORWARD, BACKWARD, UPDATE = Phase.FORWARD, Phase.BACKWARD, Phase.UPDATE
-
-
-class Table:
-    """A layer table in the making; values by name."""
-
-    def __init__(self):
-        self.names = {}
-        self.values = []
-        self.operations = []
-        self.arguments = []
-
-    def _value(self, name, shape, dtype, **made_by):
-        self.names[name] = len(self.values)
-        bits = 8 if dtype == "bool" else 32
-        self.values.append(Value(shape=shape, dtype=dtype, itemsize_bits=bits, **made_by))
-
-    def argument(self, name, *shape):
-        self._value(name, shape, "float32", argument=len(self.arguments))
-        self.arguments.append(self.names[name])
-
-    def do(self, name, primitive, phase, shape, *operands, layer="dense", dtype="float32"):
-        self._value(name, shape, dtype, operation=len(self.operations))
-        self.operations.append(
-            Operation(
-                primitive=primitive,
-                scope=layer,
-                layer=layer,
-                phase=phase,
-                operands=tuple(self.names[operand] for operand in operands),
-                results=(self.names[name],),
-            )
-        )
-
-    def table(self, *outputs):
-        return LayerTable(
-            values=tuple(self.values),
-            operations=tuple(self.operations),
-            arguments=tuple(self.arguments),
-            outputs=tuple(self.names[name] for name in outputs),
-        )
 
 
 def two_layers():

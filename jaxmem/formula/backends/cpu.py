@@ -50,7 +50,9 @@ def random_words(plan: Plan) -> None:
     """
     for operation in _existing(plan):
         if operation.primitive in IN_A_LOOP:
-            _stands_for(plan, operation, "word of the random bits", "from its loop to the last mask made of it", copies=2)
+            _stands_for(
+                plan, operation, "word of the random bits", "from its loop to the last mask made of it", copies=2
+            )
 
 
 def exponentials_of_erfc(plan: Plan) -> None:
@@ -59,7 +61,9 @@ def exponentials_of_erfc(plan: Plan) -> None:
     assert isinstance(fusion, CpuFusion)
     for operation in _existing(plan):
         if is_inside_erfc(fusion, operation):
-            _stands_for(plan, operation, "exponential inside erfc", "for the gradient, which has it as a factor", copies=1)
+            _stands_for(
+                plan, operation, "exponential inside erfc", "for the gradient, which has it as a factor", copies=1
+            )
 
 
 def _existing(plan: Plan) -> list[Operation]:
@@ -149,7 +153,9 @@ def max_pools(plan: Plan) -> None:
         borders = operation.size("padding")
         bordered = prod(
             size + before + after
-            for size, before, after in zip(result.shape, borders[::2] or zeros_of, borders[1::2] or zeros_of, strict=True)
+            for size, before, after in zip(
+                result.shape, borders[::2] or zeros_of, borders[1::2] or zeros_of, strict=True
+            )
         )
         ramp = Addition(
             role=Role.CONSTANTS,
@@ -312,8 +318,9 @@ def copied_arguments(plan: Plan) -> None:
     """A donated argument that the backward pass reads is copied at the start; everything reads the copy.
 
     Its update is written over it and need not wait for the backward pass of the layer below, which still reads the old
-    value. Where everything that reads the old value must have run before the update anyway, there is no copy: an embedding that
-    is read again at the end of the network, whose gradient is the last of all. Between the copy and the update the argument's own memory stands idle, and other arrays are put there.
+    value. Where everything that reads the old value must have run before the update anyway, there is no copy: an embedding
+    that is read again at the end of the network, whose gradient is the last of all. Between the copy and the update the
+    argument's own memory stands idle, and other arrays are put there.
     """
     readers: dict[int, list[Operation]] = {}
     for index in plan.equals.operations:
@@ -327,7 +334,10 @@ def copied_arguments(plan: Plan) -> None:
         new = plan.equals.of[plan.replaced[argument]]
         if new in plan.array_of and any(operation.phase is Phase.BACKWARD for operation in found):
             kernels = {
-                kernel for operation in found for result in operation.results for kernel in plan.kernels_computing(result)
+                kernel
+                for operation in found
+                for result in operation.results
+                for kernel in plan.kernels_computing(result)
             }
             reading[argument] = sorted(kernels)
     updates = {argument: plan.kernel_of[plan.array_of[plan.equals.of[plan.replaced[argument]]]] for argument in reading}

@@ -93,8 +93,9 @@ def waits_for(plan: Plan, wanted: Sequence[int]) -> dict[int, set[int]]:
 def convolution_bytes(table: LayerTable, operation: Operation, *, threads: int) -> int:
     """Bytes that the library holds while it runs one convolution.
 
-    The gradient of a depthwise kernel runs as a whole convolution (`jaxmem.formula.backends.cpu`), whose axes are the same. 0 for
-    what XLA runs without either way: the gradient of a kernel in groups, and groups over a dilated input.
+    The gradient of a depthwise kernel runs as a whole convolution (`jaxmem.formula.backends.cpu`), whose axes are the same.
+    0 for what neither the library nor `EigenTransposedConv2D` runs: the gradient of a kernel in groups, and groups over a
+    dilated input.
     """
     left, kernel = (table.values[operand] for operand in operation.operands[:2])
     result = table.values[operation.results[0]]
