@@ -4,6 +4,7 @@
 of output is another renderer beside them; renderers do not know one another.
 """
 
+from collections.abc import Iterable
 from io import StringIO
 
 from jaxmem.report.comparison_page import comparison_page
@@ -12,7 +13,7 @@ from jaxmem.report.document import Document
 from jaxmem.report.estimate_page import estimate_page
 from jaxmem.report.fit_page import fit_page
 from jaxmem.report.out_of_memory_page import out_of_memory_page
-from jaxmem.report.pages import report_page
+from jaxmem.report.pages import brief_page, report_page
 from jaxmem.report.together_page import together_page
 from jaxmem.result import (
     Comparison,
@@ -68,10 +69,19 @@ def pages_of(results: Shown, *, detail: bool = False) -> tuple[Document, ...]:
 
 def as_text(results: Shown, *, detail: bool = False, width: int = 100) -> str:
     """The pages as plain text, without colour, at most ``width`` columns wide."""
+    return _plain(pages_of(results, detail=detail), width)
+
+
+def brief_text(report: Report, *, width: int = 100) -> str:
+    """How much, of what, and the largest buffers: the page of a report for one who asked about its size only."""
+    return _plain((brief_page(report),), width)
+
+
+def _plain(documents: Iterable[Document], width: int) -> str:
     from jaxmem.report.terminal import print_document
 
     stream = StringIO()
-    for document in pages_of(results, detail=detail):
+    for document in documents:
         print_document(document, stream, width=width, colour=False)
     return stream.getvalue().rstrip("\n")
 

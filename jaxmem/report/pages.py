@@ -76,6 +76,19 @@ def report_page(report: Report, *, detail: bool = False) -> Document:
     return Document(tuple(parts))
 
 
+def brief_page(report: Report) -> Document:
+    """The headline, the verdict, the roles and the largest buffers of one report."""
+    parts: list[Part] = [
+        Heading(title(report.program, report.device), 1),
+        _headline(report),
+        _verdict(report),
+        Heading("Where the bytes go"),
+        _roles(report),
+        *_peak_section(report, detail=False),
+    ]
+    return Document(tuple(parts))
+
+
 # --- the top of the page ---------------------------------------------------------------------------------------------
 
 

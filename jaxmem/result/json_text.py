@@ -41,7 +41,7 @@ FIT_AT_THE_TOP = ("boundary", "advice")
 
 def to_json(reports: Results) -> str:
     """Write reports as JSON: objects indented, and every list of plain numbers or words on one line."""
-    return _layout(json_values(reports)) + "\n"
+    return layout(json_values(reports)) + "\n"
 
 
 def json_values(reports: Results) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _number(size: int | Unknown) -> Any:
     return {"unknown": size.reason} if isinstance(size, Unknown) else size
 
 
-def _layout(value: Any, indent: str = "") -> str:
+def layout(value: Any, indent: str = "") -> str:
     """JSON text in which small things and columns take one line each, however long the column."""
     if not isinstance(value, dict | list) or _is_column(value):
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -183,10 +183,10 @@ def _layout(value: Any, indent: str = "") -> str:
     deeper = indent + "  "
     if isinstance(value, dict):
         lines = [
-            f"{deeper}{json.dumps(name, ensure_ascii=False)}: {_layout(child, deeper)}" for name, child in value.items()
+            f"{deeper}{json.dumps(name, ensure_ascii=False)}: {layout(child, deeper)}" for name, child in value.items()
         ]
         return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
-    return "[\n" + ",\n".join(deeper + _layout(child, deeper) for child in value) + f"\n{indent}]"
+    return "[\n" + ",\n".join(deeper + layout(child, deeper) for child in value) + f"\n{indent}]"
 
 
 def _is_column(value: Any) -> bool:

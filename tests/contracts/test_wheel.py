@@ -77,6 +77,10 @@ def test_the_wheel_says_who_it_is(wheel: Path) -> None:
             "jaxmem",
             "=",
             "jaxmem.cli:main",
+            "[pytest11]",
+            "jaxmem",
+            "=",
+            "jaxmem.pytest_plugin",
         ]
 
 
@@ -92,6 +96,12 @@ def test_the_installed_command_lists_the_zoo(python: Path, tmp_path: Path) -> No
     printed = run(str(python.with_name("jaxmem")), "models", cwd=tmp_path)
     assert "vgg16" in printed
     assert "138,357,544" in printed
+
+
+def test_pytest_finds_its_plugin(python: Path, tmp_path: Path) -> None:
+    """By its entry point; and ``-p no:jaxmem`` turns it off."""
+    assert "--jaxmem-update" in run(str(python), "-m", "pytest", "--help", cwd=tmp_path)
+    assert "--jaxmem-update" not in run(str(python), "-m", "pytest", "-p", "no:jaxmem", "--help", cwd=tmp_path)
 
 
 def test_a_program_of_the_installed_zoo_is_built(python: Path, tmp_path: Path) -> None:
