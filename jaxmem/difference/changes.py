@@ -119,6 +119,6 @@ def _notes(old: Side, new: Side) -> tuple[str, ...]:
             "the difference contains it on one side."
         )
     kept = max(old.kept_from_bytes, new.kept_from_bytes)
-    if kept:
+    if kept > 1:
         notes.append(f"Buffers below {format_bytes(kept)} were not kept: they are compared by role and layer only.")
     return tuple(notes)

@@ -146,8 +146,8 @@ def test_growth_fails_with_the_diff(run: Run, reports: dict[str, Any]) -> None:
         "net train on cpu needs more than its baseline.",
         "Required 9.00 MiB → 11.00 MiB +2.00 MiB +22.2 % · no growth allowed",
         "Most of it in pool (constants) +2.00 MiB · s32[524288] by iota.2 at net.py:10 at the peak",
-        "constants             0 B   2.00 MiB   +2.00 MiB",
-        "pool                  0 B   2.00 MiB   +2.00 MiB",
+        "constants           0 B   2.00 MiB   +2.00 MiB",
+        "pool                 0 B   2.00 MiB   +2.00 MiB",
         "If that is meant, make it the new baseline:",
         "pytest --jaxmem-update test_growth_fails_with_the_diff.py::test_step",
     ):
