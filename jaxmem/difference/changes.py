@@ -86,9 +86,9 @@ def _buffer_change(match: Match, old: Side, new: Side) -> BufferChange | None:
     if before and after:
         change = "grew" if after > before else "shrank"
     elif before:
-        change = "gone" if second is None and new.kept_from_bytes == 0 else "no longer at the peak"
+        change = "gone" if second is None and new.kept_from_bytes == 0 else "left"
     else:
-        change = "new" if first is None and old.kept_from_bytes == 0 else "at the peak now"
+        change = "new" if first is None and old.kept_from_bytes == 0 else "arrived"
     return BufferChange(
         change=change,
         old_bytes=before,

@@ -24,6 +24,7 @@ from jaxmem.units import format_bytes, format_difference
 from jaxmem.unknown import Unknown
 
 _SHOWN_BUFFERS = 12
+_ELSEWHERE = ("arrived", "left")
 
 T = TypeVar("T")
 
@@ -222,12 +223,16 @@ def _buffers(diff: Diff, *, detail: bool) -> list[Part]:
         )
         for one in shown
     )
-    same = f"{_count(diff.unchanged_buffers, 'buffer')} at the peak {'is' if diff.unchanged_buffers == 1 else 'are'} the same."
+    said = [
+        f"{_count(diff.unchanged_buffers, 'buffer')} at the peak {'is' if diff.unchanged_buffers == 1 else 'are'} the same."
+    ]
+    if any(one.change in _ELSEWHERE for one in shown):
+        said.append("Arrived, left: it may be live on the other side too, but not at the peak.")
     return [
         Heading("By buffer, live at the peak"),
         Table(columns=_BUFFER_COLUMNS, rows=rows),
         *left_out_line(left_out, "changes"),
-        Paragraph((Text(same, "quiet"),)),
+        *(Paragraph((Text(sentence, "quiet"),)) for sentence in said),
     ]
 
 

@@ -13,10 +13,9 @@ from jaxmem.roles import Role
 
 DIFF_SCHEMA = "jaxmem.diff/1"
 
-Change = Literal["grew", "shrank", "new", "gone", "at the peak now", "no longer at the peak"]
-"""What became of a buffer. ``new`` and ``gone``: it has no partner on the other side; the last two: it has one, which is
-not live at the peak there."""
-
+Change = Literal["grew", "shrank", "new", "gone", "arrived", "left"]
+"""What became of a buffer. ``new`` and ``gone``: it has no partner on the other side. ``arrived`` and ``left``: it is there,
+but not live at the peak; or that side kept its largest buffers only, and nobody knows."""
 
 _PARTNERS = {"grew": (True, True), "shrank": (True, True), "new": (False, True), "gone": (True, False)}
 """Whether the buffer is on the old and on the new side. Where a side kept its largest buffers only, the rest may lack one."""

@@ -124,8 +124,8 @@ def test_role_layer_and_phase_are_identity(other: dict) -> None:
 def test_what_was_not_live_at_the_peak_before() -> None:
     row = buffer("fusion.1", KIB)
     later = report_of(row), report_of(others=(row,))
-    assert told(diff_of(later[1], later[0])) == [("at the peak now", KIB, "fusion.1", "fusion.1")]
-    assert told(diff_of(*later)) == [("no longer at the peak", -KIB, "fusion.1", "fusion.1")]
+    assert told(diff_of(later[1], later[0])) == [("arrived", KIB, "fusion.1", "fusion.1")]
+    assert told(diff_of(*later)) == [("left", -KIB, "fusion.1", "fusion.1")]
 
 
 def test_equals_that_change_places_at_the_peak_are_not_told() -> None:
