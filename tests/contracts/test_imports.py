@@ -10,7 +10,7 @@ import pytest
 from jaxmem.cli import COMMANDS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-HEAVY = {"jax", "jaxlib", "flax", "optax", "numpy", "rich", "google.protobuf"}
+HEAVY = {"jax", "jaxlib", "flax", "optax", "numpy", "rich", "google.protobuf", "bokeh"}
 
 PROBE = """
 import sys, json

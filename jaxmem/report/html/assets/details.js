@@ -1,3 +1,5 @@
+const TOOLTIP_STYLE = "max-width:300px;font:13px/1.45 system-ui,sans-serif;overflow-wrap:anywhere";
+
 /* Everything that is known of one buffer, below the map; and the few words beside the pointer. */
 function showDetails(place, facts) {
   const rows = [
@@ -21,7 +23,7 @@ function showDetails(place, facts) {
 function tooltip(facts) {
   return element(
     "div",
-    { style: "max-width:300px;font:13px/1.45 system-ui,sans-serif;overflow-wrap:anywhere" },
+    { "data-tooltip": true, style: TOOLTIP_STYLE },
     element("strong", {}, `${formatBytes(facts.bytes)} · ${spaced(facts.role)}`),
     element("div", {}, isolated(facts.layer ? shortened(facts.layer, 80) : "(no layer)")),
     element("div", {}, isolated(shortened(facts.opcode, 40)), " · ", isolated(shortened(facts.shape, 60))),

@@ -72,14 +72,13 @@ async function drawIcicle(place, crumbs, data, report) {
   const plot = plainFigure({ height, x_range: xRange, y_range: yRange, min_border_left: 4, min_border_right: 4 });
   for (const part of [plot.xaxis, plot.yaxis, plot.xgrid, plot.ygrid]) part.visible = false;
   plot.outline_line_color = null;
-  const source = new Bokeh.ColumnDataSource({ data: { left: [], right: [], bottom: [], top: [], colour: [], hatch: [], alpha: [] } });
+  const source = new Bokeh.ColumnDataSource({ data: { left: [], right: [], bottom: [], top: [], colour: [] } });
   const labels = new Bokeh.ColumnDataSource({ data: { x: [], y: [], text: [], colour: [] } });
   const surface = styleOf("--surface");
   const quads = plot.quad({ field: "left" }, { field: "right" }, { field: "bottom" }, { field: "top" }, {
-    source, fill_color: { field: "colour" }, hatch_pattern: { field: "hatch" }, hatch_color: surface, hatch_alpha: 0.3,
-    hatch_scale: 8, line_color: surface, line_width: 1, nonselection_fill_alpha: 1, hover_line_color: styleOf("--ink"), hover_line_width: 2,
-    hover_hatch_alpha: 0.3, nonselection_hatch_alpha: 0.3,
+    source, fill_color: { field: "colour" }, line_color: surface, line_width: 1, nonselection_fill_alpha: 1, hover_line_color: styleOf("--ink"), hover_line_width: 2,
   });
+  const hatch = hatched(plot, data, 0.3);
   plot.text({ field: "x" }, { field: "y" }, { field: "text" }, {
     source: labels, text_color: { field: "colour" }, text_baseline: "middle", text_font_size: "12px", text_font: "system-ui",
     x_offset: 6,
@@ -93,8 +92,8 @@ async function drawIcicle(place, crumbs, data, report) {
     const depths = Math.max(...boxes.depth) + 1;
     source.data = {
       left: boxes.left, right: boxes.right, bottom: boxes.bottom, top: boxes.top, colour,
-      hatch: boxes.node.map((node) => (node.role < 0 ? "blank" : data.hatches[node.role] || "blank")),
     };
+    hatch(boxes, boxes.node.map((node) => node.role));
     const letters = Math.floor((place.clientWidth - 8) / (depths - 1 + ROOT_WIDTH) / 7.2) - 2;
     const tall = (i) => ((boxes.top[i] - boxes.bottom[i]) / root.bytes) * height;
     const written = Array.from(boxes.node.keys()).filter((i) => boxes.depth[i] > 0 && tall(i) >= 15);
@@ -137,7 +136,7 @@ function labelOf(name, bytes, letters, twoLines) {
 function partTooltip(name, node, whole) {
   return element(
     "div",
-    { style: "max-width:300px;font:13px/1.45 system-ui,sans-serif;overflow-wrap:anywhere" },
+    { "data-tooltip": true, style: TOOLTIP_STYLE },
     element("strong", {}, isolated(shortened(name, 80))),
     element("div", {}, `${formatBytes(node.bytes)}, ${((100 * node.bytes) / whole.bytes).toFixed(1)} % of required`),
   );

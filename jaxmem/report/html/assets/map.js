@@ -39,6 +39,26 @@ function roleColours(data) {
   return data.roles.map((role) => styleOf(`--role-${role.replaceAll("_", "-")}`));
 }
 
+/* The hatching of the roles that have one, over boxes already drawn: one glyph for each pattern, since a pattern by box takes
+   a canvas by box. `columns` hold the edges, `roles` the role of each box. Returns what draws it anew. */
+function hatched(plot, data, alpha) {
+  const sources = new Map();
+  for (const pattern of new Set(data.hatches.filter(Boolean))) {
+    const source = new Bokeh.ColumnDataSource({ data: { left: [], right: [], bottom: [], top: [] } });
+    plot.quad({ field: "left" }, { field: "right" }, { field: "bottom" }, { field: "top" }, {
+      source, fill_color: null, line_color: null, hatch_pattern: pattern, hatch_color: styleOf("--surface"),
+      hatch_alpha: alpha, hatch_scale: 8,
+    });
+    sources.set(pattern, source);
+  }
+  return (columns, roles) => sources.forEach((source, pattern) => {
+    const own = Array.from(roles.keys()).filter((place) => data.hatches[roles[place]] === pattern);
+    source.data = Object.fromEntries(
+      ["left", "right", "bottom", "top"].map((edge) => [edge, own.map((place) => columns[edge][place])]),
+    );
+  });
+}
+
 function hover(tooltips, options = {}) {
   return new Bokeh.HoverTool({ tooltips, show_arrow: false, ...options });
 }
@@ -76,18 +96,17 @@ function boxPlot(data, report, { boxes, total }, xRange, choose) {
   const source = new Bokeh.ColumnDataSource({
     data: {
       left: boxes.left, right: boxes.right, bottom: boxes.bottom, top: boxes.top, buffer: boxes.buffer,
-      colour: role.map((one) => colours[one]), hatch: role.map((one) => data.hatches[one] || "blank"),
+      colour: role.map((one) => colours[one]),
     },
   });
   const look = {
-    fill_color: { field: "colour" }, hatch_pattern: { field: "hatch" }, hatch_color: surface, hatch_alpha: 0.55,
-    hatch_scale: 8, line_color: surface, line_width: boxes.buffer.length > 3000 ? 0 : 0.5,
+    fill_color: { field: "colour" }, line_color: surface, line_width: boxes.buffer.length > 3000 ? 0 : 0.5,
   };
   const quads = plot.quad({ field: "left" }, { field: "right" }, { field: "bottom" }, { field: "top" }, {
-    source, ...look, nonselection_fill_alpha: 1, nonselection_hatch_alpha: 0.55, nonselection_line_color: surface,
-    selection_line_color: styleOf("--ink"), selection_line_width: 2.5, selection_hatch_alpha: 0.55,
-    hover_line_color: styleOf("--ink"), hover_line_width: 1.5, hover_hatch_alpha: 0.55,
+    source, ...look, nonselection_fill_alpha: 1, nonselection_line_color: surface, selection_line_color: styleOf("--ink"),
+    selection_line_width: 2.5, hover_line_color: styleOf("--ink"), hover_line_width: 1.5,
   });
+  hatched(plot, data, 0.55)(boxes, role);
   const ring = new Bokeh.ColumnDataSource({ data: { x: [], y: [] } });
   plot.scatter({ field: "x" }, { field: "y" }, {
     source: ring, size: 22, fill_color: null, line_color: styleOf("--ink"), line_width: 2.5,
@@ -156,7 +175,7 @@ function livePlot(data, report, live, xRange) {
   const source = new Bokeh.ColumnDataSource({ data: columns() });
   for (const role of roles) {
     plot.varea_step({ field: "x" }, { field: `from${role}` }, { field: `to${role}` }, "after", {
-      source, fill_color: colours[role], hatch_pattern: data.hatches[role] || "blank",
+      source, fill_color: colours[role], hatch_pattern: data.hatches[role] || null,
       hatch_color: styleOf("--surface"), hatch_alpha: 0.55, hatch_scale: 8,
     });
   }
@@ -182,10 +201,12 @@ function livePlot(data, report, live, xRange) {
 function momentTooltip(data, live, at) {
   const parts = [...live.byRole.entries()].map(([role, bytes]) => [data.roles[role], bytes[at]]).filter((part) => part[1] > 0);
   parts.sort((a, b) => b[1] - a[1]);
-  const made = element("div", { style: "font:13px/1.45 system-ui,sans-serif" });
+  const made = element("div", { "data-tooltip": true, style: TOOLTIP_STYLE });
   made.append(element("strong", {}, `position ${formatCount(at)}: ${formatBytes(live.sum[at])}`));
   for (const [role, bytes] of parts.slice(0, 6)) {
-    made.append(element("div", {}, element("span", { style: `display:inline-block;width:10px;height:10px;background:${styleOf(`--role-${role.replaceAll("_", "-")}`)}` }), ` ${spaced(role)} ${formatBytes(bytes)}`));
+    const colour = styleOf(`--role-${role.replaceAll("_", "-")}`);
+    const square = element("span", { style: `display:inline-block;width:10px;height:10px;background:${colour}` });
+    made.append(element("div", {}, square, ` ${spaced(role)} ${formatBytes(bytes)}`));
   }
   return made;
 }

@@ -34,19 +34,30 @@ async function start() {
     views.push(icicle.view);
   }
 
-  async function show(number) {
+  /* One after another: a drawing takes time, and a reader may ask for the next before it is done. */
+  let last = Promise.resolve();
+  const inTurn = (work) => {
+    last = last.then(work);
+    return last;
+  };
+
+  const show = (number) => inTurn(async () => {
     articles.forEach((article, place) => { article.hidden = place !== number; });
     buttons.forEach((button, place) => button.setAttribute("aria-pressed", String(place === number)));
     if (!drawn.has(number)) await draw(articles[number]);
     document.documentElement.dataset.shown = number;
-  }
+  });
 
   buttons.forEach((button, place) => button.addEventListener("click", () => show(place)));
-  document.addEventListener("jaxmem-theme", () => {
-    const shown = articles.findIndex((article) => !article.hidden);
+  const drawAnew = () => inTurn(async () => {
     drawn.forEach((views) => views.forEach((view) => view.remove()));
     drawn.clear();
-    draw(articles[shown]);
+    await draw(articles.find((article) => !article.hidden));
+  });
+  let waiting = 0;
+  document.addEventListener("jaxmem-theme", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(drawAnew, 30);
   });
   await show(0);
   document.documentElement.dataset.ready = String(Math.round(performance.now()));
