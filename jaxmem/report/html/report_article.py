@@ -2,7 +2,18 @@
 
 from collections.abc import Sequence
 
-from jaxmem.report.document import Document, Heading, Paragraph, Part, Table, Text
+from jaxmem.report.document import (
+    Column,
+    Document,
+    Heading,
+    Paragraph,
+    Part,
+    Percent,
+    Row,
+    Size,
+    Table,
+    Text,
+)
 from jaxmem.report.html.elements import part_html, parts_html, table_html
 from jaxmem.report.html.escape import inert, isolated
 from jaxmem.report.html.moments import peak_in_words
@@ -23,6 +34,9 @@ _ALL = frozenset({"What the compiler cannot see"})
 """Sections that leave nothing out here."""
 
 
+_SHOWN_PARTS = 6
+
+
 def report_article(report: Report, number: int) -> str:
     """One report as HTML; all but the first are hidden until they are chosen."""
     document, whole = report_page(report), report_page(report, detail=True)
@@ -40,7 +54,7 @@ def report_article(report: Report, number: int) -> str:
             f'<article id="{named}" data-report="{number}" aria-labelledby="{named}-title"{" hidden" if number else ""}>',
             f'<h1 id="{named}-title">{isolated(title(report.program, report.device))}</h1>',
             '<section class="answer">',
-            f'<div class="words">{_words(top[1:])}{_capacity(report)}</div>',
+            f'<div class="words">{_words(top[1:])}{_capacity(report)}{_largest(report)}</div>',
             f'<div class="roles"><h2>{_ROLES}</h2>{_roles(by_heading[_ROLES])}</div>',
             "</section>",
             _map(report, named),
@@ -128,6 +142,37 @@ def _capacity(report: Report) -> str:
         f'<div class="capacity" role="img" aria-label="{inert(format_bytes(report.required_bytes))} required">'
         f'{"".join(pieces)}{limit}</div><p class="quiet capacity-scale">{said}</p>'
     )
+
+
+def _largest(report: Report) -> str:
+    """The largest parts by role and layer: whose the bytes are, at the second glance."""
+    parts = sorted((row for row in report.ledger if row.layer), key=lambda row: -row.compiled_bytes)[:_SHOWN_PARTS]
+    if not parts:
+        return ""
+    known = {role.value.replace("_", " "): f"role-{css_name(role)}" for role in Role}
+    rows = tuple(
+        Row(
+            cells=(
+                Text(row.layer),
+                Text(row.term, "quiet"),
+                Size(row.compiled_bytes),
+                Percent(100 * row.compiled_bytes / max(report.required_bytes, 1)),
+            )
+        )
+        for row in parts
+    )
+    columns = (
+        Column(title="layer", align="left", flexible="shorten"),
+        Column(title="role", align="left"),
+        Column(title="bytes"),
+        Column(title="share"),
+    )
+    table = table_html(
+        Table(columns=columns, rows=rows),
+        caption="The largest parts",
+        row_classes=tuple(known.get(row.term, "") for row in parts),
+    )
+    return f'<div class="largest"><h2>The largest parts</h2>{table}</div>'
 
 
 # --- places for what the scripts make --------------------------------------------------------------------------------

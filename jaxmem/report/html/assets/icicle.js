@@ -78,7 +78,7 @@ async function drawIcicle(place, crumbs, data, report) {
   const quads = plot.quad({ field: "left" }, { field: "right" }, { field: "bottom" }, { field: "top" }, {
     source, fill_color: { field: "colour" }, line_color: surface, line_width: 1, nonselection_fill_alpha: 1, hover_line_color: styleOf("--ink"), hover_line_width: 2,
   });
-  const hatch = hatched(plot, data, 0.3);
+  const hatch = hatched(plot, data, 0.18);
   plot.text({ field: "x" }, { field: "y" }, { field: "text" }, {
     source: labels, text_color: { field: "colour" }, text_baseline: "middle", text_font_size: "12px", text_font: "system-ui",
     x_offset: 6,

@@ -122,9 +122,13 @@ function buffersTable(section, data, report, choose) {
 }
 
 function layersTable(section, data, report) {
+  const formula = (said, compiled) => {
+    if (said === compiled) return compiled ? "= formula" : "";
+    return element("span", {}, "formula ", sizeCell(said));
+  };
   const both = (title, at) => ({
     title, right: true, key: (row) => row[at + 1],
-    cell: (row) => element("span", { class: "both" }, sizeCell(row[at + 1]), element("small", {}, row[at] === row[at + 1] ? "as the formula" : element("span", {}, "formula ", sizeCell(row[at])))),
+    cell: (row) => element("span", { class: "both" }, sizeCell(row[at + 1]), element("small", {}, formula(row[at], row[at + 1]))),
   });
   const total = (row) => row[2] + row[4] + row[6] + row[8];
   longTable(section, {
