@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmem_models.layers import adaptive_average_pool, convolution, max_pool, run_layer
+from jaxmem_models.remat import rematerialized
 
 # Filters, kernel, stride and padding of each convolution, and whether a 3x3 pool with stride 2 follows.
 CONVOLUTIONS: tuple[tuple[int, int, int, int, bool], ...] = (
@@ -36,7 +37,7 @@ class AlexNet(nnx.Module):
         dropout: the share of the inputs of ``fc6`` and ``fc7`` that training drops.
         dtype: of the activations.
         param_dtype: of the parameters.
-        remat: ``"blocks"`` keeps only the input of each convolution with its ReLU for the backward pass.
+        remat: a policy of `jaxmem_models.remat` for each convolution with its ReLU.
         rngs: of the parameters and of dropout.
     """
 
@@ -71,9 +72,7 @@ class AlexNet(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits [batch, classes] of images [batch, height, width, 3]."""
-        run_convolution = AlexNet.convolve
-        if self.remat == "blocks":
-            run_convolution = nnx.remat(AlexNet.convolve, static_argnums=2)
+        run_convolution = rematerialized(AlexNet.convolve, self.remat, static_argnums=2)
         features = images
         for number, (*_, pooled) in enumerate(CONVOLUTIONS, start=1):
             features = run_convolution(self, features, number)

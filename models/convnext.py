@@ -47,7 +47,7 @@ class ConvNeXt(nnx.Module):
         classes: width of ``fc``.
         dtype: of the activations.
         param_dtype: of the parameters.
-        remat: ``"blocks"`` keeps only the input of each block for the backward pass.
+        remat: a policy of `jaxmem_models.remat` for each block.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ class DenseNet(nnx.Module):
         classes: width of ``classifier``.
         dtype: of the activations.
         param_dtype: of the parameters.
-        remat: ``"blocks"`` keeps only the input of each dense block for the backward pass.
+        remat: a policy of `jaxmem_models.remat` for each dense block.
         rngs: of the parameters.
     """
 

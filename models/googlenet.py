@@ -56,7 +56,7 @@ class GoogLeNet(nnx.Module):
         auxiliary_dropout: the share of the inputs of ``fc2`` in the auxiliary classifiers.
         dtype: of the activations.
         param_dtype: of the parameters.
-        remat: ``"blocks"`` keeps only the input of each inception module for the backward pass.
+        remat: a policy of `jaxmem_models.remat` for each inception module.
         rngs: of the parameters and of dropout.
     """
 

@@ -37,7 +37,7 @@ class GPT2(nnx.Module):
         dropout: the share that training drops of the embeddings, of the attention's weights and of what each block adds.
         dtype: of the activations.
         param_dtype: of the parameters.
-        remat: ``"blocks"`` keeps only the input of each block for the backward pass.
+        remat: a policy of `jaxmem_models.remat` for each block.
     """
 
     def __init__(

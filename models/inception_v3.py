@@ -55,7 +55,7 @@ class InceptionV3(nnx.Module):
         dropout: the share of the inputs of ``fc`` that training drops.
         dtype: of the activations.
         param_dtype: of the parameters.
-        remat: ``"blocks"`` keeps only the input of each mixed module for the backward pass.
+        remat: a policy of `jaxmem_models.remat` for each mixed module.
         rngs: of the parameters and of dropout.
     """
 

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxmem_models.remat import rematerialized
+
 Activation = Callable[[jax.Array], jax.Array]
 
 
@@ -24,7 +26,7 @@ class Sequential(nnx.Module):
 
     Args:
         layers: by name, in the order in which they run.
-        remat: ``"blocks"`` keeps only the input of each for the backward pass and computes the rest again.
+        remat: a policy of `rematerialized` for each of them.
     """
 
     def __init__(self, layers: Mapping[str, nnx.Module], *, remat: str | None = None) -> None:
@@ -42,9 +44,8 @@ class Sequential(nnx.Module):
 
 
 def run_block(block: Any, *features: jax.Array, remat: str | None) -> jax.Array:
-    """``block(*features)``; with the policy ``"blocks"`` the backward pass computes it again from its input."""
-    call = type(block).__call__
-    return (nnx.remat(call) if remat == "blocks" else call)(block, *features)
+    """``block(*features)``, under a policy of `rematerialized`."""
+    return rematerialized(type(block).__call__, remat)(block, *features)
 
 
 def convolution(

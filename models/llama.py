@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmem_models.layers import add, run_layer
+from jaxmem_models.remat import rematerialized
 from jaxmem_models.transformer import attend
 
 
@@ -173,7 +174,7 @@ class Llama(nnx.Module):
         scan: run the blocks as one loop over parameters [depth, ...]: traced and compiled once for all of them.
         dtype: of the activations and the cache.
         param_dtype: of the parameters.
-        remat: ``"blocks"`` keeps only the input of each block for the backward pass.
+        remat: a policy of `jaxmem_models.remat` for each block.
     """
 
     def __init__(
@@ -212,7 +213,7 @@ class Llama(nnx.Module):
         """Logits [batch, length, vocabulary] of tokens [batch, length]."""
         features = run_layer(self, "token_embedding", tokens)
         rotation = self._rotation(jnp.arange(tokens.shape[1]))
-        run = jax.checkpoint(Block.__call__) if self.remat == "blocks" else Block.__call__
+        run = rematerialized(Block.__call__, self.remat, transform=jax.checkpoint)
         with jax.named_scope("decoder"):
             if self.scan:
                 # A module is a tree of arrays. nnx.scan would also return the parameters of every step, all over again.

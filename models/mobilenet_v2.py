@@ -88,7 +88,7 @@ def inverted_residuals(
         depth: number of blocks.
         expansion: how many times as many channels a block has inside.
         strides: of the first block.
-        remat: ``"blocks"`` keeps only the input of each block for the backward pass.
+        remat: a policy of `jaxmem_models.remat` for each block.
         options: the rest of those of `inverted_residual`.
     """
     inputs = (channels,) + (width,) * (depth - 1)
@@ -112,7 +112,7 @@ class MobileNetV2(nnx.Module):
         dropout: the share of the last features that training drops.
         dtype: of the activations.
         param_dtype: of the parameters.
-        remat: ``"blocks"`` keeps only the input of each block for the backward pass.
+        remat: a policy of `jaxmem_models.remat` for each block.
     """
 
     def __init__(

@@ -67,7 +67,7 @@ class MobileNetV3(nnx.Module):
         classes: width of ``fc2``.
         dtype: of the activations.
         param_dtype: of the parameters.
-        remat: ``"blocks"`` keeps only the input of each block for the backward pass.
+        remat: a policy of `jaxmem_models.remat` for each block.
     """
 
     def __init__(

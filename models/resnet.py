@@ -47,7 +47,7 @@ class ResNet(nnx.Module):
         classes: width of ``fc``.
         dtype: of the activations.
         param_dtype: of the parameters.
-        remat: ``"blocks"`` keeps only the input of each residual block for the backward pass.
+        remat: a policy of `jaxmem_models.remat` for each residual block.
         rngs: of the parameters.
     """
 

@@ -82,7 +82,7 @@ class ShuffleNetV2(nnx.Module):
         classes: width of ``head/fc``.
         dtype: of the activations.
         param_dtype: of the parameters.
-        remat: ``"blocks"`` keeps only the input of each unit for the backward pass.
+        remat: a policy of `jaxmem_models.remat` for each unit.
     """
 
     def __init__(

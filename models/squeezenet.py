@@ -37,7 +37,7 @@ class SqueezeNet(nnx.Module):
         dropout: the share of what ``fire9`` returns that training drops.
         dtype: of the activations.
         param_dtype: of the parameters.
-        remat: ``"blocks"`` keeps only the input of each fire module for the backward pass.
+        remat: a policy of `jaxmem_models.remat` for each fire module.
         rngs: of the parameters and of dropout.
     """
 

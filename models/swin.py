@@ -251,7 +251,7 @@ class SwinTransformer(nnx.Module):
         classes: width of ``head/fc``.
         dtype: of the activations.
         param_dtype: of the parameters.
-        remat: ``"blocks"`` keeps only the input of each block for the backward pass.
+        remat: a policy of `jaxmem_models.remat` for each block.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ class UNet(nnx.Module):
         dropout: the share of what levels 4 and 5 return that training drops.
         dtype: of the activations.
         param_dtype: of the parameters.
-        remat: ``"blocks"`` keeps only the input of each pair of convolutions for the backward pass.
+        remat: a policy of `jaxmem_models.remat` for each pair of convolutions.
         rngs: of the parameters and of dropout.
     """
 

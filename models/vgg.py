@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmem_models.layers import adaptive_average_pool, split_max_pool
+from jaxmem_models.remat import rematerialized
 
 # Table 1: the widths of the convolutions, one tuple for each block that a pool ends.
 CONFIGURATIONS: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -38,8 +39,7 @@ class VGG(nnx.Module):
         dtype: of the activations.
         param_dtype: of the parameters.
         pool: ``"window"`` for JAX's own max-pool, ``"split"`` for `split_max_pool`: the same numbers, other memory.
-        remat: ``"blocks"`` keeps only the input of each block for the backward pass and computes the rest again;
-            it acts on accelerators, XLA's CPU compiler merges the two computations.
+        remat: a policy of `jaxmem_models.remat` for each block.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class VGG(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits [batch, classes] of images [batch, height, width, 3]."""
-        run_block = nnx.remat(VGG.block, static_argnums=2) if self.remat == "blocks" else VGG.block
+        run_block = rematerialized(VGG.block, self.remat, static_argnums=2)
         features = images
         for block in range(1, len(self.blocks) + 1):
             features = run_block(self, features, block)

@@ -63,7 +63,7 @@ class ViT(nnx.Module):
         depth: the number of blocks; the variant's where none is given.
         dtype: of the activations.
         param_dtype: of the parameters.
-        remat: ``"blocks"`` keeps only the input of each block for the backward pass.
+        remat: a policy of `jaxmem_models.remat` for each block.
     """
 
     def __init__(

@@ -56,6 +56,13 @@ COMPILER_OPTIONS: dict[str, tuple[tuple[str, tuple[str, str], str], ...]] = {
 }
 """Options for XLA that are tried, by platform: the change, the option, what to mind."""
 
+REMAT_POLICIES = (
+    ("blocks", "recompute the blocks in the backward pass", ""),
+    ("dots", "recompute all but convolutions and matrix products", ""),
+    ("offload", "recompute the blocks, their inputs in the host's memory", "every input travels to the host and back"),
+)
+"""Policies of the zoo: the name, the change, what to mind."""
+
 _ANOTHER_OPTIMIZER = "another algorithm: its learning rate and what it learns are its own"
 _LESS_EXACT = "fewer digits: check that training still converges"
 _MICRO_BATCHES = (4, 2, 3, 5, 7)
@@ -113,7 +120,10 @@ def _zoo_training_changes(
     from jaxmem_models.registry import find
 
     if "remat" not in settings:
-        yield "recompute the blocks in the backward pass", "--remat blocks", with_setting("remat", "blocks"), ""
+        platform = find_device(target.device or "cpu").platform
+        for policy, what, note in REMAT_POLICIES:
+            if policy != "offload" or platform != "cpu":  # on CPU the host's memory is the device's
+                yield what, f"--remat {policy}", with_setting("remat", policy), note
     parts = next((count for count in _MICRO_BATCHES if batch % count == 0 and batch > count), None)
     if parts and "accumulate" not in settings and not target.mesh:
         yield (
@@ -244,7 +254,7 @@ def _replaced_and_kept(need: Need) -> tuple[str, ...]:
 
 
 _TRIED_KEYWORDS: dict[str, tuple[Any, ...]] = {
-    "remat": (True, "blocks"),
+    "remat": (True, "blocks", "dots", "offload"),
     "checkpoint": (True,),
     "donate": (True,),
     "scan": (True,),

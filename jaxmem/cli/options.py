@@ -40,7 +40,9 @@ def add_variant_options(parser: argparse.ArgumentParser, *, several: bool = Fals
         "--image-size", metavar="N", type=positive_integer, help="height and width (default: the paper's)"
     )
     group.add_argument("--no-donate", action="store_true", help="keep the old state beside the new one")
-    group.add_argument("--remat", metavar="POLICY", help="compute again in the backward pass instead of keeping")
+    group.add_argument(
+        "--remat", metavar="POLICY", help="compute again in the backward pass instead of keeping: blocks, dots, offload"
+    )
     group.add_argument(
         "--set",
         metavar="KEY=VALUE",

@@ -50,8 +50,9 @@ PRECISIONS: tuple[Precision, ...] = (
 
 MODES: tuple[str, ...] = ("train", "infer")
 
-REMAT_POLICIES: tuple[str, ...] = ("blocks",)
-"""What the backward pass computes again. ``blocks``: of a block of layers only the input is kept."""
+REMAT_POLICIES: tuple[str, ...] = ("blocks", "dots", "offload")
+"""What the backward pass computes again. ``blocks``: of a block of layers only the input is kept. ``dots``: and what its
+convolutions and matrix products return. ``offload``: only the input, in the memory of the host."""
 
 POOLS: tuple[str, ...] = ("window", "split")
 """How max-pool finds its maxima. ``window``: JAX's own. ``split``: each window split into its pixels, the same numbers."""

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from jaxmem_models.layers import ConvBatchNorm, Sequential, max_pool
+from jaxmem_models.registry import REMAT_POLICIES
 from jaxmem_models.steps import auxiliary_step, train_step
 
 
@@ -83,7 +84,7 @@ def test_remat_leaves_parameters_statistics_and_dropout_as_they_are() -> None:
     images = jnp.asarray(np.random.default_rng(7).standard_normal((4, 6, 6, 3)), jnp.float32)
     labels = jnp.asarray([0, 1, 2, 0])
     states = []
-    for remat in (None, "blocks"):
+    for remat in (None, *REMAT_POLICIES):
         model = Network(remat)
         optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
         step = nnx.jit(train_step)
@@ -92,8 +93,11 @@ def test_remat_leaves_parameters_statistics_and_dropout_as_they_are() -> None:
         states.append(dict(nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat, nnx.RngCount)))))
     assert len(states[0]) > 10
     for path, variable in states[0].items():
-        found = states[1][path].get_value()
-        np.testing.assert_allclose(found, variable.get_value(), rtol=1e-4, atol=1e-6, err_msg=str(path))
+        for policy, state in zip(REMAT_POLICIES, states[1:], strict=True):
+            found = state[path].get_value()
+            np.testing.assert_allclose(
+                found, variable.get_value(), rtol=1e-4, atol=1e-6, err_msg=f"{path} under {policy}"
+            )
 
 
 @pytest.mark.parametrize(("length", "windows"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3), (7, 3)])

@@ -367,11 +367,17 @@ class TestVgg:
         for path, array in results[0].items():
             np.testing.assert_allclose(array, results[1][path], rtol=1e-3, atol=1e-5, err_msg=str(path))
 
-    @pytest.mark.parametrize(("remat", "convolutions"), [(None, 8 + 8 + 7), ("blocks", 8 + 8 + 8 + 7)])
-    def test_remat_convolves_again_in_the_backward_pass(self, remat: str | None, convolutions: int) -> None:
+    @pytest.mark.parametrize(
+        ("remat", "convolutions", "offloaded"),
+        [(None, 8 + 8 + 7, 0), ("blocks", 8 + 8 + 8 + 7, 0), ("dots", 8 + 8 + 7, 0), ("offload", 8 + 8 + 8 + 7, 5)],
+    )
+    def test_remat_convolves_again_in_the_backward_pass(
+        self, remat: str | None, convolutions: int, offloaded: int
+    ) -> None:
         # Forward 8, again 8, gradients of 8 kernels, and of the inputs of all layers but the first. Counted before XLA:
-        # its CPU compiler removes the barriers and merges what is computed twice.
+        # its CPU compiler removes the barriers and merges what is computed twice, and has no memory but the host's.
         spec = programs.build("vgg11", mode="train", batch_size=1, remat=remat)
-        text = spec.function.trace(*spec.arguments).lower().as_text()
+        text = spec.function.trace(*spec.arguments).lower(lowering_platforms=("tpu",)).as_text()
         assert text.count("stablehlo.convolution") == convolutions
         assert text.count("stablehlo.optimization_barrier") == (5 if remat else 0)
+        assert text.count("pinned_host") == offloaded  # the input of each block, on its way out
