@@ -78,6 +78,8 @@ class _Search:
             return None
         if not self.probes:
             step = self._by_formula(estimate)
+        elif self._makes_room(estimate):
+            step = self._by_what_failed(estimate, below, above)
         elif len(self.probes) >= _PATIENCE:
             step = self._without_law(below, above)
         else:
@@ -128,6 +130,51 @@ class _Search:
             step += 1
         return step if below < step < above else below + 1 if step <= below else above - 1
 
+    def _makes_room(self, estimate: Estimate) -> bool:
+        """Whether memory stops growing below the limit: the compiler computes again, to stay within it, what it would keep.
+
+        Then what fits tells nothing of where the boundary is; what fails follows another law, that of a program which keeps
+        as little as it can. Of near neighbours only a clear fall counts: their growth shows the steps in the curve.
+        """
+        fixed = self._fixed_bytes(estimate)
+        fitting = sorted((probe for probe in self.probes if probe.fits), key=self._step)
+
+        def stopped(first: Probe, second: Probe) -> bool:
+            start, end = self._step(first), self._step(second)
+            growth = (second.judged_bytes - first.judged_bytes) / (end - start)
+            before = (first.judged_bytes - min(fixed, first.judged_bytes)) / start
+            return (
+                4 * growth < before
+                if 20 * (end - start) >= end
+                else 100 * second.judged_bytes < 99 * first.judged_bytes
+            )
+
+        return any(stopped(first, second) for first, second in pairwise(fitting))
+
+    def _by_what_failed(self, estimate: Estimate, below: int, above: int) -> int:
+        """Where the law of the compiles that did not fit says that the budget is reached; else the middle, or twice as far."""
+        failing = sorted((probe for probe in self.probes if not probe.fits), key=self._step)
+        if not failing:
+            leapt = len(self.probes) > 1 and self._step(self.probes[-1]) >= 2 * self._step(self.probes[-2])
+            return (_LEAP if leapt else 2) * below
+        near = failing[0]
+        start = self._step(near)
+        if len(failing) > 1:
+            slope = (failing[1].judged_bytes - near.judged_bytes) / (self._step(failing[1]) - start)
+        else:
+            slope = (near.judged_bytes - min(self._fixed_bytes(estimate), near.judged_bytes)) / start
+        step = int(start - (near.judged_bytes - self.budget_bytes) / slope) if slope > 0 else below
+        # Where the law points at what fits already, the next is likely the first that does not; if it fits too, the law is off.
+        tried = len(self.probes) > 1 and self._step(self.probes[-2]) == below - 1
+        if step <= below and 50 * (below - step) <= below and not tried:
+            return below + 1
+        return step if below < step < above else (below + above) // 2
+
+    def _fixed_bytes(self, estimate: Estimate) -> float:
+        """What the formula has independently of the batch."""
+        line = self._formula_line(estimate, max(1, _USUAL // self.multiple_of))
+        return line[0] if line is not None else 0.0
+
     def _without_law(self, below: int, above: int) -> int:
         """The middle, or far beyond what fits where nothing has failed yet."""
         return (below + above) // 2 if above <= self.last else _LEAP * below
@@ -154,9 +201,7 @@ class _Search:
             other = min(others, key=lambda probe: (probe.fits == near.fits, abs(self._step(probe) - start)))
             slope = (other.judged_bytes - near.judged_bytes) / (self._step(other) - start)
         else:
-            line = self._formula_line(estimate, max(1, _USUAL // self.multiple_of))
-            fixed = line[0] if line is not None else 0.0
-            slope = (near.judged_bytes - min(fixed, near.judged_bytes)) / start
+            slope = (near.judged_bytes - min(self._fixed_bytes(estimate), near.judged_bytes)) / start
         return slope if slope > 0 else None
 
     def boundary(self) -> Boundary:

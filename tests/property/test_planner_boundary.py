@@ -153,6 +153,23 @@ def test_a_jump_beyond_the_boundary_costs_few_compiles(jump: int, at: int) -> No
     assert len(compiled) <= 6
 
 
+@given(kept=st.integers(60, 90), least=st.floats(0.3, 0.8), room=st.floats(0.85, 0.93), error=st.floats(0.8, 1.2))
+def test_a_compiler_that_makes_room_costs_few_compiles(kept: int, least: float, room: float, error: float) -> None:
+    """Up to the limit it keeps everything; beyond, it computes again until the program fits, as long as it can."""
+    budget = 15_000_000
+
+    def curve(batch: int) -> int:
+        everything, as_little = 300_000 + 1000 * kept * batch, 300_000 + int(1000 * least * kept) * batch
+        if everything <= budget:
+            return everything
+        return max(as_little, int(room * budget)) if as_little <= budget else as_little
+
+    boundary, compiled = search(curve, budget, estimate=lambda batch: 300_000 + int(1000 * error * kept * batch))
+    check(boundary, compiled)
+    assert boundary.largest_batch == (budget - 300_000) // int(1000 * least * kept)
+    assert len(compiled) <= 8
+
+
 def test_memory_that_does_not_depend_on_the_batch_ends_at_the_ceiling() -> None:
     boundary, compiled = search(lambda batch: 5, 10)
     check(boundary, compiled)
