@@ -78,7 +78,7 @@ class _Search:
             return None
         if not self.probes:
             step = self._by_formula(estimate)
-        elif self._makes_room(estimate):
+        elif len(self.probes) <= _PATIENCE and self._makes_room(estimate):
             step = self._by_what_failed(estimate, below, above)
         elif len(self.probes) >= _PATIENCE:
             step = self._without_law(below, above)
