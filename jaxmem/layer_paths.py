@@ -1,4 +1,4 @@
-"""Layer paths: which layer a name stack speaks of. The one reading of scopes that tracing and attribution share."""
+"""Layer paths: which layer a name stack speaks of. The one reading of names that tracing, attribution and dumps share."""
 
 import re
 from collections.abc import Iterable
@@ -11,6 +11,46 @@ _NOT_A_LAYER = re.compile(
     r"|\.__call__$"
     r"|->"  # the subscripts of an einsum, which opens a scope of them
 )
+
+
+_JAX = ("jit(", "pjit(", "pmap(")
+_GRADIENT_TAPES = frozenset({"gradient_tape", "gradients"})
+"""The scopes in which TensorFlow puts the gradient of an operation, below that operation's own name."""
+
+
+def name_stack(op_name: str) -> str:
+    """The scopes in which an operation was written: without JAX's program in front and without the operation at the end.
+
+    ``jit(step)/transpose(jvp(VGG))/conv1_1/mul`` gives ``transpose(jvp(VGG))/conv1_1``, and TensorFlow's
+    ``gradient_tape/conv1_1/Conv2D/Conv2DBackpropFilter`` gives ``conv1_1``.
+    """
+    if is_combined(op_name):
+        return ""
+    parts = op_name.split(";")[0].split("/")
+    if parts[0] in _GRADIENT_TAPES:
+        return "/".join(parts[1:-2])
+    return "/".join(parts[parts[0].startswith(("jit(", "pjit(")) : -1])
+
+
+def operation(op_name: str) -> str:
+    """The operation at the end of a name, or the name of an argument; empty where an instruction does the work of several."""
+    return "" if is_combined(op_name) else op_name.split(";")[0].rpartition("/")[2]
+
+
+def is_combined(op_name: str) -> bool:
+    """Whether an instruction does the work of several, whose names XLA lists: ``jit(f)/(a/add:b/mul)``."""
+    return "/(" in op_name
+
+
+def is_transposed(op_name: str) -> bool:
+    """Whether an operation belongs to the backward pass by its name: JAX's transposition, TensorFlow's gradient tape."""
+    path = op_name.split(";")[0]
+    return "transpose(" in path or path.split("/")[0] in _GRADIENT_TAPES
+
+
+def tells_phases(op_names: Iterable[str]) -> bool:
+    """Whether the names of a module tell its backward pass: those of JAX do, and those of TensorFlow where it trains."""
+    return any(name.startswith(_JAX) or is_transposed(name) for name in op_names)
 
 
 def scope_components(scope: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from jaxmem.capture import Capture
+from jaxmem.devices import Device
 from jaxmem.result import Verdict
 from jaxmem.unknown import Unknown
 
@@ -41,6 +42,21 @@ def judge(capture: Capture, *, required_bytes: int, reserved_bytes: int) -> Verd
         if on_tpu
         else f"required against usable ({device.usable_source})",
         assumptions=_ASSUMPTIONS[device.platform],
+    )
+
+
+def judge_dump(device: Device | None, no_device: Unknown, *, platform: str, required_bytes: int) -> Verdict:
+    """The verdict on a module from a dump, of which no compiler's word is known; without a device, ``no_device`` says why
+    there is none."""
+    usable = no_device if device is None else device.usable_bytes
+    known = isinstance(usable, int)
+    return Verdict(
+        fits=required_bytes <= usable if known else usable,
+        judged_bytes=required_bytes,
+        usable_bytes=usable,
+        headroom_bytes=usable - required_bytes if known else usable,
+        rule="required against usable" + (f" ({device.usable_source})" if device is not None else ""),
+        assumptions=_ASSUMPTIONS[platform],
     )
 
 

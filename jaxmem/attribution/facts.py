@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from jaxmem.attribution.collectives import SUMS
 from jaxmem.attribution.dataflow import ELEMENTWISE, MOVES, Dataflow, Node
-from jaxmem.layer_paths import ScopeLayers
+from jaxmem.layer_paths import ScopeLayers, is_combined, is_transposed, name_stack
 from jaxmem.lowering import Argument, Output
 from jaxmem.roles import OPTIMIZER_ROLES, STATE_ROLES, Phase, Role
 
@@ -62,8 +62,10 @@ class Facts:
         """Its name stack; for a product that XLA has turned round and left without a name, that of the moves behind it."""
         instruction = node.instruction
         if instruction.op_name or instruction.opcode not in PRODUCTS:
-            return _scope(instruction.op_name)
-        behind = {_scope(reader.instruction.op_name) for reader in self.dataflow.readers(node.index) if _moves(reader)}
+            return name_stack(instruction.op_name)
+        behind = {
+            name_stack(reader.instruction.op_name) for reader in self.dataflow.readers(node.index) if _moves(reader)
+        }
         return behind.pop() if len(behind) == 1 else ""
 
     def _find_entry_arguments(self, arguments: Sequence[Argument]) -> dict[int, Argument]:
@@ -108,7 +110,7 @@ class Facts:
                 continue
             if node.hands_on or not name:
                 phases[index] = made_from[index]
-            elif "transpose(" in name.split(";")[0]:
+            elif is_transposed(name):
                 phases[index] = Phase.BACKWARD
             elif made_from[index] in (Phase.BACKWARD, Phase.UPDATE) or self._follows_optimizer[index]:
                 phases[index] = Phase.UPDATE
@@ -328,27 +330,13 @@ def _bit(argument: Argument) -> int:
     return DEPENDS_ON_STATE if argument.role in (Role.PARAMETERS, Role.MODEL_STATE) else DEPENDS_ON_INPUT
 
 
-def _scope(op_name: str) -> str:
-    """The name stack of an instruction: without the program's own ``jit(...)`` in front and the primitive at the end."""
-    if _is_combined(op_name):
-        return ""
-    parts = op_name.split(";")[0].split("/")
-    start = 1 if parts[0].startswith(("jit(", "pjit(")) else 0
-    return "/".join(parts[start:-1])
-
-
 def primitive(op_name: str) -> str:
     """JAX's name of the operation that an instruction comes from, empty for one that the compiler made.
 
     Some of the compiler's own go by the name of another instruction, ``compare.6``; JAX's names are paths.
     """
     path = op_name.split(";")[0]
-    return "" if _is_combined(op_name) or "/" not in path else path.rsplit("/", 1)[-1]
-
-
-def _is_combined(op_name: str) -> bool:
-    """Whether an instruction does the work of several, whose names XLA lists: ``jit(f)/(a/add:b/mul)``."""
-    return "/(" in op_name
+    return "" if is_combined(op_name) or "/" not in path else path.rsplit("/", 1)[-1]
 
 
 class _Layers:

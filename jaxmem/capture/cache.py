@@ -33,7 +33,7 @@ DEFAULT_LIMIT_BYTES = 5 * 2**30
 Versions = tuple[tuple[str, str], ...]
 
 READERS = frozenset(
-    """assemble attribution cli difference formula hidden need oom planner profile pytest_plugin reconcile report result
+    """assemble attribution cli difference dump formula hidden need oom planner profile pytest_plugin reconcile report result
     together verdict xla""".split()
 )
 """The rooms of jaxmem that only read captures: what changes there changes no capture."""

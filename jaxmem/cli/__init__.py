@@ -35,7 +35,7 @@ DONE, ANSWER_IS_NO, USAGE, INPUT, DEFECT, ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3,
 _DESCRIPTION = "How many bytes a JAX program needs, where every one of them goes, and whether it fits."
 _EPILOG = """\
 PROGRAM is a model of the zoo (vgg16), package.module:attribute, path/to/file.py:attribute,
-a saved capture (*.jaxmem) or a saved report (*.json).
+a saved capture (*.jaxmem), a saved report (*.json) or an XLA dump (*.hlo.pb, a folder).
 
 exit codes: 0 done · 1 the answer is no · 2 usage · 3 an input was not understood ·
             4 a defect of jaxmem · 5 the environment failed · 130 interrupted

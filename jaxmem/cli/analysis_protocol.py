@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jaxmem.capture import Capture
-    from jaxmem.result import Comparison, EstimateReport, Fit, Report
+    from jaxmem.result import Comparison, DumpFolder, EstimateReport, Fit, Report
 
 Progress = Callable[[str, float], None]
 """Told what is being done, and for how many seconds the work has run."""
@@ -65,6 +67,8 @@ class Analysis(Protocol):
     def analyze_target(self, target: Any, *, progress: Progress) -> "Report": ...
 
     def estimate_target(self, target: Any, *, progress: Progress) -> "EstimateReport": ...
+
+    def analyze_dump(self, path: str, *, device: str | None, roles: "Path | None") -> "Report | DumpFolder": ...
 
     def capture_target(self, target: Any, *, progress: Progress) -> "Capture": ...
 

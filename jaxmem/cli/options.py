@@ -16,7 +16,7 @@ def add_program_options(parser: argparse.ArgumentParser, *, several: bool = Fals
         "program",
         metavar="PROGRAM",
         nargs="+" if several else None,
-        help="zoo name, module:attribute, file.py:attribute, *.jaxmem" + ("" if several else ", *.json"),
+        help="zoo name, module:attribute, file.py:attribute, *.jaxmem" + ("" if several else ", *.json, *.hlo.pb"),
     )
     add_variant_options(parser, several=several)
 

@@ -1,11 +1,14 @@
 """Formula, compile and reconciliation: what the program needs, and where every byte goes.
 
-The program is compiled, never run, and nothing is allocated on a device. A saved report is printed again.
+The program is compiled, never run, and nothing is allocated on a device. A saved report is printed again. An XLA dump
+(*.hlo.pb, or the folder of xla_dump_to) of any framework is read as it is: --roles says what its arguments are for, -d for
+which device it was compiled; of a folder with several modules, they are listed.
 Ends with 1 where the program needs more than --limit, or does not fit a device named with -d.
 """
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxmem.cli import options as shared
@@ -13,6 +16,7 @@ from jaxmem.cli.analysis_protocol import AnalysisLoader
 from jaxmem.cli.output import check_output, hand_over
 from jaxmem.cli.progress import progress
 from jaxmem.cli.request import Kind, kind_of, refuse_options, requested
+from jaxmem.errors import UsageError
 
 if TYPE_CHECKING:
     from jaxmem.result import Report, Reports
@@ -25,6 +29,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     shared.add_compiler_options(parser, gemm=("triton", "cublas", "both"))
     parser.add_argument("--limit", metavar="SIZE", type=shared.size, help="a budget, e.g. 2GiB: exit 1 above it")
     shared.add_resident_option(parser)
+    parser.add_argument(
+        "--roles", metavar="FILE", type=Path, help="what the arguments of a dump are for, in TOML or JSON"
+    )
     group = shared.add_output_options(parser, file_help="write the answer to a file instead of stdout")
     shared.add_format_option(group)
     group.add_argument("-v", "--verbose", action="store_true", help="every layer, every item of the ledger")
@@ -41,12 +48,17 @@ def run(options: argparse.Namespace, load_analysis: AnalysisLoader) -> int:
 
 
 def _results(options: argparse.Namespace, load_analysis: AnalysisLoader) -> "Results":
-    if kind_of(options.program) is Kind.REPORT:
+    kind = kind_of(options.program)
+    if kind is Kind.REPORT and options.roles is None:
         refuse_options(options, Kind.REPORT)
         from jaxmem.result import Reports, load
 
         results = load(options.program)
         return _judged(results, options) if isinstance(results, Reports) else results
+    if kind is Kind.DUMP:
+        return _of_dump(options, load_analysis)
+    if options.roles is not None:
+        raise UsageError(f"--roles is for XLA dumps. {options.program} is {kind.value}, which knows its arguments.")
     analysis = load_analysis()
     reports = []
     for request in requested(options, analysis):
@@ -54,6 +66,21 @@ def _results(options: argparse.Namespace, load_analysis: AnalysisLoader) -> "Res
             reports.append(analysis.analyze_target(request.target, progress=tell))
     from jaxmem.result import Reports
 
+    return _judged(Reports(reports=tuple(reports)), options)
+
+
+def _of_dump(options: argparse.Namespace, load_analysis: AnalysisLoader) -> "Results":
+    """A report for each device that is named, or one without a verdict; of a folder of several modules, their list."""
+    refuse_options(options, Kind.DUMP)
+    analysis = load_analysis()
+    from jaxmem.result import Report, Reports
+
+    reports = []
+    for device in options.device or (None,):
+        result = analysis.analyze_dump(options.program, device=device, roles=options.roles)
+        if not isinstance(result, Report):
+            return result
+        reports.append(result)
     return _judged(Reports(reports=tuple(reports)), options)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmem.cli.analysis_protocol import Analysis
+from jaxmem.dump.names import is_dump
 from jaxmem.errors import EnvironmentFailure, UsageError
 
 DEFAULT_BATCH_SIZES = {"train": 32, "infer": 1}
@@ -22,6 +23,7 @@ class Kind(StrEnum):
     PROGRAM = "a program"
     CAPTURE = "a saved capture"
     REPORT = "a saved report"
+    DUMP = "an XLA dump"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +46,8 @@ def kind_of(text: str) -> Kind:
         return Kind.CAPTURE
     if lowered.endswith(".json"):
         return Kind.REPORT
-    if lowered.endswith((".hlo.pb", ".hlo.pb.gz")) or Path(text).is_dir():
-        raise UsageError(
-            f"{text} looks like an XLA dump, which jaxmem does not read by itself yet. "
-            "Capture the program instead: jaxmem capture PROGRAM -o program.jaxmem. "
-            f"If its compile ran out of memory: jaxmem oom {text}"
-        )
+    if is_dump(text) and not _names_model(text):
+        return Kind.DUMP
     if ":" in text:
         return Kind.PROGRAM
     if lowered.endswith(".py"):
@@ -70,6 +68,11 @@ def requested(options: argparse.Namespace, analysis: Analysis, *, open_batch: bo
         UsageError: an option has no meaning for this kind of program, or names something that does not exist.
     """
     kind = kind_of(options.program)
+    if kind is Kind.DUMP:
+        raise UsageError(
+            f"{options.program} is {kind.value}: the compiled module without its program. Only report reads it, and oom where "
+            "its compile ran out of memory."
+        )
     if kind in (Kind.CAPTURE, Kind.REPORT):
         refuse_options(options, kind)
     settings, mode, batch_size = _settings(options, kind)
@@ -106,7 +109,7 @@ def refuse_options(options: argparse.Namespace, kind: Kind) -> None:
         for name, value in (
             ("--mode", options.mode),
             ("-b", options.batch_size),
-            ("-d", options.device),
+            ("-d", options.device if kind is not Kind.DUMP else None),
             ("--devices", options.devices),
             ("--mesh", options.mesh),
             ("--sharding", options.sharding),
@@ -236,6 +239,17 @@ def _unique(pairs: Iterable[tuple[str, str]], option: str) -> tuple[tuple[str, s
     if twice:
         raise UsageError(f"{option} sets {', '.join(twice)} more than once. Say it once.")
     return tuple(sorted(pairs))
+
+
+def _names_model(text: str) -> bool:
+    """A folder that is called like a model of the zoo does not hide the model."""
+    from jaxmem_models import registry
+
+    try:
+        registry.find(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_zoo(find: str, name: str, advice: str = "") -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from jaxmem.layer_paths import scope_components
 from jaxmem.oom.sizes import SIZE, read_size
 from jaxmem.result import LargeBuffer, NamedSize
-from jaxmem.roles import Phase, Role
+from jaxmem.roles import Phase
 from jaxmem.unknown import Unknown
 
 _BEGINS = re.compile(r"^[ \t]*(?:Buffer \d+:\s*|\d+\. (?=Size: ))", re.MULTILINE)
@@ -85,7 +85,3 @@ def named(op_name: str) -> dict[str, str | Phase]:
     inside = inside if program.startswith(("jit(", "pjit(")) else scope
     phase = Phase.BACKWARD if "transpose(" in inside else Phase.FORWARD if "jvp(" in inside else Phase.UNKNOWN
     return {"operation": operation, "layer": "/".join(scope_components(inside)), "phase": phase}
-
-
-KNOWN_WITHOUT_PROGRAM = frozenset({Role.SAVED_ACTIVATIONS, Role.CONSTANTS, Role.WORKSPACE})
-"""Roles that the compiled module alone decides."""

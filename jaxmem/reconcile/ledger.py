@@ -97,7 +97,6 @@ def compiled_rows(
             layer=layer,
             formula_bytes=reason,
             compiled_bytes=sizes[role, layer],
-            reason=reason.reason,
         )
         for role, layer in sorted(sizes, key=lambda key: (order[key[0]], key[1]))
     )

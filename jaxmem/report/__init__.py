@@ -10,6 +10,7 @@ from io import StringIO
 from jaxmem.report.comparison_page import comparison_page
 from jaxmem.report.diff_page import diff_page, diff_pages
 from jaxmem.report.document import Document
+from jaxmem.report.dump_folder_page import dump_folder_page
 from jaxmem.report.estimate_page import estimate_page
 from jaxmem.report.fit_page import fit_page
 from jaxmem.report.out_of_memory_page import out_of_memory_page
@@ -19,6 +20,7 @@ from jaxmem.result import (
     Comparison,
     Diff,
     Diffs,
+    DumpFolder,
     EstimateReport,
     EstimateReports,
     Fit,
@@ -41,6 +43,7 @@ Shown = (
     | Together
     | Diff
     | Diffs
+    | DumpFolder
 )
 """What there is a page for."""
 
@@ -58,6 +61,8 @@ def pages_of(results: Shown, *, detail: bool = False) -> tuple[Document, ...]:
             return (comparison_page(results, detail=detail),)
         case OutOfMemory():
             return (out_of_memory_page(results, detail=detail),)
+        case DumpFolder():
+            return (dump_folder_page(results),)
         case Together():
             return (together_page(results),)
         case Diff():

@@ -9,6 +9,7 @@ Whatever must add up is checked when a value is made, so a report that exists is
 from jaxmem.result.buffers import BufferRow, BufferTable, Schedule
 from jaxmem.result.comparison import COMPARISON_SCHEMA, Comparison, ComparisonCell
 from jaxmem.result.diff import DIFF_SCHEMA, BufferChange, Diff, Diffs, DiffSide, LayerChange, RoleChange
+from jaxmem.result.dump_folder import DUMP_FOLDER_SCHEMA, DumpedModule, DumpFolder
 from jaxmem.result.estimate import (
     ESTIMATE_SCHEMA,
     EstimateLayer,
@@ -61,6 +62,7 @@ from jaxmem.result.together import TOGETHER_SCHEMA, Moment, Together
 __all__ = [
     "COMPARISON_SCHEMA",
     "DIFF_SCHEMA",
+    "DUMP_FOLDER_SCHEMA",
     "ESTIMATE_SCHEMA",
     "FIT_SCHEMA",
     "OUT_OF_MEMORY_SCHEMA",
@@ -80,6 +82,8 @@ __all__ = [
     "Diffs",
     "DonationLeaf",
     "DonationOutcome",
+    "DumpFolder",
+    "DumpedModule",
     "Estimate",
     "EstimateLayer",
     "EstimateReport",

@@ -15,6 +15,7 @@ from jaxmem.errors import InputError, InvariantError
 from jaxmem.files import write_whole
 from jaxmem.result.comparison import COMPARISON_SCHEMA, Comparison
 from jaxmem.result.diff import DIFF_SCHEMA, Diffs
+from jaxmem.result.dump_folder import DUMP_FOLDER_SCHEMA, DumpFolder
 from jaxmem.result.estimate import ESTIMATE_SCHEMA, EstimateReports
 from jaxmem.result.fit import FIT_SCHEMA, Fits
 from jaxmem.result.out_of_memory import OUT_OF_MEMORY_SCHEMA, OutOfMemory
@@ -22,7 +23,7 @@ from jaxmem.result.report import REPORT_SCHEMA, Reports
 from jaxmem.result.together import TOGETHER_SCHEMA, Together
 from jaxmem.unknown import Unknown
 
-Results = Reports | EstimateReports | Fits | Comparison | OutOfMemory | Together | Diffs
+Results = Reports | EstimateReports | Fits | Comparison | OutOfMemory | Together | Diffs | DumpFolder
 
 SCHEMAS: dict[str, type[Results]] = {
     REPORT_SCHEMA: Reports,
@@ -32,6 +33,7 @@ SCHEMAS: dict[str, type[Results]] = {
     OUT_OF_MEMORY_SCHEMA: OutOfMemory,
     TOGETHER_SCHEMA: Together,
     DIFF_SCHEMA: Diffs,
+    DUMP_FOLDER_SCHEMA: DumpFolder,
 }
 """What a file has under ``schema``, and what it is then."""
 

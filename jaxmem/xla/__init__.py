@@ -24,7 +24,7 @@ from jaxmem.xla.hlo import (
     StackFrame,
     WindowDimension,
 )
-from jaxmem.xla.read import find_dump, read_hlo_proto
+from jaxmem.xla.read import has_buffer_assignment, read_hlo_proto
 from jaxmem.xla.replay import (
     LiveBuffer,
     Replay,
@@ -60,7 +60,7 @@ __all__ = [
     "StackFrame",
     "TraceEvent",
     "WindowDimension",
-    "find_dump",
+    "has_buffer_assignment",
     "live_peak_bytes",
     "read_hlo_proto",
     "replay_trace",

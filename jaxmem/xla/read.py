@@ -1,7 +1,6 @@
 """From the bytes of an XLA dump to a module and its buffer assignment."""
 
 import zlib
-from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -18,7 +17,6 @@ MAXIMUM_DECOMPRESSED_BYTES = 1 << 30
 """A gzip file that grows beyond this is refused: it is a bomb, or a dump that should be handed over unpacked."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_DUMP_PATTERNS = ("*after_optimizations.hlo.pb", "*after_optimizations.hlo.pb.gz")
 
 
 def read_hlo_proto(data: bytes, *, origin: str) -> tuple[Module, BufferAssignment | None]:
@@ -43,38 +41,13 @@ def read_hlo_proto(data: bytes, *, origin: str) -> tuple[Module, BufferAssignmen
     return module, decode_buffers(proto.buffer_assignment, module, origin=origin)
 
 
-def find_dump(folder: str | Path) -> Path:
-    """The file of a dump folder that holds the optimized module with its buffer assignment.
+def has_buffer_assignment(data: bytes, *, origin: str) -> bool:
+    """Whether a serialized HloProto holds a buffer assignment: without reading the module, so in little time.
 
     Raises:
-        InputError: there is none, or more than one.
+        InputError: as `read_hlo_proto`.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder. Pass the folder that xla_dump_to named.")
-    candidates = sorted(path for pattern in _DUMP_PATTERNS for path in folder.glob(pattern))
-    found = [path for path in candidates if _has_buffer_assignment(path)]
-    if not found:
-        names = ", ".join(path.name for path in candidates) or "no *after_optimizations.hlo.pb at all"
-        raise InputError(
-            f"No compiled module with a buffer assignment in {folder}: found {names}.\n"
-            "Compile with xla_dump_to and xla_dump_hlo_as_proto set. A cached compilation leaves no dump: use a new "
-            "folder and set jax_enable_compilation_cache to False."
-        )
-    if len(found) > 1:
-        raise InputError(
-            f"{len(found)} compiled modules in {folder}: {', '.join(path.name for path in found)}.\n"
-            "Pass the one you mean by its file name."
-        )
-    return found[0]
-
-
-def _has_buffer_assignment(path: Path) -> bool:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    return bool(_parse("HloProtoOutline", data, str(path)).buffer_assignment)
+    return bool(_parse("HloProtoOutline", data, origin).buffer_assignment)
 
 
 def _parse(message_name: str, data: bytes, origin: str) -> Any:

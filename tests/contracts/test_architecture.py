@@ -44,6 +44,7 @@ NEVER: dict[str, frozenset[str]] = {
     "difference": JAX
     | {"tracing", "compilers", "xla", "profile", "attribution", "formula", "report", "measure", "oom", "cli"},
     "pytest_plugin": JAX | {"rich", "tracing", "compilers", "xla", "profile", "attribution", "formula", "cli"},
+    "dump": JAX | {"tracing", "compilers", "report", "formula", "program", "cli"},
     "planner": JAX | {"tracing", "compilers", "xla", "report", "program", "cli"},
     "verdict": JAX | {"xla", "attribution", "report"},
     "quiet": frozenset({"tracing", "compilers", "xla", "report"}),
@@ -55,7 +56,7 @@ NEVER: dict[str, frozenset[str]] = {
 
 WITHOUT_JAX = (
     *("cli", "capture", "devices", "result", "report", "difference", "pytest_plugin"),
-    *("xla", "profile", "attribution", "formula", "reconcile", "assemble", "need", "planner"),
+    *("xla", "dump", "profile", "attribution", "formula", "reconcile", "assemble", "need", "planner"),
 )
 NEVER_EVEN_INDIRECTLY: dict[str, frozenset[str]] = dict.fromkeys(WITHOUT_JAX, JAX) | {"pytest_plugin": JAX | {"rich"}}
 """What a room does not bring along either, through what its modules import when they are imported."""

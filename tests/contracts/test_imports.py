@@ -10,6 +10,7 @@ import pytest
 from jaxmem.cli import COMMANDS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+DUMPS = Path(__file__).parents[1] / "data" / "dumps"
 HEAVY = {"jax", "jaxlib", "flax", "optax", "numpy", "rich", "google.protobuf", "bokeh"}
 
 PROBE = """
@@ -68,6 +69,12 @@ def test_a_mistake_imports_no_jax(tmp_path: Path) -> None:
     code, modules = imported_by(["report", "vgg61"], tmp_path)
     assert code == 2
     assert sorted(modules & (HEAVY - {"rich"})) == []
+
+
+def test_a_dump_is_read_without_jax(tmp_path: Path) -> None:
+    code, modules = imported_by(["report", str(DUMPS / "tensorflow"), "--format", "markdown"], tmp_path)
+    assert code == 0
+    assert sorted(modules & {"jax", "jaxlib", "flax", "optax", "numpy", "tensorflow"}) == []
 
 
 def test_the_probe_sees_jax(tmp_path: Path) -> None:

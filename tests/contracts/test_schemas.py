@@ -30,6 +30,8 @@ from jaxmem.result import (
     Diffs,
     DiffSide,
     DonationLeaf,
+    DumpedModule,
+    DumpFolder,
     Estimate,
     EstimateLayer,
     EstimateReport,
@@ -170,6 +172,12 @@ def answers() -> dict[str, Results]:
         ),
         "fit": Fits(reports=(fit,)),
         "compare": Comparison(cells=(cell,)),
+        "dump": DumpFolder(
+            folder="f",
+            modules=(
+                DumpedModule(module="m", platform="cpu", live_peak_bytes=1, reserved_bytes=NOBODY, file="m.hlo.pb"),
+            ),
+        ),
         "oom": OutOfMemory(
             failure="GPU run", program=NOBODY, evidence="e", requested_bytes=1, required_bytes=2, available_bytes=3,
             free_bytes=NOBODY, sizes_are_rounded=True, parts=(NamedSize(name="n", bytes=2),),

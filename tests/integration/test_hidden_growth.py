@@ -18,7 +18,8 @@ PROGRAM = """
 import ctypes, gc, json, sys, tempfile
 import jax, jax.numpy as jnp, numpy as np
 from jaxmem.hidden import hidden_need
-from jaxmem.xla import find_dump, read_hlo_proto
+from jaxmem.dump.files import find_dump
+from jaxmem.xla import read_hlo_proto
 
 def conv(x, kernel, stride=1):
     layout = ("NHWC", "HWIO", "NHWC")

@@ -137,6 +137,7 @@ class FakeAnalysis:
     targets: list[FakeTarget] = field(default_factory=list)
     compare_options: dict[str, Any] = field(default_factory=dict)
     questions: list[dict[str, Any]] = field(default_factory=list)
+    dumps: list[tuple[str, str | None, Path | None]] = field(default_factory=list)
 
     def _work(self, target: FakeTarget, progress: Callable[[str, float], None]) -> None:
         self.targets.append(target)
@@ -155,6 +156,21 @@ class FakeAnalysis:
         report = a_report(target)
         row = EstimateRow(term="all", symbol="w", formula="3 GiB", bytes=REQUIRED)
         return EstimateReport(program=report.program, device=report.device, rows=(row,), total_bytes=REQUIRED)
+
+    def analyze_dump(self, path: str, *, device: str | None, roles: Path | None) -> Report:
+        self.dumps.append((path, device, roles))
+        if self.failure is not None:
+            raise self.failure
+        target = FakeTarget(
+            text=path,
+            mode=None,
+            batch_size=None,
+            device=device or "cpu",
+            settings=(),
+            compiler_options=(),
+            use_cache=True,
+        )
+        return a_report(target, fits=self.fits)
 
     def capture_target(self, target: FakeTarget, *, progress: Callable[[str, float], None]) -> Any:
         self._work(target, progress)
@@ -458,6 +474,24 @@ def test_limit(fake: FakeAnalysis, limit: str, code: int, capsys: pytest.Capture
     assert ("over the limit" if code else "within the limit") in capsys.readouterr().out
 
 
+def test_a_dump_is_reported_for_each_device(fake: FakeAnalysis) -> None:
+    assert main(["report", "m.hlo.pb", "--roles", "r.toml", "-d", "cpu,h100-sxm"], analysis=fake) == 0
+    assert fake.dumps == [("m.hlo.pb", "cpu", Path("r.toml")), ("m.hlo.pb", "h100-sxm", Path("r.toml"))]
+    assert main(["report", "m.hlo.pb.gz", "--limit", "1G"], analysis=fake) == 1
+    fake.fits = False
+    assert main(["report", "m.hlo.pb"], analysis=fake) == 0
+    assert main(["report", "m.hlo.pb", "-d", "cpu"], analysis=fake) == 1
+
+
+def test_a_folder_called_like_a_model_does_not_hide_it(fake: FakeAnalysis, empty_folder: Path) -> None:
+    (empty_folder / "vgg16").mkdir()
+    (empty_folder / "dumped").mkdir()
+    assert main(["report", "vgg16", "-q"], analysis=fake) == 0
+    assert [target.text for target in fake.targets] == ["vgg16", "vgg16"]
+    assert main(["report", "dumped", "-q"], analysis=fake) == 0
+    assert fake.dumps == [("dumped", None, None)]
+
+
 @pytest.mark.parametrize(
     ("resident", "code", "said"), [("100", 0, "Fits"), ("101", 1, "Does not fit"), ("1GiB", 1, "GiB")]
 )
@@ -489,7 +523,11 @@ BAD = [
     ("report vgg61", 2, "There is no model called 'vgg61'. The nearest: "),
     ("report zzz", 2, "A program of your own is written package.module:attribute"),
     ("report train.py", 2, "train.py names a file but nothing in it. Write train.py:attribute"),
-    ("report module_0.hlo.pb", 2, "looks like an XLA dump"),
+    ("estimate module_0.hlo.pb", 2, "module_0.hlo.pb is an XLA dump: the compiled module without its program."),
+    ("fit module_0.hlo.pb.gz", 2, "Only report reads it"),
+    ("report module_0.hlo.pb --mode train", 2, "is an XLA dump: --mode cannot change it."),
+    ("report vgg16 --roles roles.toml", 2, "--roles is for XLA dumps. vgg16 is a model of the zoo"),
+    ("report there.json --roles roles.toml", 2, "there.json is a saved report, which knows its arguments."),
     ("report vgg16 --devices 0", 2, "--devices: 0 is below 1"),
     ("report vgg16 --mesh 8", 2, "'8' is not of the form KEY=VALUE"),
     ("report vgg16 --mesh data=2,data=4", 2, "has an axis twice"),

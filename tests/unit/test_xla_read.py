@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jaxmem.errors import InputError
-from jaxmem.xla import Frame, InputOutputAlias, Shape, find_dump, read, read_hlo_proto
+from jaxmem.xla import Frame, InputOutputAlias, Shape, read, read_hlo_proto
 from jaxmem.xla.schema import MESSAGES
 
 DUMP = Path(__file__).parents[1] / "data" / "dumps" / "mlp_train.cpu.hlo.pb.gz"
@@ -397,20 +397,3 @@ class TestFiles:
         # Two members of 600 bytes each: the limit is on their sum.
         with pytest.raises(InputError, match="unpacks to more than 1000 B"):
             read_hlo_proto(gzip.compress(bytes(600)) * 2, origin="bomb")
-
-    def test_the_dump_of_a_folder_is_the_one_with_buffers(self, tmp_path):
-        early = MESSAGES["HloProto"](hlo_module=module(add())).SerializeToString()
-        (tmp_path / "module_0000.jit_f.before_optimizations.hlo.pb").write_bytes(early)
-        with pytest.raises(InputError, match=r"no \*after_optimizations.hlo.pb at all"):
-            find_dump(tmp_path)
-        (tmp_path / "module_0000.jit_f.cpu_after_optimizations.hlo.pb").write_bytes(early)
-        with pytest.raises(InputError, match=r"found module_0000\.jit_f\.cpu_after"):
-            find_dump(tmp_path)
-        whole = tmp_path / "module_0001.jit_f.cpu_after_optimizations.hlo.pb.gz"
-        whole.write_bytes(DUMP.read_bytes())
-        assert find_dump(tmp_path) == whole
-        (tmp_path / "module_0002.jit_g.cpu_after_optimizations.hlo.pb.gz").write_bytes(DUMP.read_bytes())
-        with pytest.raises(InputError, match="2 compiled modules"):
-            find_dump(tmp_path)
-        with pytest.raises(InputError, match="is not a folder"):
-            find_dump(tmp_path / "nowhere")

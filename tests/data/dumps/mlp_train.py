@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from jaxmem.xla import find_dump
+from jaxmem.dump.files import find_dump
 
 
 def step(weights, x):
