@@ -401,6 +401,18 @@ def test_a_file_called_md_gets_markdown(
     assert capsys.readouterr().out == text
 
 
+@pytest.mark.parametrize("command", ["report", "estimate", "compare"])
+def test_a_file_called_html_gets_a_page(command: str, fake: FakeAnalysis, empty_folder: Path) -> None:
+    assert main([command, "vgg16", "-q", "-o", "r.html"], analysis=fake) == 0
+    text = (empty_folder / "r.html").read_text(encoding="utf-8")
+    assert text.startswith("<!DOCTYPE html>")
+    # The same from the saved answer alone.
+    assert main([command, "vgg16", "-q", "-o", "r.json"], analysis=fake) == 0
+    fake.failure = AssertionError("a saved answer needs no analysis")
+    assert main(["report", "r.json", "-q", "--format", "html", "-o", "again.html"], analysis=fake) == 0
+    assert (empty_folder / "again.html").read_text(encoding="utf-8") == text
+
+
 def test_a_text_file_has_no_colour(fake: FakeAnalysis, empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert main(["report", "vgg16", "-o", "r.txt"], analysis=fake) == 0

@@ -18,6 +18,7 @@ from jaxmem.report.html.escape import inert, isolated
 from jaxmem.report.html.moments import peak_of
 from jaxmem.result import BufferRow, BufferTable, EstimateReport, Report, Reports, Schedule
 from jaxmem.roles import Role
+from jaxmem.unknown import Unknown
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'`&\u202egnp.exe\u2028\x00 שלום 🦊 $$x^2$$ " + "a" * 10_000
 
@@ -141,6 +142,23 @@ def test_a_report_without_schedule_has_its_peak_where_the_live_ranges_make_it(
 def test_a_report_without_buffers_says_so(report: Report) -> None:
     page = Reader(as_html(replace(report, buffers=BufferTable(), peak_buffers=(), layers=())))
     assert "This report has no buffers to draw." in page.all_text
+
+
+def test_what_is_not_known_says_why(report: Report) -> None:
+    reason = Unknown("a bare dump has no program")
+    bare = replace(
+        report,
+        ledger=tuple(replace(row, formula_bytes=reason, items=()) for row in report.ledger),
+        layers=tuple(replace(row, parameters=replace(row.parameters, formula_bytes=reason)) for row in report.layers),
+        unexplained_bytes=reason,
+        estimates=(),
+        verdict=replace(report.verdict, fits=reason, usable_bytes=reason, headroom_bytes=reason),
+    )
+    page = as_html(bare)
+    text = Reader(page).all_text
+    assert "Unknown: a bare dump has no program." in text
+    assert "Usable memory unknown: a bare dump has no program." in text
+    assert {row[3] for row in data_of(page)["reports"][0]["ledger"]} == {None}
 
 
 def test_other_pages_have_one_script(estimate_report: EstimateReport) -> None:

@@ -1,4 +1,4 @@
-const TOOLTIP_STYLE = "max-width:300px;font:13px/1.45 system-ui,sans-serif;overflow-wrap:anywhere";
+const TOOLTIP_STYLE = "max-width:300px;color:#16191d;font:13px/1.45 system-ui,sans-serif;overflow-wrap:anywhere";
 
 /* Everything that is known of one buffer, below the map; and the few words beside the pointer. */
 function showDetails(place, facts) {
@@ -11,7 +11,7 @@ function showDetails(place, facts) {
     ["padding", [facts.padding ? `${formatBytes(facts.padding)} of it` : "none"]],
     ["lives", [`position ${formatCount(facts.start)} to ${formatCount(facts.end)}`]],
     ["made in", [facts.phase === "unknown" ? "no known pass" : `${facts.phase} pass`]],
-    ["source", [facts.source ? isolated(facts.source) : "not kept by the compiler"]],
+    ["source", [facts.source ? element("bdi", { title: facts.source }, fileName(facts.source)) : "not kept by the compiler"]],
     ["lies at", [`allocation ${facts.allocation}, offset ${formatCount(facts.offset)}`]],
     ["decided by", [isolated(facts.rule)]],
   ];
