@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from jaxmem.analysis import analyze, analyze_together, compare, diff, estimate, explain_oom, fit, load
+    from jaxmem.analysis import analyze, analyze_dump, analyze_together, compare, diff, estimate, explain_oom, fit, load
     from jaxmem.program import Program
 
 _HOMES = {
     "analyze": "jaxmem.analysis",
+    "analyze_dump": "jaxmem.analysis",
     "analyze_together": "jaxmem.analysis",
     "compare": "jaxmem.analysis",
     "diff": "jaxmem.analysis",
@@ -30,6 +31,7 @@ __all__ = [
     "Program",
     "__version__",
     "analyze",
+    "analyze_dump",
     "analyze_together",
     "compare",
     "diff",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxmem.analysis import analyze_dump, load
+from jaxmem import analyze_dump, load
 from jaxmem.assemble import read_report
 from jaxmem.capture import Capture
 from jaxmem.capture import load as load_capture
