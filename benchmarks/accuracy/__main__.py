@@ -4,6 +4,7 @@
     python -m benchmarks.accuracy -d cpu resnet50 swin_t      # some networks
     python -m benchmarks.accuracy --captures FOLDER           # keep every capture there
     python -m benchmarks.accuracy --captures FOLDER --again   # the estimates anew from them, after a change of the formula
+    python -m benchmarks.accuracy --captures FOLDER --estimates   # those of rows without a capture, from a trace alone
 
 Needs the compilers: ``pip install "jaxmem[cuda,tpu]"``. Each program is written down as it is done; an interrupted command goes
 on where it stopped. One file of results for each device, so that several commands may run side by side; the page and the plot
@@ -19,9 +20,9 @@ from pathlib import Path
 from benchmarks.accuracy.page import page
 from benchmarks.accuracy.plot import plot
 from benchmarks.accuracy.programs import DEVICES, SETTINGS, Question, questions
-from benchmarks.accuracy.rows import Failure, Results, Row, row_of
+from benchmarks.accuracy.rows import Failure, Results, Row, estimated_again, row_of
 from benchmarks.records import RESULTS, read, this_setting, today, write_data
-from jaxmem.analysis import Target, capture_target
+from jaxmem.analysis import Target, capture_target, estimate_target
 from jaxmem.assemble import read_report
 from jaxmem.capture import Capture, load, save
 from jaxmem.errors import JaxmemError, UsageError
@@ -54,24 +55,31 @@ def capture_of(question: Question, captures: Path | None) -> Capture:
     path = captures / file_name(question) if captures is not None else None
     if path is not None and path.exists():
         return load(path)
-    capture = capture_target(
-        Target(
-            text=question.network,
-            mode=question.mode,
-            batch_size=question.batch_size,
-            device=question.device,
-            settings=SETTINGS.get(question.network, ()),
-        )
-    )
+    capture = capture_target(_target(question))
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save(capture, path)
     return capture
 
 
+def _target(question: Question) -> Target:
+    return Target(
+        text=question.network,
+        mode=question.mode,
+        batch_size=question.batch_size,
+        device=question.device,
+        settings=SETTINGS.get(question.network, ()),
+    )
+
+
 def file_name(question: Question) -> str:
     """What the capture of a question is called."""
     return f"{question.network}.{question.mode}.{question.batch_size}.{question.device}.jaxmem"
+
+
+def estimate_again(question: Question, row: Row) -> Row:
+    """The estimate of a program that was compared before, from a trace."""
+    return estimated_again(row, estimate_target(_target(question)))
 
 
 def known(device: str) -> Results | None:
@@ -99,6 +107,9 @@ def main() -> int:
         "-d", "--device", choices=DEVICES, action="append", help="one or several; all where none is named"
     )
     parser.add_argument("--again", action="store_true", help="do what is already there anew")
+    parser.add_argument(
+        "--estimates", action="store_true", help="only the estimates of rows without a capture, anew from traces"
+    )
     parser.add_argument("--captures", type=Path, help="a folder to keep captures in, and to take them from")
     parser.add_argument("--jobs", type=int, default=1, help="programs at once")
     options = parser.parse_args()
@@ -107,6 +118,9 @@ def main() -> int:
         rows = {row.question: row for row in found.rows} if found is not None else {}
         failures = {failure.question: failure for failure in found.failures} if found is not None else {}
         asked = [each for each in questions(device, tuple(options.networks)) if options.again or each not in rows]
+        if options.estimates:
+            _estimate_rows(device, rows, failures, options.captures)
+            continue
         with ThreadPoolExecutor(options.jobs) as pool:
             for number, (question, result) in enumerate(
                 zip(asked, pool.map(partial(answer, captures=options.captures), asked), strict=True), start=1
@@ -121,14 +135,29 @@ def main() -> int:
                     failures[question] = result
                     said = result.reason
                 print(f"{number}/{len(asked)} {question.text}: {said}", file=sys.stderr, flush=True)
-                results = Results(
-                    setting=this_setting(),
-                    rows=tuple(rows[key] for key in sorted(rows)),
-                    failures=tuple(failures[key] for key in sorted(failures)),
-                )
-                write_data(results, FOLDER / f"{device}.json")
+                _write(device, rows, failures)
     write_pages()
     return 0
+
+
+def _estimate_rows(
+    device: str, rows: dict[Question, Row], failures: dict[Question, Failure], captures: Path | None
+) -> None:
+    for question, row in sorted(rows.items()):
+        if captures is None or not (captures / file_name(question)).exists():
+            rows[question] = estimate_again(question, row)
+            error = rows[question].error_percent("jaxmem")
+            print(f"{question.text}: {row.error_percent('jaxmem')} -> {error}", file=sys.stderr, flush=True)
+            _write(device, rows, failures)
+
+
+def _write(device: str, rows: dict[Question, Row], failures: dict[Question, Failure]) -> None:
+    results = Results(
+        setting=this_setting(),
+        rows=tuple(rows[key] for key in sorted(rows)),
+        failures=tuple(failures[key] for key in sorted(failures)),
+    )
+    write_data(results, FOLDER / f"{device}.json")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,9 @@ training on H100 held out stood at 10.40 % in the median and 14.89 % at the nint
 
 ## Program by program
 
-*Largest gap*: the term of the ledger in which compiler and formula differ most, and what the difference consists of.
+*Largest gap*: the term of the ledger in which compiler and formula differ most, and what the difference consists of. It is
+empty, and so is *unexplained*, where the compile was recorded before the formula changed and its capture was not kept: the
+estimate was then made anew from a trace, and laid beside the recorded bytes.
 
 {_program_table(rows)}
 {_failures(failures)}"""
@@ -120,9 +122,13 @@ def _family_table(rows: Sequence[Row]) -> str:
                 group = [row for row in rows if (row.family, row.device, row.mode) == (family, device, mode)]
                 summary = summarize(group, JAXMEM)
                 if summary is not None:
-                    unexplained = max(100 * row.unexplained_bytes / row.required_bytes for row in group)
+                    known = [
+                        100 * row.unexplained_bytes / row.required_bytes
+                        for row in group
+                        if row.unexplained_bytes is not None
+                    ]
                     unattributed = max(100 * row.unattributed_bytes / row.required_bytes for row in group)
-                    figures = (*_figures(summary), f"{unexplained:.3f}", f"{unattributed:.3f}")
+                    figures = (*_figures(summary), f"{max(known):.3f}" if known else "", f"{unattributed:.3f}")
                     cells.append((family, side(family), device, IN_WORDS[mode], *figures))
     header = (
         *("family", "side", "device", "mode", "programs", "median, %", "ninth decile, %", "largest, %", "too low, %"),
@@ -145,7 +151,7 @@ def _program_table(rows: Sequence[Row]) -> str:
                 f"{'≥ ' if row.is_lower_bound else ''}{row.required_bytes:,}",
                 f"{estimate.bytes:,}",
                 f"{error:+.2f}" if error is not None else "",
-                f"{row.unexplained_bytes:,}",
+                f"{row.unexplained_bytes:,}" if row.unexplained_bytes is not None else "",
                 f"{row.unattributed_bytes:,}",
             )
         )

@@ -1,7 +1,7 @@
 """What is kept of each comparison, and what many of them add up to."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from statistics import median
 
@@ -9,7 +9,7 @@ from benchmarks.accuracy.programs import Question, side
 from benchmarks.accuracy.rules import FOUR_TIMES, TORCHINFO, four_times_bytes, torchinfo_bytes
 from benchmarks.records import Setting
 from jaxmem.capture import Capture
-from jaxmem.result import Report
+from jaxmem.result import EstimateReport, Report
 from jaxmem.roles import Role
 
 
@@ -38,7 +38,8 @@ class Row:
         family: of the network.
         required_bytes: of the compile; ``is_lower_bound`` where a part of it is not known.
         answers: jaxmem's estimate first, then the other rules.
-        unexplained_bytes, unattributed_bytes: of the report.
+        unexplained_bytes: of the report; None where the estimate was made anew from a trace, without a capture beside it.
+        unattributed_bytes: of the report.
         gap: where estimate and compiler differ most.
         compile_seconds: inside the compiler.
     """
@@ -51,7 +52,7 @@ class Row:
     required_bytes: int
     is_lower_bound: bool
     answers: tuple[Answer, ...]
-    unexplained_bytes: int
+    unexplained_bytes: int | None
     unattributed_bytes: int
     gap: Gap | None
     compile_seconds: float
@@ -120,6 +121,13 @@ def row_of(report: Report, capture: Capture, question: Question, family: str, da
         compile_seconds=round(capture.compile_seconds, 1),
         date=date,
     )
+
+
+def estimated_again(row: Row, estimate: EstimateReport) -> Row:
+    """A row with the formula's estimate made anew, of a program whose capture was not kept: its ledger is not known."""
+    own = {each.name: each.bytes for each in estimate.estimates if isinstance(each.bytes, int)}
+    answers = tuple(replace(answer, bytes=own.get(answer.name, answer.bytes)) for answer in row.answers)
+    return replace(row, answers=answers, unexplained_bytes=None, gap=None)
 
 
 def _largest_gap(report: Report) -> Gap | None:

@@ -25,6 +25,7 @@ from jaxmem.formula.leaves import Formula, Leaf
 from jaxmem.formula.live_ranges import find_live_ranges
 from jaxmem.formula.loops import walk_back_through_loop
 from jaxmem.formula.optimizers import RULES, follows_optimizer
+from jaxmem.formula.padding import padding_leaves
 from jaxmem.formula.ranges import LiveRanges
 from jaxmem.formula.textbook import textbook_formulas
 from jaxmem.layer_table import LayerTable
@@ -70,6 +71,7 @@ def derive_formula(
         *_value_leaves(table, ranges, gradients, outputs),
         *gathered_leaves(ranges, gathered),
         *_addition_leaves(ranges),
+        *(padding_leaves(table, arguments, outputs, ranges, used=used) if platform == "tpu" else ()),
     ]
     training = any(operation.phase is Phase.BACKWARD for operation in table.operations)
     return Formula(
@@ -182,6 +184,8 @@ def _value_leaves(
                 why = "in use at the peak" if counted else "in use before or after the peak"
             else:
                 why = "computed where it is needed"
+            if ranges.on_chip:
+                why = "in on-chip memory, where it exists"
             leaves.append(
                 Leaf(
                     role=role,

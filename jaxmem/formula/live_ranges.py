@@ -9,9 +9,11 @@ A program with loops, or on several devices, runs in the order of its trace (`ja
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from jaxmem.formula.backends import ADDITIONS
 from jaxmem.formula.backends.cpu_library import hidden_bytes
+from jaxmem.formula.backends.tpu import ON_CHIP_BYTES, padding_bytes
 from jaxmem.formula.equal import moved
 from jaxmem.formula.loops import carried_in_place
 from jaxmem.formula.plan import Plan
@@ -35,7 +37,8 @@ def find_live_ranges(
     """
     loops = any(operation.hands_on for operation in table.operations)
     if loops or any(value.divided_over > 1 for value in table.values):
-        return live_ranges_in_trace_order(table)
+        in_order = live_ranges_in_trace_order(table)
+        return _on_chip_where_it_fits(table, in_order) if platform == "tpu" else in_order
     plan = Plan(table, platform=platform, replaced=replaced or {})
     if platform in ADDITIONS:
         ADDITIONS[platform](plan)
@@ -43,6 +46,9 @@ def find_live_ranges(
         schedule = follow(plan.kernels, plan.arrays, first_in_first_out(plan.kernels), plan.slots)
     else:
         schedule = best_schedule(plan.kernels, plan.arrays, plan.results, plan.slots)
+    on_chip = platform == "tpu" and schedule.peak_bytes <= ON_CHIP_BYTES
+    if on_chip:
+        schedule = replace(schedule, lent=frozenset(range(len(plan.arrays))))
     count = len(table.values)
     exists, start, end = [False] * count, [0] * count, [-1] * count
     for index, array in enumerate(plan.arrays):
@@ -61,7 +67,15 @@ def find_live_ranges(
         peak=schedule.peak,
         additions=tuple(_additions(plan, schedule)),
         hidden_bytes=hidden_bytes(plan, threads=threads) if platform == "cpu" and threads else 0,
+        on_chip=on_chip,
     )
+
+
+def _on_chip_where_it_fits(table: LayerTable, ranges: LiveRanges) -> LiveRanges:
+    at_peak = [value for index, value in enumerate(table.values) if ranges.at_peak(index)]
+    if sum(value.logical_bytes + padding_bytes(value) for value in at_peak) > ON_CHIP_BYTES:
+        return ranges
+    return replace(ranges, exists=(False,) * len(table.values), on_chip=True)
 
 
 def _additions(plan: Plan, schedule: Schedule) -> list[tuple[Addition, bool]]:

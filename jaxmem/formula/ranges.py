@@ -19,6 +19,7 @@ class LiveRanges:
         peak: position at which the most bytes exist.
         additions: what the backend adds, and whether it exists at the peak.
         hidden_bytes: what a library allocates for itself while it runs.
+        on_chip: everything that the program computes lies in on-chip memory, an account of its own.
     """
 
     order: tuple[int, ...]
@@ -31,6 +32,7 @@ class LiveRanges:
     peak: int
     additions: tuple[tuple[Addition, bool], ...]
     hidden_bytes: int = 0
+    on_chip: bool = False
 
     def at_peak(self, value: int) -> bool:
         """Whether a value's bytes exist at the peak."""

@@ -1,6 +1,7 @@
 """What the formula expects the backend to make for its own sake: laid beside the buffers that do the same."""
 
 from jaxmem.reconcile.book import Book
+from jaxmem.roles import Role
 
 
 def explain_additions(book: Book) -> None:
@@ -17,6 +18,9 @@ def explain_additions(book: Book) -> None:
             waiting.setdefault(key, []).append(identifier)
     for leaf in book.formula.leaves:
         if not (leaf.of_backend and leaf.counted):
+            continue
+        if leaf.role is Role.PADDING and book.padded.get((leaf.layer, leaf.bytes)):
+            book.padded[leaf.layer, leaf.bytes] -= 1
             continue
         found = waiting.get((leaf.role, leaf.layer, leaf.bytes))
         if found:

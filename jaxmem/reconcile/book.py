@@ -51,6 +51,8 @@ class Book:
         self.uncounted: dict[int, int] = {}
         """Buffer id → bytes, for buffers that a leaf outside the formula's sum has explained: what the sum has in their
         place is looked for under another role."""
+        self.padded: dict[tuple[str, int], int] = {}
+        """(layer, bytes) → how many paddings of that size the formula and the compiler have alike."""
         self.absent: set[int] = set()
         """Buffers that have said for one leaf where it is when it is not held at the peak."""
         self.reshaped: set[int] = set()

@@ -1,5 +1,7 @@
 """What no formula knows: padding, constants, copies, gaps; and what a formula must not leave out."""
 
+from collections import Counter
+
 from jaxmem.attribution import Attribution
 from jaxmem.profile import Buffer
 from jaxmem.reconcile.book import Book
@@ -8,12 +10,22 @@ from jaxmem.roles import STATE_ROLES, Role
 
 
 def explain_padding(book: Book) -> None:
-    """Padding is what a tiled layout adds, and nothing else."""
+    """Padding is what a tiled layout adds, and nothing else.
+
+    Where the formula has as much in that layer, the two are the same; an array that it has in another layout, or not at all,
+    is left over on both sides.
+    """
+    expected = Counter((leaf.layer, leaf.bytes) for leaf in book.formula.leaves if leaf.role is Role.PADDING)
     for identifier, size_bytes in book.account.padding.items():
         buffer = book.evidence.buffers[identifier]
         shape = book.profile.instruction(buffer).shape.subshape(buffer.leaf[1])
         if shape.tiles or shape.is_tuple:
-            row = book.row(Role.PADDING, book.evidence.attributions[identifier].layer)
+            layer = book.evidence.attributions[identifier].layer
+            row = book.row(Role.PADDING, layer)
+            if expected[layer, size_bytes]:
+                expected[layer, size_bytes] -= 1
+                book.padded[layer, size_bytes] = book.padded.get((layer, size_bytes), 0) + 1
+                continue
             row.add("layout padding", size_bytes, buffer=book.evidence.label(buffer), shape=shape.text())
 
 
