@@ -205,3 +205,28 @@ def test_a_donated_argument_is_copied_unless_its_readers_must_run_before_the_upd
     plan = Plan(traced, platform="cpu", replaced={table.names["w"]: table.names["new"]})
     add_cpu(plan)
     assert ("copy of a donated argument" in added(plan)) is not late
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_convolutions_that_read_one_map_share_its_transposed_copy(same):
+    # Two branches, and the gradients of their kernels: one copy of what both read, or one of each map.
+    table = Table()
+    table.argument("x", 8, 7, 7, 16)
+    table.argument("y", 8, 7, 7, 16)
+    for name, read in (("one", "x"), ("other", "x" if same else "y")):
+        table.argument(f"g_{name}", 8, 7, 7, 32)
+        table.do(name, "conv_general_dilated", BACKWARD, (1, 1, 16, 32), read, f"g_{name}")
+        sized(
+            table,
+            name,
+            window_strides=(1, 1),
+            padding=(0, 0, 0, 0),
+            lhs_dilation=(1, 1),
+            rhs_dilation=(1, 1),
+            lhs_spec=(3, 0, 1, 2),
+            rhs_spec=(3, 0, 1, 2),
+            out_spec=(2, 3, 0, 1),
+            feature_group_count=(1,),
+            batch_group_count=(1,),
+        )
+    assert added(planned(table, "one", "other"))["map transposed"] == (1 if same else 2, 4 * 8 * 7 * 7 * 16)

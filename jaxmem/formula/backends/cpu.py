@@ -222,8 +222,9 @@ def transposed_operands(plan: Plan) -> None:
     For the gradient of a kernel, both the map that the layer read and the gradient of its result are copied, with the
     channels, or the images, in the place of the other. The copy of the map is made as soon as the map is there, fused with
     what makes it, and is what waits for the backward pass instead of the map. For the gradient of the map the kernel is
-    transposed, and reversed, at the start.
+    transposed, and reversed, at the start. Convolutions that read the same map share its copy.
     """
+    copies: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
     for index in plan.equals.operations:
         operation = plan.table.operations[index]
         if operation.primitive != "conv_general_dilated" or operation.phase is not Phase.BACKWARD:
@@ -235,6 +236,13 @@ def transposed_operands(plan: Plan) -> None:
             if not of_kernel and not plan.is_argument(value):
                 continue
             copied = plan.table.values[value]
+            own = plan.array_of.get(value)
+            kernel = plan.kernels[convolution]
+            order = operation.size(("lhs_spec", "rhs_spec")[number]), operation.size("batch_group_count")
+            if of_kernel and number == 0 and (value, *order) in copies:
+                reads = (*(array for array in kernel.reads if array != own), copies[value, *order])
+                plan.kernels[convolution] = replace(kernel, reads=reads)
+                continue
             (copy,) = plan.add(
                 Addition(
                     role=Role.WORKSPACE
@@ -251,8 +259,7 @@ def transposed_operands(plan: Plan) -> None:
                 )
             )
             plan.add_kernel(index, plan.arrays_of(_made_from(plan, value)), (copy,))
-            own = plan.array_of.get(value)
-            kernel = plan.kernels[convolution]
+            copies[value, *order] = copy
             plan.kernels[convolution] = replace(
                 kernel, reads=(*(array for array in kernel.reads if array != own), copy)
             )
