@@ -37,6 +37,8 @@ def test_tiles_by_hand(shape, bits, size_bytes):
 def test_every_argument_takes_what_the_compiler_gives_it(path):
     capture = load(path)
     _, assignment = read_hlo_proto(capture.hlo_proto, origin=path.name)
+    assert assignment is not None
+    assert capture.layer_table is not None
     slots = {one.parameter_number: one for one in assignment.allocations if one.is_entry_computation_parameter}
     for argument, index in zip(capture.arguments, capture.layer_table.arguments, strict=True):
         if argument.parameter_number is not None:
