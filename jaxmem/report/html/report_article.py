@@ -184,7 +184,7 @@ def _map(report: Report, named: str) -> str:
     said = f"{named}-map-said"
     return (
         f'<section class="map"><h2>Memory over the step</h2><p id="{said}" class="quiet">{isolated(peak_in_words(report))}'
-        " Each box is a buffer: from left to right the step, upwards its address. The colours are those of the roles above."
+        " Each box is a buffer, its padding included: from left to right the step, upwards its address, coloured by role."
         "</p>"
         '<div class="tools" role="group" aria-label="Part of the step"></div>'
         f'<div class="chart" data-chart="map" role="img" aria-label="Memory map" aria-describedby="{said}"></div>'

@@ -72,11 +72,11 @@ async function drawIcicle(place, crumbs, data, report) {
   const plot = plainFigure({ height, x_range: xRange, y_range: yRange, min_border_left: 4, min_border_right: 4 });
   for (const part of [plot.xaxis, plot.yaxis, plot.xgrid, plot.ygrid]) part.visible = false;
   plot.outline_line_color = null;
-  const source = new Bokeh.ColumnDataSource({ data: { left: [], right: [], bottom: [], top: [], colour: [] } });
+  const source = new Bokeh.ColumnDataSource({ data: { left: [], right: [], bottom: [], top: [], colour: [], edge: [] } });
   const labels = new Bokeh.ColumnDataSource({ data: { x: [], y: [], text: [], colour: [] } });
   const surface = styleOf("--surface");
   const quads = plot.quad({ field: "left" }, { field: "right" }, { field: "bottom" }, { field: "top" }, {
-    source, fill_color: { field: "colour" }, line_color: surface, line_width: 1, nonselection_fill_alpha: 1, hover_line_color: styleOf("--ink"), hover_line_width: 2,
+    source, fill_color: { field: "colour" }, line_color: surface, line_width: { field: "edge" }, nonselection_fill_alpha: 1, hover_line_color: styleOf("--ink"), hover_line_width: 2,
   });
   const hatch = hatched(plot, data, 0.18);
   plot.text({ field: "x" }, { field: "y" }, { field: "text" }, {
@@ -90,12 +90,13 @@ async function drawIcicle(place, crumbs, data, report) {
     boxes = icicleBoxes(data, root, height);
     const colour = boxes.node.map((node) => (node.role < 0 ? styleOf("--line") : colours[node.role]));
     const depths = Math.max(...boxes.depth) + 1;
+    const tall = (i) => ((boxes.top[i] - boxes.bottom[i]) / root.bytes) * height;
     source.data = {
       left: boxes.left, right: boxes.right, bottom: boxes.bottom, top: boxes.top, colour,
+      edge: boxes.node.map((_, i) => (tall(i) >= 5 ? 1 : 0.2)),
     };
     hatch(boxes, boxes.node.map((node) => node.role));
     const letters = Math.floor((place.clientWidth - 8) / (depths - 1 + ROOT_WIDTH) / 7.2) - 2;
-    const tall = (i) => ((boxes.top[i] - boxes.bottom[i]) / root.bytes) * height;
     const written = Array.from(boxes.node.keys()).filter((i) => boxes.depth[i] > 0 && tall(i) >= 15);
     labels.data = {
       x: written.map((i) => boxes.left[i]), y: written.map((i) => (boxes.bottom[i] + boxes.top[i]) / 2),

@@ -80,18 +80,18 @@ function timeline(report, boxes) {
 
 /* Runs of positions at which values of one phase are made: [phase, first, past the last]. */
 function phaseRuns(report) {
-  const { phase, start, end } = report.buffers;
+  const { phase, start } = report.buffers;
   const made = new Int8Array(report.length).fill(-1);
   const last = report.length - 1;
   for (let i = 0; i < start.length; i += 1) {
-    if (start[i] > 0 && !(start[i] === 0 && end[i] >= last) && start[i] <= last) made[start[i]] = phase[i];
+    if (start[i] > 0 && start[i] <= last) made[start[i]] = phase[i];
   }
   const runs = [];
   for (let at = 0; at < made.length; at += 1) {
     if (made[at] < 0) continue;
     const run = runs.at(-1);
     if (run && run[0] === made[at]) run[2] = at + 1;
-    else runs.push([made[at], run ? at : 0, at + 1]);
+    else runs.push([made[at], at, at + 1]);
   }
   return runs;
 }
