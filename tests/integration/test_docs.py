@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -94,8 +95,8 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_notebook_runs(update_golden: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    kept = nbformat.read(NOTEBOOK, as_version=4)
-    book = nbformat.from_dict(kept)
+    kept: Any = nbformat.read(NOTEBOOK, as_version=4)
+    book: Any = nbformat.from_dict(kept)
     NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     if update_golden:
         nbformat.write(book, NOTEBOOK)
