@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from jaxmem.difference.side import Side
 from jaxmem.result import BufferRow
+from jaxmem.roles import STATE_ROLES
 
 _NUMBERING = re.compile(r"(?:\.(?:\d+|clone|remat\d*))+$")
 
@@ -47,6 +48,8 @@ Level = Callable[[Described], Hashable]
 
 # The same operation, and the same array.
 _SAME: tuple[Level, ...] = (
+    # What a step carries on is the same before and after its update, by whatever operation it came to lie there.
+    lambda one: (one.row.role, one.row.layer, one.row.dtype, one.row.shape) if one.row.role in STATE_ROLES else None,
     lambda one: (one.kind, one.row.opcode, one.stem, one.line, one.row.dtype, one.row.shape),
     # Lines move when somebody edits the file above them; fusions are named after what is in them.
     lambda one: (one.kind, one.row.opcode, one.stem, one.file, one.row.dtype, one.row.shape),

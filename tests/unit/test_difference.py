@@ -133,6 +133,14 @@ def test_equals_that_change_places_at_the_peak_are_not_told() -> None:
     assert told(diff_of(report_of(*rows[:2], others=rows[2:]), report_of(*rows[2:], others=rows[:2]))) == []
 
 
+def test_updated_state_is_the_state() -> None:
+    """At one peak the parameter lies in its slot, at the other what replaces it: nothing has changed."""
+    before = buffer("kernel.1", KIB, role=Role.PARAMETERS, opcode="parameter", source="")
+    after = buffer("add_fusion.4", KIB, role=Role.PARAMETERS, phase=Phase.UPDATE, source="update.py:42", start=9)
+    found = diff_of(report_of(before, others=(after,)), report_of(after, others=(before,)))
+    assert (told(found), found.unchanged_buffers) == ([], 1)
+
+
 # --- the sums ---------------------------------------------------------------------------------------------------------
 
 
