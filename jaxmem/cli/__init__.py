@@ -125,7 +125,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"jaxmem: {message}", file=sys.stderr)
+    from jaxmem.report.spelling import visible  # only a failure needs it
+
+    # Names in it come from programs and files of other people.
+    print("jaxmem:", "\n".join(map(visible, message.split("\n"))), file=sys.stderr)
     return code
 
 

@@ -59,7 +59,9 @@ def run(options: argparse.Namespace, load_analysis: AnalysisLoader) -> int:
 
     def tell(cell: "ComparisonCell", done: int, total: int) -> None:
         if not options.quiet:
-            print(f"jaxmem: {done} of {total}: {_said(cell)}", file=sys.stderr, flush=True)
+            from jaxmem.report.spelling import visible
+
+            print(f"jaxmem: {done} of {total}: {visible(_said(cell))}", file=sys.stderr, flush=True)
 
     timeout = {} if options.timeout is None else {"timeout": options.timeout}
     comparison = analysis.compare_targets(

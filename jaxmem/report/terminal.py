@@ -36,6 +36,11 @@ _GAP = "  "
 _LEAST_WIDTH = 12
 """Below this a path or an instruction's name tells nothing."""
 
+_WIDEST_RIGID = 40
+"""No number and no word of ours is as wide: it is a name where none was expected, and gives way like others."""
+_LONGEST_WORD, _LONGEST_TEXT = 200, 1000
+"""Nobody reads more of one name, or of one sentence: the middle is left out."""
+
 _STYLES: dict[Tone, str] = {
     "plain": "",
     "strong": "bold",
@@ -108,7 +113,7 @@ def _lines(document: Document, width: int) -> list[StyledText]:
             lines.append(StyledText())
         match part:
             case Heading(text=text, level=level):
-                lines += _wrapped(StyledText(visible(text), "bold" if level == 2 else "bold cyan"), width)
+                lines += _wrapped(StyledText(_readable(visible(text)), "bold" if level == 2 else "bold cyan"), width)
             case Paragraph(cells=cells):
                 lines += _wrapped(StyledText(" ").join(_styled(cell) for cell in cells), width, hanging="  ")
             case Table():
@@ -130,7 +135,17 @@ def _styled(cell: Cell) -> StyledText:
             style = ""
         case Text() | Size() | Difference():
             style = _STYLES[cell.tone]
-    return StyledText(spelled(cell), style)
+    return StyledText(_readable(spelled(cell)), style)
+
+
+def _readable(text: str) -> str:
+    return shortened(_short_words(text), _LONGEST_TEXT)
+
+
+def _short_words(text: str) -> str:
+    if len(text) <= _LONGEST_WORD:
+        return text
+    return " ".join(shortened(word, _LONGEST_WORD) for word in text.split(" "))
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -154,7 +169,7 @@ def _table_lines(table: Table, width: int) -> list[StyledText]:
                 cell.stylize("bold")
         lines += _row_lines(cells, columns, widths)
         for note in row.notes:
-            lines += _wrapped(StyledText(visible(note), "dim"), width, first="    ", hanging="    ")
+            lines += _wrapped(StyledText(_short_words(visible(note)), "dim"), width, first="    ", hanging="    ")
     return lines
 
 
@@ -170,7 +185,11 @@ def _layout(
     while True:
         widths = {index: natural[index] for index in shown}
         least = {index: min(natural[index], max(_LEAST_WIDTH, cell_len(columns[index].title))) for index in shown}
-        flexible = [index for index in shown if columns[index].flexible]
+        flexible = [
+            index
+            for index in shown
+            if columns[index].flexible or (natural[index] > _WIDEST_RIGID and not columns[index].optional)
+        ]
         excess = sum(widths.values()) + len(_GAP) * (len(shown) - 1) - width
         while excess > 0 and any(widths[index] > least[index] for index in flexible):
             # The widest gives way first, so that all end up alike.
@@ -204,7 +223,28 @@ def _fitted(cell: StyledText, column: Column, width: int) -> list[StyledText]:
     if column.flexible == "wrap":
         indent = " " * (len(cell.plain) - len(cell.plain.lstrip()))
         return _wrapped(cell, width, hanging=indent)
-    return [StyledText(shortened(cell.plain, width), cell.style)]
+    return [StyledText(_narrowed(cell.plain, width), cell.style)]
+
+
+def _narrowed(text: str, width: int) -> str:
+    """The middle left out; a character may be two columns wide, or none."""
+    count = min(len(text), width)
+    while cell_len(short := shortened(text, count)) > width and count > 1:
+        count -= 1
+    return short
+
+
+def _end_of_line(text: str, start: int, room: int) -> int:
+    """Up to where ``room`` columns hold the text from ``start`` on: one character at least."""
+    end = min(start + room, len(text))
+    if text.isascii():
+        return end
+    taken = 0
+    for place in range(start, len(text)):
+        taken += cell_len(text[place])
+        if taken > room:
+            return max(place, start + 1)
+    return len(text)
 
 
 def _wrapped(text: StyledText, width: int, *, first: str = "", hanging: str = "") -> list[StyledText]:
@@ -214,7 +254,7 @@ def _wrapped(text: StyledText, width: int, *, first: str = "", hanging: str = ""
     plain = text.plain
     while start < len(plain):
         room = width - len(prefix)
-        end = start + room
+        end = _end_of_line(plain, start, room)
         if end < len(plain):
             space = plain.rfind(" ", start + 1, end + 1)
             end = space if space > start and plain[start:space].strip() else end

@@ -6,6 +6,7 @@ type, a sum that does not close is an error that names the place.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,16 @@ FIT_AT_THE_TOP = ("boundary", "advice")
 
 def to_json(reports: Results) -> str:
     """Write reports as JSON: objects indented, and every list of plain numbers or words on one line."""
-    return layout(json_values(reports)) + "\n"
+    return inert(layout(json_values(reports))) + "\n"
+
+
+_ACTING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+"""What JSON may hold as it is, and should not: characters that act on a terminal, and halves of one that no file can hold."""
+
+
+def inert(text: str) -> str:
+    """The same JSON with such characters written as JSON escapes; they stand nowhere but in its strings."""
+    return _ACTING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def json_values(reports: Results) -> dict[str, Any]:
