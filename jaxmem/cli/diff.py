@@ -1,7 +1,7 @@
 """What grew between two results, and who owns it: by role, layer and buffer, with the operation that makes it.
 
-OLD and NEW are saved reports (*.json) or captures (*.jaxmem), made with another batch size, commit, compiler or device;
-or programs, which are compiled now, with the options below. Files with several reports are compared pair by pair: same
+OLD and NEW are saved reports (*.json), captures (*.jaxmem) or XLA dumps, made with another batch size, commit, compiler or
+device; or programs, which are compiled now, with the options below. Files with several reports are compared pair by pair: same
 program, mode, device and batch size. Ends with 1 where a program needs more than before, by more than --tolerance.
 """
 
@@ -9,7 +9,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from jaxmem.cli import options as shared
-from jaxmem.cli.analysis_protocol import AnalysisLoader
+from jaxmem.cli.analysis_protocol import Analysis, AnalysisLoader
 from jaxmem.cli.output import check_output, hand_over
 from jaxmem.cli.progress import progress
 from jaxmem.cli.request import Kind, kind_of, refuse_options, requested
@@ -18,12 +18,12 @@ from jaxmem.errors import InputError
 if TYPE_CHECKING:
     from jaxmem.result import Report
 
-_SAVED = (Kind.REPORT, Kind.CAPTURE)
+_SAVED = (Kind.REPORT, Kind.CAPTURE, Kind.DUMP)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What this command takes."""
-    parser.add_argument("old", metavar="OLD", help="*.json, *.jaxmem, or a program")
+    parser.add_argument("old", metavar="OLD", help="*.json, *.jaxmem, *.hlo.pb, or a program")
     parser.add_argument("new", metavar="NEW", help="likewise")
     parser.add_argument(
         "--tolerance",
@@ -80,11 +80,24 @@ def _reports(text: str, kind: Kind, options: argparse.Namespace, load_analysis: 
         _add_variants(plain)
         vars(chosen).update(vars(plain.parse_args([])))
     analysis = load_analysis()
+    if kind is Kind.DUMP:
+        return (_of_dump(text, analysis),)
     reports = []
     for request in requested(chosen, analysis):
         with progress(request.label, quiet=options.quiet) as tell:
             reports.append(analysis.analyze_target(request.target, progress=tell))
     return tuple(reports)
+
+
+def _of_dump(text: str, analysis: Analysis) -> "Report":
+    from jaxmem.result import Report
+
+    result = analysis.analyze_dump(text, device=None, roles=None)
+    if not isinstance(result, Report):
+        raise InputError(
+            f"{text} holds several compiled modules, which `jaxmem report {text}` lists. Name one of them."
+        )
+    return result
 
 
 def _listed(labels: tuple[str, ...]) -> str:

@@ -70,8 +70,8 @@ def requested(options: argparse.Namespace, analysis: Analysis, *, open_batch: bo
     kind = kind_of(options.program)
     if kind is Kind.DUMP:
         raise UsageError(
-            f"{options.program} is {kind.value}: the compiled module without its program. Only report reads it, and oom where "
-            "its compile ran out of memory."
+            f"{options.program} is {kind.value}: the compiled module without its program. Only report and diff read it, "
+            "and oom where its compile ran out of memory."
         )
     if kind in (Kind.CAPTURE, Kind.REPORT):
         refuse_options(options, kind)

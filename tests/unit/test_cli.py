@@ -536,7 +536,7 @@ BAD = [
     ("report zzz", 2, "A program of your own is written package.module:attribute"),
     ("report train.py", 2, "train.py names a file but nothing in it. Write train.py:attribute"),
     ("estimate module_0.hlo.pb", 2, "module_0.hlo.pb is an XLA dump: the compiled module without its program."),
-    ("fit module_0.hlo.pb.gz", 2, "Only report reads it"),
+    ("fit module_0.hlo.pb.gz", 2, "Only report and diff read it"),
     ("report module_0.hlo.pb --mode train", 2, "is an XLA dump: --mode cannot change it."),
     ("report vgg16 --roles roles.toml", 2, "--roles is for XLA dumps. vgg16 is a model of the zoo"),
     ("report there.json --roles roles.toml", 2, "there.json is a saved report, which knows its arguments."),

@@ -92,6 +92,17 @@ def test_captures_need_no_analysis_of_programs(capsys: pytest.CaptureFixture[str
     assert sum(row["difference_bytes"] for row in one["layers"]) == one["difference_bytes"]
 
 
+def test_dumps(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    dump = GOLDEN.parent / "data" / "dumps" / "mlp_train.cpu.hlo.pb.gz"
+    assert main(["diff", str(dump), str(dump), "-q"]) == 0
+    assert "the same" in capsys.readouterr().out
+    for name in ("a", "b"):
+        (folder / "dumped").mkdir(exist_ok=True)
+        (folder / "dumped" / f"module_{name}.cpu_after_optimizations.hlo.pb.gz").write_bytes(dump.read_bytes())
+    assert main(["diff", "dumped", str(dump), "-q"]) == 3
+    assert "holds several compiled modules" in capsys.readouterr().err
+
+
 def test_a_program_is_compiled_with_the_options_given() -> None:
     fake = FakeAnalysis(report_of(buffer("fusion.1", 3 * KIB)))
     line = "diff old.json vgg16 --mode train -b 8 -d h100-sxm --remat blocks --no-cache -q"
