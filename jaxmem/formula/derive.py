@@ -213,31 +213,48 @@ def _read_last_backward(table: LayerTable, ranges: LiveRanges, value: int) -> bo
 
 def _addition_leaves(ranges: LiveRanges) -> list[Leaf]:
     """What the backend makes for its own sake."""
-    return [
-        Leaf(
-            role=addition.role,
-            layer=addition.layer,
-            name=addition.name,
-            phase=addition.phase,
-            elements=addition.elements,
-            itemsize_bits=addition.itemsize_bits,
-            bytes=(addition.elements * addition.itemsize_bits + 7) // 8,
-            counted=counted,
-            why=addition.why,
-            of_backend=True,
-        )
-        for addition, counted in ranges.additions
-    ] + [
-        Leaf(
-            role=Role.HIDDEN,
-            layer="",
-            name="packed kernels and tiles of convolutions",
-            elements=0,
-            bytes=ranges.hidden_bytes,
-            counted=True,
-            why="the library allocates for itself while it runs",
-        )
-    ] * bool(ranges.hidden_bytes)
+    return (
+        [
+            Leaf(
+                role=addition.role,
+                layer=addition.layer,
+                name=addition.name,
+                phase=addition.phase,
+                elements=addition.elements,
+                itemsize_bits=addition.itemsize_bits,
+                bytes=(addition.elements * addition.itemsize_bits + 7) // 8,
+                counted=counted,
+                why=addition.why,
+                of_backend=True,
+            )
+            for addition, counted in ranges.additions
+        ]
+        + [
+            Leaf(
+                role=Role.HIDDEN,
+                layer="",
+                name="packed kernels and tiles of convolutions",
+                elements=0,
+                bytes=ranges.hidden_bytes,
+                counted=True,
+                why="the library allocates for itself while it runs",
+            )
+        ]
+        * bool(ranges.hidden_bytes)
+        + [
+            Leaf(
+                role=Role.FRAGMENTATION,
+                layer="",
+                name="gaps between temporaries",
+                elements=0,
+                bytes=ranges.gap_bytes,
+                counted=True,
+                why="where arrays of other sizes and live ranges leave room that none of them fits into",
+                of_backend=True,
+            )
+        ]
+        * bool(ranges.gap_bytes)
+    )
 
 
 def gradient_values(table: LayerTable, outputs: Sequence[Output]) -> dict[int, Output]:

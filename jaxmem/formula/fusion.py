@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from jaxmem.formula.equal import Equals
 from jaxmem.layer_table import LayerTable, Operation
-from jaxmem.roles import Phase
 
 CONTRACTIONS = frozenset({"conv_general_dilated", "dot_general", "ragged_dot", "ragged_dot_general"})
 """Operations of a library or a tensor core: results and operands lie in memory."""
@@ -59,6 +58,7 @@ class Fusion:
         exists: values that have memory.
         roots: virtual value → the existing values and arguments that it is computed from.
         cost: virtual value → the bytes that computing one of its elements again is worth.
+        by_priority: it is XLA's fusion for GPUs.
     """
 
     table: LayerTable
@@ -67,6 +67,7 @@ class Fusion:
     exists: set[int] = field(default_factory=set)
     roots: dict[int, tuple[int, ...]] = field(default_factory=dict)
     cost: dict[int, float] = field(default_factory=dict)
+    by_priority: bool = False
 
     def operands(self, operation: Operation) -> tuple[int, ...]:
         """The operands of an operation that depend on an argument, each by the first value that holds its numbers."""
@@ -78,8 +79,17 @@ class Fusion:
         return self.roots.get(value, (value,))
 
     def read_by(self, operation: Operation) -> tuple[int, ...]:
-        """What an operation reads from memory."""
-        return tuple(dict.fromkeys(source for operand in self.operands(operation) for source in self.sources(operand)))
+        """What an operation reads from memory, in the order in which a fusion reads it.
+
+        In XLA's fusion for GPUs, what is fused in gives up its place among the operands, and what it reads is put behind them;
+        of two the later one is fused first (`PriorityFusionQueue`, `HloFusionInstruction::FuseInstruction`).
+        """
+        operands = self.operands(operation)
+        if not self.by_priority:
+            return tuple(dict.fromkeys(source for operand in operands for source in self.sources(operand)))
+        own = [operand for operand in operands if operand not in self.roots]
+        behind = [root for operand in reversed(operands) for root in self.roots.get(operand, ())]
+        return tuple(dict.fromkeys((*own, *behind)))
 
     def size_bytes(self, value: int) -> int:
         """Bytes of a value."""
@@ -101,14 +111,15 @@ def find_readers(table: LayerTable, equals: Equals) -> dict[int, list[int]]:
     return readers
 
 
-def fuse(table: LayerTable, equals: Equals, swallowed: Mapping[int, int]) -> Fusion:
+def fuse(table: LayerTable, equals: Equals, swallowed: Mapping[int, int], *, by_priority: bool = False) -> Fusion:
     """Decide for every value whether it exists. Linear in the number of operands.
 
     Args:
         table, equals: the program.
         swallowed: value → the one that the library that computes it writes in its place.
+        by_priority: it is XLA's fusion for GPUs.
     """
-    fusion = Fusion(table, equals, find_readers(table, equals))
+    fusion = Fusion(table, equals, find_readers(table, equals), by_priority=by_priority)
     must = {equals.of[value] for value in table.outputs if value is not None}
     for index in equals.operations:
         operation = table.operations[index]
@@ -154,49 +165,3 @@ def is_worth_memory(fusion: Fusion, value: int, read: Sequence[int], cost: float
         anyway = {source for operand in operands if operand != value for source in fusion.sources(operand)}
         again += sum(fusion.size_bytes(root) for root in read if root not in anyway) + computed
     return again > once
-
-
-def convolution_epilogues(table: LayerTable, equals: Equals) -> dict[int, int]:
-    """What a convolution of cuDNN writes in place of its own result: with the bias added, and the ReLU done.
-
-    Only in the forward pass, and only where nothing else reads what is between (`cudnn_fused_conv_rewriter.cc` of XLA).
-    """
-    readers = find_readers(table, equals)
-    results = {equals.of[value] for value in table.outputs if value is not None}
-    swallowed: dict[int, int] = {}
-
-    def only_reader(value: int, primitive: str) -> Operation | None:
-        found = readers.get(value, ())
-        if len(found) != 1 or value in results:
-            return None
-        operation = table.operations[found[0]]
-        return operation if operation.primitive == primitive else None
-
-    for index in equals.operations:
-        convolution = table.operations[index]
-        if convolution.primitive != "conv_general_dilated" or convolution.phase is Phase.BACKWARD:
-            continue
-        inside = [convolution.results[0]]
-        added = only_reader(inside[-1], "add")
-        if added is not None and _adds_a_vector(table, equals, added, inside[-1]):
-            inside.append(added.results[0])
-        rectified = only_reader(inside[-1], "max")
-        if rectified is not None and sum(not equals.constant[v] for v in rectified.operands) == 1:
-            inside.append(rectified.results[0])
-        for value in inside[:-1]:
-            swallowed[value] = inside[-1]
-    return swallowed
-
-
-def _adds_a_vector(table: LayerTable, equals: Equals, added: Operation, convolved: int) -> bool:
-    """Whether what an addition adds to a convolution's result is one number for each channel."""
-    channels = table.values[convolved].shape[-1]
-    for operand in added.operands:
-        value = equals.of[operand]
-        if value == convolved:
-            continue
-        made = table.values[value].operation
-        if made is not None and table.operations[made].primitive == "broadcast_in_dim":
-            value = equals.of[table.operations[made].operands[0]] if table.operations[made].operands else value
-        return table.values[value].elements <= channels
-    return False

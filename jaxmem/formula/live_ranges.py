@@ -16,6 +16,7 @@ from jaxmem.formula.backends.cpu_library import hidden_bytes
 from jaxmem.formula.backends.tpu import ON_CHIP_BYTES, padding_bytes
 from jaxmem.formula.equal import moved
 from jaxmem.formula.loops import carried_in_place
+from jaxmem.formula.packing import gap_bytes
 from jaxmem.formula.plan import Plan
 from jaxmem.formula.ranges import LiveRanges
 from jaxmem.formula.schedule import Addition, Schedule, best_schedule, first_in_first_out, follow
@@ -66,6 +67,7 @@ def find_live_ranges(
         constant=plan.equals.constant,
         peak=schedule.peak,
         additions=tuple(_additions(plan, schedule)),
+        gap_bytes=gap_bytes(schedule.intervals) if platform == "cuda" else 0,
         hidden_bytes=hidden_bytes(plan, threads=threads) if platform == "cpu" and threads else 0,
         on_chip=on_chip,
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from jaxmem.formula.cpu_fusion import fuse_for_cpu
+from jaxmem.formula.epilogues import batch_epilogues, convolution_epilogues, product_epilogues
 from jaxmem.formula.equal import Equals, find_equals
 from jaxmem.formula.fusion import (
     CONTRACTIONS,
@@ -12,10 +13,11 @@ from jaxmem.formula.fusion import (
     WHOLE,
     WINDOWS,
     Fusion,
-    convolution_epilogues,
     fuse,
 )
 from jaxmem.formula.schedule import Addition, Array, Kernel, Slot
+from jaxmem.formula.siblings import join_reductions
+from jaxmem.formula.tiles import has_no_tiles
 from jaxmem.layer_table import LayerTable, Operation
 from jaxmem.roles import Phase
 
@@ -29,10 +31,12 @@ class Plan:
     Attributes:
         table: the traced program.
         equals: what is computed twice.
+        calls_cublas: matrix products are calls of a library, as convolutions are; else the compiler's own kernels.
         fusion: what exists.
         arrays, kernels: the plan itself.
         array_of: existing value → its array.
         swallowed: value → the one that a library writes in its place.
+        shared_tables: what a batch of products writes → the tables that it adds.
         results: the arrays that are results of the program, in its order.
         replaced: argument → the result that is written over it, both as values.
         slots: memory that stands idle for a while.
@@ -42,16 +46,35 @@ class Plan:
         self.table = table
         self.replaced = replaced
         self.equals: Equals = find_equals(table, merges_remat=platform == "cpu")
+        self.calls_cublas = platform == "cuda" and has_no_tiles(table, self.equals)
         self.swallowed = convolution_epilogues(table, self.equals) if platform == "cuda" else {}
+        over: Mapping[int, int] = {}
+        if self.calls_cublas:
+            swallowed, over = product_epilogues(table, self.equals)
+            self.swallowed |= swallowed
+        self.shared_tables: Mapping[int, tuple[int, ...]] = {}
+        if platform == "cuda":
+            swallowed, self.shared_tables = batch_epilogues(
+                table, self.equals, most=1 if self.calls_cublas else len(table.operations)
+            )
+            self.swallowed |= swallowed
         self.fusion: Fusion = (
-            fuse_for_cpu(table, self.equals) if platform == "cpu" else fuse(table, self.equals, self.swallowed)
+            fuse_for_cpu(table, self.equals)
+            if platform == "cpu"
+            else fuse(table, self.equals, self.swallowed, by_priority=platform == "cuda")
         )
         self.arrays: list[Array] = []
         self.kernels: list[Kernel] = []
         self.array_of: dict[int, int] = {}
         outputs = [self.equals.of[value] for value in table.outputs if value is not None]
-        self._lay_out(frozenset(outputs), of_a_library=frozenset(self.swallowed.values()))
+        self._lay_out(frozenset(outputs), frozenset(self.swallowed.values()), over)
         self.results = [self.array_of[value] for value in outputs if value in self.array_of]
+        if platform == "cuda":
+            self.kernels = join_reductions(self.kernels, self.arrays, table, computes=self._computes)
+            for kernel in self.kernels:
+                if len(kernel.writes) > 1:
+                    for array in kernel.writes:
+                        self.arrays[array] = replace(self.arrays[array], lends=False)
         if platform != "cpu":
             self._join_updates()
         self.kernel_of: dict[int, int] = {
@@ -64,27 +87,32 @@ class Plan:
             if value in self.array_of and value not in over_arguments
         ]
 
-    def _lay_out(self, outputs: frozenset[int], of_a_library: frozenset[int]) -> None:
+    def _lay_out(self, outputs: frozenset[int], of_a_library: frozenset[int], over: Mapping[int, int]) -> None:
+        libraries = {"conv_general_dilated", "dot_general"} if self.calls_cublas else {"conv_general_dilated"}
         for index in self.equals.operations:
             operation = self.table.operations[index]
             for result in operation.results:
                 if result not in self.fusion.exists:
                     continue
-                convolved = operation.primitive == "conv_general_dilated" or result in of_a_library
+                by_library = operation.primitive in libraries or result in of_a_library
                 continues = self.table.values[result].continues
                 self.array_of[result] = self.add_array(
                     Array(
                         size_bytes=0 if result in outputs else self.fusion.size_bytes(result),
+                        result_bytes=self.fusion.size_bytes(result) if result in outputs else 0,
                         value=result,
                         stays=result in outputs,
-                        takes_over=operation.primitive not in _OWN_PLACE and not convolved,
-                        lends=not convolved,
+                        takes_over=operation.primitive not in _OWN_PLACE and not by_library,
+                        lends=not by_library,
+                        over=self.array_of.get(over[result]) if result in over else None,
                         same_as=self.array_of.get(self.equals.of[continues]) if continues is not None else None,
                     )
                 )
             writes = [self.array_of[result] for result in operation.results if result in self.array_of]
             if writes:
-                self.add_kernel(index, self.arrays_of(self.fusion.read_by(operation)), writes)
+                read = self.fusion.read_by(operation)
+                arguments = [value for value in read if self.is_argument(value)]
+                self.add_kernel(index, self.arrays_of(read), writes, arguments=arguments)
 
     def add_array(self, array: Array) -> int:
         """A new array; its index."""
@@ -99,19 +127,42 @@ class Plan:
         array = Array(size_bytes=size_bytes, addition=addition, stays=stays, same_as=same_as)
         return tuple(self.add_array(array) for _ in range(copies))
 
-    def add_kernel(self, operation: int, reads: Iterable[int], writes: Iterable[int], *, copies: bool = False) -> int:
+    def add_kernel(
+        self,
+        operation: int,
+        reads: Iterable[int],
+        writes: Iterable[int],
+        *,
+        copies: bool = False,
+        arguments: Iterable[int] = (),
+    ) -> int:
         """A new kernel; its index."""
         self.kernels.append(
-            Kernel(operation=operation, reads=tuple(dict.fromkeys(reads)), writes=tuple(writes), copies=copies)
+            Kernel(
+                operation=operation,
+                reads=tuple(dict.fromkeys(reads)),
+                writes=tuple(writes),
+                copies=copies,
+                arguments=tuple(arguments),
+            )
         )
         return len(self.kernels) - 1
 
-    def extend(self, kernel: int, *, reads: Sequence[int] = (), writes: Sequence[int] = ()) -> None:
-        """Let a kernel read or write more arrays."""
+    def extend(
+        self, kernel: int, *, reads: Sequence[int] = (), writes: Sequence[int] = (), first: bool = False
+    ) -> None:
+        """Let a kernel read or write more arrays; ``first`` puts what it writes before what it wrote already."""
         old = self.kernels[kernel]
         self.kernels[kernel] = replace(
-            old, reads=tuple(dict.fromkeys((*old.reads, *reads))), writes=(*old.writes, *writes)
+            old,
+            reads=tuple(dict.fromkeys((*old.reads, *reads))),
+            writes=(*writes, *old.writes) if first else (*old.writes, *writes),
         )
+
+    def replace_read(self, kernel: int, array: int, by: int) -> None:
+        """Let a kernel read another array in place of one."""
+        old = self.kernels[kernel]
+        self.kernels[kernel] = replace(old, reads=tuple(by if read == array else read for read in old.reads))
 
     def arrays_of(self, values: Iterable[int]) -> tuple[int, ...]:
         """The arrays of those values that are no arguments."""
@@ -162,6 +213,10 @@ class Plan:
                             found.setdefault(source, []).append(index)
         return found
 
+    def _computes(self, kernel: Kernel) -> bool:
+        """Whether a kernel computes element by element."""
+        return all(self.arrays[array].takes_over for array in kernel.writes)
+
     def _join_updates(self) -> None:
         """One kernel writes all new state of a parameter: they read the same gradient (XLA's multi-output fusion)."""
         parent = list(range(len(self.kernels)))
@@ -195,7 +250,10 @@ class Plan:
         for kernels in joined.values():
             writes = tuple(array for kernel in kernels for array in kernel.writes)
             reads = dict.fromkeys(array for kernel in kernels for array in kernel.reads if array not in writes)
-            self.kernels.append(Kernel(operation=kernels[-1].operation, reads=tuple(reads), writes=writes))
+            arguments = dict.fromkeys(value for kernel in kernels for value in kernel.arguments)
+            self.kernels.append(
+                Kernel(operation=kernels[-1].operation, reads=tuple(reads), writes=writes, arguments=tuple(arguments))
+            )
 
     def _elements(self, array: int) -> int:
         value = self.arrays[array].value

@@ -18,6 +18,7 @@ class LiveRanges:
         constant: the value depends on no argument.
         peak: position at which the most bytes exist.
         additions: what the backend adds, and whether it exists at the peak.
+        gap_bytes: between the temporaries, where none of them fits.
         hidden_bytes: what a library allocates for itself while it runs.
         on_chip: everything that the program computes lies in on-chip memory, an account of its own.
     """
@@ -31,6 +32,7 @@ class LiveRanges:
     constant: tuple[bool, ...]
     peak: int
     additions: tuple[tuple[Addition, bool], ...]
+    gap_bytes: int = 0
     hidden_bytes: int = 0
     on_chip: bool = False
 

@@ -15,9 +15,10 @@ Copies are put in when the kernels have their order, each as early as possible.
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from jaxmem.formula.packing import Interval
 from jaxmem.roles import Phase, Role
 
 
@@ -47,21 +48,26 @@ class Array:
 
     Attributes:
         size_bytes: what it takes; 0 for a result of the program.
+        result_bytes: of a result of the program, what it takes beside the temporaries.
         value: the value of the layer table that it is; None for what the backend adds.
         addition: what the backend adds; None for a value.
         stays: nothing frees it.
         takes_over: it may be written over an operand of its size that ends there.
-        lends: it may be written over. What a convolution writes never is: it is one of two results of a library call.
+        lends: it may be written over. One of several results never is: in XLA's simulated heap only who reads an instruction
+            itself may write over what it makes, not who reads one element of a tuple (`HeapSimulator::RunComputation`).
+        over: the array that a library adds to, and writes over if nothing else reads it.
         same_as: the array whose memory it is, under another name and perhaps in another shape; -1 where that is an argument's.
             Schedulers count it as an array nevertheless.
     """
 
     size_bytes: int
+    result_bytes: int = 0
     value: int | None = None
     addition: Addition | None = None
     stays: bool = False
     takes_over: bool = False
     lends: bool = True
+    over: int | None = None
     same_as: int | None = None
 
 
@@ -73,12 +79,14 @@ class Kernel:
         operation: index of the operation of the layer table that it is named after.
         reads, writes: indices of arrays.
         copies: it copies the one array that it reads, and was put in after the kernels had their order.
+        arguments: values that it reads and that are arguments of the program.
     """
 
     operation: int
     reads: tuple[int, ...]
     writes: tuple[int, ...]
     copies: bool = False
+    arguments: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +113,7 @@ class Schedule:
         lent: indices of the arrays that lie in slots.
         peak: position at which the most bytes exist.
         peak_bytes: how many.
+        intervals: what has to be placed: arrays that lie in no slot, those written over one another as one.
     """
 
     order: tuple[int, ...]
@@ -113,6 +122,7 @@ class Schedule:
     lent: frozenset[int]
     peak: int
     peak_bytes: int
+    intervals: tuple[Interval, ...]
 
 
 def best_schedule(
@@ -127,7 +137,11 @@ def best_schedule(
     """
     copied = {array for kernel in kernels if kernel.copies for array in kernel.writes}
     without = [replace(array, size_bytes=0) if index in copied else array for index, array in enumerate(arrays)]
-    orders = (list_order(kernels, arrays), depth_first_order(kernels, results))
+    orders = (
+        list_order(kernels, arrays),
+        depth_first_order(kernels, arrays, results),
+        post_order(kernels, results),
+    )
     chosen = min(orders, key=lambda order: follow(kernels, without, order).peak_bytes)
     return follow(kernels, arrays, _with_copies_early(kernels, chosen), slots)
 
@@ -176,25 +190,83 @@ def list_order(kernels: Sequence[Kernel], arrays: Sequence[Array]) -> list[int]:
     return order
 
 
-def depth_first_order(kernels: Sequence[Kernel], results: Sequence[int]) -> list[int]:
-    """Each kernel right behind what it reads, from the results of the program back."""
-    writer = {array: index for index, kernel in enumerate(kernels) for array in kernel.writes}
+def depth_first_order(kernels: Sequence[Kernel], arrays: Sequence[Array], results: Sequence[int]) -> list[int]:
+    """Each kernel right behind what it reads, from the results of the program back.
+
+    What has more readers besides the one that is being made ready comes first, all that it is made from included; equals by
+    the bytes of all that (`DFSMemoryScheduler`).
+    """
+    weigh = _weights(kernels, arrays)
+    writer = _writers(kernels)
+    return _depth_first(kernels, results, lambda found: sorted(found, key=lambda array: weigh[writer[array]]))
+
+
+def post_order(kernels: Sequence[Kernel], results: Sequence[int]) -> list[int]:
+    """Each kernel right behind what it reads, in the order in which it reads (`PostOrderScheduler`)."""
+    return _depth_first(kernels, results, list)
+
+
+def _depth_first(
+    kernels: Sequence[Kernel], results: Sequence[int], arrange: Callable[[Iterable[int]], Iterable[int]]
+) -> list[int]:
+    writer = _writers(kernels)
     order: list[int] = []
     entered, left = [False] * len(kernels), [False] * len(kernels)
-    for root in [*(writer[array] for array in results if array in writer), *range(len(kernels))]:
+
+    def in_turn(found: Iterable[int]) -> list[int]:
+        return list(dict.fromkeys(writer[array] for array in arrange([one for one in found if one in writer])))
+
+    for root in [*in_turn(results), *range(len(kernels))]:
         stack = [root]
         while stack:
             index = stack[-1]
             if not entered[index]:
                 entered[index] = True
-                below = dict.fromkeys(writer[array] for array in kernels[index].reads if array in writer)
-                stack.extend(one for one in reversed(below) if not entered[one])
+                stack.extend(one for one in reversed(in_turn(kernels[index].reads)) if not entered[one])
                 continue
             stack.pop()
             if not left[index]:
                 left[index] = True
                 order.append(index)
     return order
+
+
+def _writers(kernels: Sequence[Kernel]) -> dict[int, int]:
+    return {array: index for index, kernel in enumerate(kernels) for array in kernel.writes}
+
+
+def _weights(kernels: Sequence[Kernel], arrays: Sequence[Array]) -> list[tuple[int, int]]:
+    """Of each kernel, below 0: readers more than one, and bytes; its own and those of all that it is made from.
+
+    What is reached on two ways is counted twice, up to the number of all kernels and arguments and the bytes of all. One of
+    several results counts as an instruction of its own that takes its kernel's place: its readers do not count, but the
+    results do.
+    """
+    writer = _writers(kernels)
+    readers: dict[int, int] = {}
+    argument_readers: dict[int, int] = {}
+    for kernel in kernels:
+        for array in dict.fromkeys(kernel.reads):
+            readers[array] = readers.get(array, 0) + 1
+        for argument in dict.fromkeys(kernel.arguments):
+            argument_readers[argument] = argument_readers.get(argument, 0) + 1
+    most = len(kernels) + len(argument_readers)
+    extra, size = [0] * len(kernels), [0] * len(kernels)
+    total = 0
+    for index in _depth_first(kernels, (), list):
+        kernel = kernels[index]
+        read = [array for array in kernel.writes if readers.get(array) or arrays[array].stays]
+        if len(kernel.writes) > 1 or not all(arrays[array].lends for array in kernel.writes):
+            own = len(read) - 1
+        else:
+            own = sum(readers.get(array, 0) + arrays[array].stays for array in read) - 1
+        made = sum(arrays[array].size_bytes or arrays[array].result_bytes for array in kernel.writes)
+        total += made
+        below = [writer[array] for array in dict.fromkeys(kernel.reads) if array in writer]
+        others = [argument_readers[argument] - 1 for argument in dict.fromkeys(kernel.arguments)]
+        extra[index] = min(max(own, 0) + sum(extra[one] for one in below) + sum(others), most)
+        size[index] = min(made + sum(size[one] for one in below), total)
+    return [(-users, -size_bytes) for users, size_bytes in zip(extra, size, strict=True)]
 
 
 def first_in_first_out(kernels: Sequence[Kernel]) -> list[int]:
@@ -249,8 +321,13 @@ def follow(
         if array.stays:
             end[index] = len(order) - 1
     taken: set[int] = set()
+    place: dict[int, int] = {}
     for position, index in enumerate(order):
         for array in kernels[index].writes:
+            over = arrays[array].over
+            if over is not None and end[over] == position and not arrays[over].stays:
+                end[over] = position - 1
+                place[array] = place.get(over, over)
             if not arrays[array].takes_over:
                 continue
             for operand in kernels[index].reads:
@@ -259,6 +336,7 @@ def follow(
                 if fits and held.lends and not held.stays and held.same_as is None and operand not in taken:
                     taken.add(operand)
                     end[operand] = position - 1
+                    place[array] = place.get(operand, operand)
                     break
     lent = _lend(arrays, start, end, order, slots)
     change = [0] * (len(order) + 2)
@@ -271,7 +349,50 @@ def follow(
         live += change[position]
         if live > most:
             most, peak = live, position
-    return Schedule(order=tuple(order), start=tuple(start), end=tuple(end), lent=lent, peak=peak, peak_bytes=most)
+    return Schedule(
+        order=tuple(order),
+        start=tuple(start),
+        end=tuple(end),
+        lent=lent,
+        peak=peak,
+        peak_bytes=most,
+        intervals=_intervals(kernels, arrays, order, end, lent, place),
+    )
+
+
+def _intervals(
+    kernels: Sequence[Kernel],
+    arrays: Sequence[Array],
+    order: Sequence[int],
+    end: Sequence[int],
+    lent: frozenset[int],
+    place: Mapping[int, int],
+) -> tuple[Interval, ...]:
+    """When each place among the temporaries is taken, counted in the events of XLA's simulated heap.
+
+    An event is an array that begins or one that ends. What a kernel writes begins before what it reads for the last time ends.
+
+    Args:
+        end: of each array.
+        lent: arrays that lie elsewhere.
+        place: array → the one whose place it has taken over.
+    """
+    dying: dict[int, list[int]] = {}
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    clock = 0
+    for position, index in enumerate(order):
+        for array in kernels[index].writes:
+            if arrays[array].size_bytes and arrays[array].same_as is None and array not in lent:
+                first.setdefault(place.get(array, array), clock)
+                dying.setdefault(max(end[array], position), []).append(array)
+                clock += 1
+        for array in dying.get(position, ()):
+            last[place.get(array, array)] = clock
+            clock += 1
+    return tuple(
+        Interval(size_bytes=arrays[array].size_bytes, start=begun, end=last[array]) for array, begun in first.items()
+    )
 
 
 def _lend(

@@ -17,6 +17,7 @@ import jax.core
 
 from jaxmem.errors import InputError, JaxmemError, UsageError
 from jaxmem.program import Program, user_traceback
+from jaxmem.tracing.sharding_queries import answered_at_once
 from jaxmem.tracing.shardings import Shardings, lowered_shardings, traced_shardings
 from jaxmem.tracing.stablehlo import argument_names
 from jaxmem.tracing.trees import Leaf, is_equinox_module, is_nnx
@@ -57,7 +58,7 @@ def stage(program: Program) -> Staged:
         fn = getattr(fn, "traced", getattr(fn, "lowered", fn))
         return _from_lowered(fn) if isinstance(fn, jax.stages.Lowered) else _from_traced(fn)
     args, kwargs = _abstract((args, kwargs))
-    with _explained(program):
+    with answered_at_once(), _explained(program):
         if _is_equinox_jit(fn):
             _refuse_settings(program, "jitted already")
             return _stage_equinox_jit(fn, args, kwargs)

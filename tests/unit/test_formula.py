@@ -89,9 +89,10 @@ def test_what_exists_and_until_when():
     # The backward pass reads h, the mask and p2; neither the product before the ReLU nor anything after is kept.
     assert {name for name, value in of.items() if ranges.residual[value]} == {"h", "mask", "p2"}
     assert ranges.end[of["h"]] == ranges.start[of["g2"]]
-    # The mask is computed again from p1, where `gated`, the operand of a product, is written over it.
+    # The mask is computed again from p1 where `gated` is computed, which is written over the gradient that it masks.
     assert not ranges.exists[of["mask"]]
-    assert ranges.end[of["p1"]] + 1 == ranges.start[of["gated"]]
+    assert ranges.end[of["p1"]] == ranges.start[of["gated"]]
+    assert ranges.end[of["back"]] + 1 == ranges.start[of["gated"]]
     # A difference is written over its argument and has no place of its own.
     assert not ranges.exists[of["new1"]]
 

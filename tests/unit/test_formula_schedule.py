@@ -2,6 +2,7 @@
 
 from jaxmem.formula.backends.cpu_library import convolution_bytes
 from jaxmem.formula.equal import find_equals
+from jaxmem.formula.packing import Interval, gap_bytes
 from jaxmem.formula.schedule import (
     Array,
     Kernel,
@@ -11,7 +12,9 @@ from jaxmem.formula.schedule import (
     first_in_first_out,
     follow,
     list_order,
+    post_order,
 )
+from jaxmem.formula.siblings import join_reductions
 from jaxmem.layer_table import LayerTable, Operation, Value
 from jaxmem.roles import Phase
 
@@ -35,7 +38,59 @@ def test_the_list_runs_first_what_frees_most() -> None:
 
 def test_depth_first_follows_the_results() -> None:
     kernels = [kernel((), (0,)), kernel((), (1,)), kernel((1,), (2,)), kernel((0,), (3,))]
-    assert depth_first_order(kernels, [2, 3]) == [1, 2, 0, 3]
+    sizes = [Array(size_bytes=size, stays=size == 1) for size in (10, 20, 1, 1)]
+    assert depth_first_order(kernels, sizes, [2, 3]) == [1, 2, 0, 3]
+    assert post_order(kernels, [2, 3]) == [1, 2, 0, 3]
+
+
+def test_depth_first_begins_with_what_has_more_readers_then_with_more_bytes() -> None:
+    """The last kernel reads 3 arrays: of 10 bytes, of 20, and of 10 that others read as well."""
+    kernels = [kernel((), (0,)), kernel((), (1,)), kernel((), (2,)), kernel((2,), (3,)), kernel((0, 1, 2), (4,))]
+    sizes = arrays(10, 20, 10, 1, 1)
+    assert depth_first_order(kernels, sizes, [4])[:4] == [2, 1, 0, 4]
+    assert post_order(kernels, [4])[:4] == [0, 1, 2, 4]
+
+
+def test_reductions_of_one_array_run_with_what_writes_it() -> None:
+    """A maximum of x, and a sum of x; a sum of y, which waits for the maximum, stays where it is."""
+    table = LayerTable(
+        values=(
+            Value(shape=(8, 4), dtype="float32", itemsize_bits=32, argument=0),
+            *(
+                Value(shape=shape, dtype="float32", itemsize_bits=32, operation=index)
+                for index, shape in enumerate(((8, 4), (8,), (8,), (8, 4), (8,)))
+            ),
+        ),
+        operations=tuple(
+            Operation(
+                primitive=primitive, scope="", layer="", phase=Phase.FORWARD, operands=operands, results=(index + 1,),
+                sizes=(("axes", (1,)),),
+            )
+            for index, (primitive, operands) in enumerate(
+                (("exp", (0,)), ("reduce_max", (1,)), ("reduce_sum", (1,)), ("sub", (1, 2)), ("reduce_sum", (4,)))
+            )
+        ),
+        arguments=(0,),
+        outputs=(),
+    )  # fmt: skip
+    sizes = [Array(size_bytes=1, value=value, takes_over=value in (1, 4)) for value in range(1, 6)]
+    reads = ((), (0,), (0,), (0, 1), (3,))
+    kernels = [Kernel(operation=index, reads=read, writes=(index,)) for index, read in enumerate(reads)]
+    joined = join_reductions(kernels, sizes, table, computes=lambda one: sizes[one.writes[0]].takes_over)
+    assert [one.writes for one in joined] == [(0, 1, 2), (3, 4)]
+
+
+def test_gaps_are_what_the_best_place_leaves_free() -> None:
+    """Four arrays of 256 bytes, each alive with the next one alone.
+
+    The last lives longest and is placed first, at 0. So is the first, which ends before it. The second lies beside the
+    first, at 256; the third finds the second there and the last at 0: a third place, where two are alive at most.
+    """
+    times = ((1, 3), (2, 4), (4, 6), (5, 8))
+    chain = [Interval(size_bytes=256, start=start, end=end) for start, end in times]
+    assert gap_bytes(chain) == 256
+    assert gap_bytes(chain[:3]) == 0
+    assert gap_bytes([]) == 0
 
 
 def test_first_in_first_out_runs_early_what_waits_for_nothing() -> None:

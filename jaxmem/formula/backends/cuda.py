@@ -6,18 +6,26 @@ from math import prod
 
 from jaxmem.formula.plan import Plan
 from jaxmem.formula.schedule import Addition
+from jaxmem.formula.tiles import is_matrix
 from jaxmem.layer_table import Operation
 from jaxmem.roles import Phase, Role
 
 MULTIPROCESSORS = 132
 """Of an H100: a product with fewer tiles than that leaves some of them idle."""
 
+CUBLAS_WORKSPACE_BYTES = 4 << 20
+"""`GemmConfig::kDefaultWorkspace` in XLA's xla/service/gpu/matmul_utils.h."""
+
 
 def add_cuda(plan: Plan) -> None:
     """All habits."""
     kernels_in_cudnn_order(plan)
     max_pools(plan)
-    split_products(plan)
+    tables_at_full_size(plan)
+    if plan.calls_cublas:
+        cublas_calls(plan)
+    else:
+        split_products(plan)
 
 
 def kernels_in_cudnn_order(plan: Plan) -> None:
@@ -49,7 +57,7 @@ def kernels_in_cudnn_order(plan: Plan) -> None:
                 itemsize_bits=value.itemsize_bits,
             )
             (copied[kernel],) = plan.add(addition)
-            plan.add_kernel(index, (), (copied[kernel],))
+            plan.add_kernel(index, (), (copied[kernel],), arguments=(kernel,))
             for update in updates.get(kernel, ())[-1:]:
                 again = replace(addition, name="new state in cuDNN's order", why="until it is copied into place")
                 plan.extend(update, reads=(copied[kernel],), writes=plan.add(again, copies=2))
@@ -175,6 +183,68 @@ def _is_written_relu(plan: Plan, value: int) -> bool:
     made = plan.table.values[value].operation
     rectifies = made is not None and plan.table.operations[made].primitive == "max"
     return rectifies and plan.swallowed.get(value, value) in plan.array_of
+
+
+def tables_at_full_size(plan: Plan) -> None:
+    """A table that a batch of products adds is written out for the whole batch: see `batch_epilogues`."""
+    for written, tables in plan.shared_tables.items():
+        value = plan.table.values[written]
+        kernel = plan.kernel_of[plan.array_of[written]]
+        operation = plan.table.operations[plan.kernels[kernel].operation]
+        for table in tables:
+            copy = plan.add(
+                Addition(
+                    role=Role.TRANSIENT,
+                    layer=operation.layer,
+                    phase=operation.phase,
+                    name="table at full size",
+                    why="repeated for the whole batch before it is added",
+                    elements=value.elements,
+                    itemsize_bits=value.itemsize_bits,
+                )
+            )
+            plan.add_kernel(plan.kernels[kernel].operation, plan.arrays_of(plan.fusion.sources(table)), copy)
+            plan.extend(kernel, reads=copy)
+
+
+def cublas_calls(plan: Plan) -> None:
+    """Each call of cuBLAS is handed memory to work in, and matrices: a product that lies otherwise is copied into order."""
+    for index in plan.equals.operations:
+        operation = plan.table.operations[index]
+        if operation.primitive != "dot_general":
+            continue
+        result = operation.results[0]
+        product = plan.kernel_of[plan.array_of[plan.swallowed.get(result, result)]]
+        workspace = Addition(
+            role=Role.WORKSPACE,
+            layer=operation.layer,
+            phase=operation.phase,
+            name="workspace of cuBLAS",
+            why="while it multiplies",
+            elements=CUBLAS_WORKSPACE_BYTES,
+            itemsize_bits=8,
+        )
+        plan.extend(product, writes=plan.add(workspace), first=True)
+        for number in range(len(operation.operands)):
+            value = plan.operand(operation, number)
+            made = plan.table.values[value].operation
+            if made is None or plan.table.operations[made].primitive != "dot_general":
+                continue  # what is computed element by element is written in order at once
+            if value in plan.array_of and not is_matrix(plan.table, operation, number):
+                read = plan.table.values[value]
+                copy = plan.add(
+                    Addition(
+                        role=Role.TRANSIENT,
+                        layer=operation.layer,
+                        phase=operation.phase,
+                        name="operand in order",
+                        why="copied for the product",
+                        elements=read.elements,
+                        itemsize_bits=read.itemsize_bits,
+                    )
+                )
+                plan.add_kernel(index, (plan.array_of[value],), copy)
+                plan.replace_read(product, plan.array_of[value], copy[0])
 
 
 def split_products(plan: Plan) -> None:
