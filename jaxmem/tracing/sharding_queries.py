@@ -33,11 +33,11 @@ def answered_at_once() -> Iterator[None]:
         return
     with _LOCK:
         _inside += 1
-        Traced.sharding = property(_no_sharding)
+        setattr(Traced, "sharding", property(_no_sharding))  # noqa: B010
     try:
         yield
     finally:
         with _LOCK:
             _inside -= 1
             if not _inside:
-                del Traced.sharding
+                delattr(Traced, "sharding")  # noqa: B043
