@@ -40,4 +40,4 @@ def answered_at_once() -> Iterator[None]:
         with _LOCK:
             _inside -= 1
             if not _inside:
-                delattr(Traced, "sharding")  # noqa: B043
+                delattr(Traced, "sharding")
