@@ -1,7 +1,6 @@
 """HloModuleProto to `Module`, checked: every id points somewhere, operands come before users, nothing calls itself."""
 
 from collections.abc import Iterable, Mapping
-from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b
 from typing import Any
 
@@ -23,6 +22,7 @@ from jaxmem.xla.hlo import (
     WindowDimension,
 )
 from jaxmem.xla.schema import MESSAGES, PRIMITIVE_TYPES
+from jaxmem.xla.verify import verify_module
 
 _ALIAS_KINDS = {0: "undefined", 1: "may", 2: "must"}
 
@@ -72,7 +72,7 @@ class _ModuleReader:
         if proto.entry_computation_id not in self.computations:
             found = f"{len(self.computations)} computations" if self.computations else "no computations"
             raise self.broken(f"module {name!r} has {found}, and none is the entry {proto.entry_computation_id}")
-        self.check_calls()
+        verify_module(self.computations, self.instructions, proto.entry_computation_id, self.broken)
         self.check_entry_parameters(proto.entry_computation_id)
         frames = self.stack_frames(proto.stack_frame_index)
         for instruction in self.instructions.values():
@@ -215,9 +215,11 @@ class _ModuleReader:
         dimensions = tuple(proto.dimensions)
         if any(size < 0 for size in dimensions):
             raise self.broken(f"a shape has the dimensions {dimensions}: an unbounded or negative size")
-        layout = proto.layout
+        element_type, layout = PRIMITIVE_TYPES[proto.element_type][0], proto.layout
+        if proto.tuple_shapes and element_type != "tuple":
+            raise self.broken(f"a shape of {element_type} has {len(proto.tuple_shapes)} elements of a tuple")
         return Shape(
-            element_type=PRIMITIVE_TYPES[proto.element_type][0],
+            element_type=element_type,
             dimensions=dimensions,
             tuple_shapes=tuple(self.decode_shape(element) for element in proto.tuple_shapes),
             minor_to_major=tuple(layout.minor_to_major),
@@ -236,19 +238,6 @@ class _ModuleReader:
             raise self.broken(
                 f"{instruction.name} takes element {instruction.tuple_index} of a tuple of {len(elements)}"
             )
-
-    def check_calls(self) -> None:
-        calls: dict[int, set[int]] = {computation_id: set() for computation_id in self.computations}
-        for instruction in self.instructions.values():
-            for called in instruction.called_computation_ids:
-                if called not in self.computations:
-                    raise self.broken(f"instruction {instruction.name} calls computation {called}, which is not there")
-            calls[instruction.computation_id].update(instruction.called_computation_ids)
-        try:
-            TopologicalSorter(calls).prepare()
-        except CycleError as error:
-            cycle = " -> ".join(self.computations[computation_id].name for computation_id in error.args[1])
-            raise self.broken(f"computations call each other in a circle: {cycle}") from error
 
     def check_entry_parameters(self, entry_id: int) -> None:
         entry = (self.instructions[i].parameter_number for i in self.computations[entry_id].instruction_ids)

@@ -1,0 +1,1 @@
+"""Every reader of jaxmem under damaged and hostile input."""

@@ -1,0 +1,200 @@
+"""Whether the instructions of a module fit together: what is handed to a computation is what it takes, and comes back.
+
+XLA writes no module that fails here, a damaged file may: what comes after the reader follows values through tuples, loops
+and calls without looking at every step.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+
+from jaxmem.errors import InputError
+from jaxmem.xla.hlo import Computation, Instruction, Shape
+
+ENTERED = frozenset({"fusion", "call", "while", "conditional", "async-start"})
+"""Opcodes whose computations are part of the dataflow; what a reduction calls for each element is not."""
+
+_DEEPEST = 200
+"""Computations within computations. Programs stay below a dozen: a level is a loop, a branch or a fusion."""
+
+_MOST_REPEATED = 16
+"""How many times its own size a module may have once every call has a copy of what it calls. XLA gives every call its own
+copy before it assigns buffers; without a limit, sixty short computations that call each other twice are 2^60 instructions."""
+
+_FREELY_REPEATED = 100_000
+"""Instructions that may be repeated in any case."""
+
+
+def verify_module(
+    computations: Mapping[int, Computation],
+    instructions: Mapping[int, Instruction],
+    entry_id: int,
+    broken: Callable[[str], InputError],
+) -> None:
+    """Check every instruction that passes values on.
+
+    Args:
+        broken: makes the error from what is wrong.
+
+    Raises:
+        InputError: by ``broken``.
+    """
+    _check_nesting(computations, instructions, entry_id, broken)
+    parameters = {
+        computation.id: _parameters(computation, instructions, broken)
+        for computation in computations.values()
+        if computation.id != entry_id  # whose parameters are checked elsewhere
+    }
+    for instruction in instructions.values():
+        if instruction.opcode in _CHECKED:
+            for problem in _problems(instruction, computations, instructions, parameters):
+                raise broken(f"{instruction.name} ({instruction.opcode}) {problem}")
+
+
+def same_structure(one: Shape, other: Shape) -> bool:
+    """Whether two shapes have their arrays in the same places, whatever the arrays are."""
+    if one is other:
+        return True
+    if one.is_tuple != other.is_tuple or len(one.tuple_shapes) != len(other.tuple_shapes):
+        return False
+    return all(map(same_structure, one.tuple_shapes, other.tuple_shapes))
+
+
+def _all_same(some: Sequence[Shape], others: Sequence[Shape]) -> bool:
+    return len(some) == len(others) and all(map(same_structure, some, others))
+
+
+def _check_nesting(
+    computations: Mapping[int, Computation],
+    instructions: Mapping[int, Instruction],
+    entry_id: int,
+    broken: Callable[[str], InputError],
+) -> None:
+    calls: dict[int, set[int]] = {computation_id: set() for computation_id in computations}
+    entered: dict[int, list[int]] = {computation_id: [] for computation_id in computations}
+    for instruction in instructions.values():
+        for called in instruction.called_computation_ids:
+            if called not in computations:
+                raise broken(f"instruction {instruction.name} calls computation {called}, which is not there")
+        calls[instruction.computation_id].update(instruction.called_computation_ids)
+        if instruction.opcode in ENTERED:
+            entered[instruction.computation_id] += instruction.called_computation_ids
+    try:
+        inner_first = tuple(TopologicalSorter(calls).static_order())
+    except CycleError as error:
+        cycle = " -> ".join(computations[computation_id].name for computation_id in error.args[1][:20])
+        raise broken(f"computations call each other in a circle: {cycle}") from error
+    size: dict[int, int] = {}
+    depth: dict[int, int] = {}
+    for computation_id in inner_first:
+        inner = entered[computation_id]
+        size[computation_id] = len(computations[computation_id].instruction_ids) + sum(size[one] for one in inner)
+        depth[computation_id] = 1 + max((depth[one] for one in inner), default=0)
+    if depth[entry_id] > _DEEPEST:
+        raise broken(f"its computations are nested {depth[entry_id]} deep, and {_DEEPEST} are read")
+    if size[entry_id] > max(_FREELY_REPEATED, _MOST_REPEATED * len(instructions)):
+        raise broken("its computations are called so often that no compiler would have made a schedule of it")
+
+
+def _parameters(
+    computation: Computation, instructions: Mapping[int, Instruction], broken: Callable[[str], InputError]
+) -> tuple[Instruction, ...]:
+    """By number."""
+    found = [instructions[i] for i in computation.instruction_ids if instructions[i].opcode == "parameter"]
+    found.sort(key=lambda parameter: parameter.parameter_number or 0)
+    if any(parameter.parameter_number != number for number, parameter in enumerate(found)):
+        numbers = [parameter.parameter_number for parameter in found[:8]]
+        raise broken(f"the parameters of {computation.name} are numbered {numbers}")
+    return tuple(found)
+
+
+def _problems(
+    instruction: Instruction,
+    computations: Mapping[int, Computation],
+    instructions: Mapping[int, Instruction],
+    parameters: Mapping[int, tuple[Instruction, ...]],
+) -> Iterator[str]:
+    shape, called = instruction.shape, instruction.called_computation_ids
+    operands = [instructions[identifier].shape for identifier in instruction.operand_ids]
+
+    def roots() -> list[Shape]:
+        return [instructions[computations[one].root_id].shape for one in called]
+
+    def takes(computation_id: int, given: list[Shape]) -> bool:
+        taken = [parameter.shape for parameter in parameters.get(computation_id, ())]
+        return _all_same(taken, given)
+
+    match instruction.opcode:
+        case "tuple":
+            if not _all_same(shape.tuple_shapes, operands):
+                yield f"makes {_few(shape)} of {len(operands)} operands"
+        case "get-tuple-element":
+            element = operands[0].tuple_shapes[instruction.tuple_index or 0]
+            if not same_structure(element, shape):
+                yield f"takes {_few(element)} for {_few(shape)}"
+        case "fusion" | "call":
+            if len(called) != 1:
+                yield f"calls {len(called)} computations, not one"
+            elif not takes(called[0], operands):
+                yield "hands its computation other operands than that takes"
+            elif not same_structure(roots()[0], shape):
+                yield f"takes {_few(roots()[0])} for {_few(shape)}"
+        case "while":
+            if len(operands) != 1 or len(called) != 2 or not same_structure(operands[0], shape):
+                yield "is no loop over one state with a condition and a body"
+            elif not all(takes(one, operands) for one in called):
+                yield "hands its computations another state than they take"
+            elif not any(same_structure(root, shape) for root in roots()):
+                yield "has no body that makes the next state"
+        case "conditional":
+            if not called or len(operands) != len(called) + 1 or operands[0].is_tuple:
+                yield f"chooses between {len(called)} branches with {len(operands)} operands"
+            elif not all(takes(branch, [given]) for branch, given in zip(called, operands[1:], strict=True)):
+                yield "hands a branch something else than it takes"
+            elif not all(same_structure(root, shape) for root in roots()):
+                yield f"has a branch that does not make {_few(shape)}"
+        case "async-start":
+            if len(shape.tuple_shapes) < 2:
+                yield f"makes {_few(shape)}, where operands and results are expected"
+            elif len(called) > 1 or not all(takes(one, operands) for one in called):
+                yield "hands its computation other operands than that takes"
+        case "async-done" | "async-update" | "copy-done" | "all-gather-done" | "collective-permute-done":
+            element = _ELEMENT[instruction.opcode]
+            given = operands[0] if len(operands) == 1 else None
+            if given is not None and element is not None:
+                given = given.tuple_shapes[element] if element < len(given.tuple_shapes) else None
+            if given is None or not same_structure(given, shape):
+                yield f"does not end what {_few(operands[0]) if operands else 'nothing'} begins"
+        case "all-reduce-done":
+            if len(operands) != 1 or not same_structure(operands[0], shape):
+                yield "does not end what its operand begins"
+        case "copy-start":
+            if not operands or len(shape.tuple_shapes) < 2:
+                yield f"makes {_few(shape)}, where operands and results are expected"
+        case "all-gather-start" | "collective-permute-start":
+            parts = shape.tuple_shapes[:2]
+            given = operands[0] if len(operands) == 1 else Shape(element_type="tuple", tuple_shapes=tuple(operands))
+            if not operands or len(parts) < 2 or not all(same_structure(part, given) for part in parts):
+                yield f"makes {_few(shape)}, where operands and results are expected"
+        case "all-reduce" | "all-reduce-start" | "reduce-scatter" | "all-gather" | "collective-permute":
+            if len(operands) > 1 and not _all_same(shape.tuple_shapes, operands):
+                yield f"makes {_few(shape)} of {len(operands)} operands"
+
+
+_ELEMENT: dict[str, int | None] = {
+    "async-done": 1,
+    "async-update": None,
+    "copy-done": 0,
+    "all-gather-done": 1,
+    "collective-permute-done": 1,
+}
+"""Which element of its operand is the result; None for all of it."""
+
+_CHECKED = frozenset(
+    """tuple get-tuple-element fusion call while conditional async-start all-reduce-done copy-start all-gather-start
+    collective-permute-start all-reduce all-reduce-start reduce-scatter all-gather collective-permute""".split()
+) | frozenset(_ELEMENT)
+
+
+def _few(shape: Shape) -> str:
+    text = shape.text()
+    return text if len(text) <= 80 else f"{text[:77]}..."
