@@ -21,7 +21,10 @@ A tuple of one dataclass can be written by columns (``columns``: the classes it 
 arrays instead of one object for each row: shorter, and the checks of a column are done at once.
 """
 
+import json
 import math
+import re
+import reprlib
 import types
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -34,6 +37,11 @@ from jaxmem.unknown import Unknown
 T = TypeVar("T")
 
 _SCALARS: tuple[type, ...] = (bool, int, float, str, types.NoneType)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SHORT = reprlib.Repr()  # of a value of any size and depth
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_LARGEST_NUMBER = 2**128
+"""No number of bytes or operations comes near; beyond, numbers have no ratio and no spelling."""
 _PLAIN = frozenset({bool, int, str, types.NoneType})
 """What JSON writes as it is."""
 
@@ -49,6 +57,34 @@ class Mismatch(Exception):
         """The same mismatch, seen from one level further out."""
         joint = "" if not self.path or self.path.startswith("[") else "."
         return Mismatch(self.problem, f"{part}{joint}{self.path}")
+
+
+def parse_json(text: str) -> Any:
+    """JSON values, strictly: no key twice, no NaN, no text that is none.
+
+    Raises:
+        json.JSONDecodeError: it is cut off or no JSON.
+        ValueError: it is nested too deep, or breaks one of these rules.
+    """
+    try:
+        values = json.loads(text, object_pairs_hook=_each_key_once, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested without end") from error
+    if _SURROGATE.search(text):  # half a pair of them is no character, and cannot be written anywhere
+        json.dumps(values, ensure_ascii=False).encode()
+    return values
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return values
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it has {name}, which is no number")
 
 
 def encode(value: object, *, columns: Collection[type] = ()) -> tuple[Any, dict[str, bytes]]:
@@ -184,12 +220,14 @@ def _name(kind: Any) -> str:
 
 
 def _expected(what: str, value: object) -> Mismatch:
-    found = repr(value)
+    found = _SHORT.repr(value)
     return Mismatch(f"expected {what}, found {found if len(found) <= 60 else found[:57] + '...'}")
 
 
 def _scalar_decoder(kind: type) -> _Decoder:
     def decode_scalar(value: Any, reader: _Reader) -> Any:
+        if type(value) is int and abs(value) > _LARGEST_NUMBER:
+            raise Mismatch(f"a number of {value.bit_length()} bits, at most {_LARGEST_NUMBER.bit_length()} are read")
         if type(value) is kind and (kind is not float or math.isfinite(value)):
             return value
         if kind is float and type(value) is int:
@@ -356,6 +394,13 @@ def _plain_kinds(kind: Any) -> frozenset[type]:
     return frozenset(choices) if frozenset(choices) <= _PLAIN else frozenset()
 
 
+def _has_large_number(values: list[Any], kinds: set[type]) -> bool:
+    if int not in kinds:
+        return False
+    numbers = values if kinds == {int} else [value for value in values if type(value) is int]
+    return max(numbers) > _LARGEST_NUMBER or min(numbers) < -_LARGEST_NUMBER
+
+
 def _columns_decoder(kind: Any, columns: frozenset[type]) -> _Decoder:
     decoders = _field_decoders(kind, columns)
     hints = get_type_hints(kind)
@@ -366,10 +411,13 @@ def _columns_decoder(kind: Any, columns: frozenset[type]) -> _Decoder:
     def decode_column(name: str, column: list[Any], reader: _Reader) -> list[Any]:
         # Looking at the set of types in a column is many times faster than at each value.
         kinds = set(map(type, column))
-        if kinds <= plain[name]:
+        if kinds <= plain[name] and not _has_large_number(column, kinds):
             return column
-        if kinds == {list} and {type(item) for value in column for item in value} <= plain_items.get(name, frozenset()):
-            return list(map(tuple, column))
+        if kinds == {list}:
+            items = [item for value in column for item in value]
+            kinds = set(map(type, items))
+            if kinds <= plain_items.get(name, frozenset()) and not _has_large_number(items, kinds):
+                return list(map(tuple, column))
         return _decode_items(column, [decoders[name]] * len(column), reader)
 
     def decode_columns(value: Any, reader: _Reader) -> Any:

@@ -1,10 +1,21 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all, and reading one that may be anything."""
 
 import os
 import secrets
+import stat
 from pathlib import Path
 
-from jaxmem.errors import EnvironmentFailure, UsageError
+from jaxmem.errors import EnvironmentFailure, InputError, UsageError
+from jaxmem.units import format_bytes
+
+_FREELY_UNPACKED_BYTES = 64 * 2**20
+_MOST_UNPACKED = 100
+"""Compiled modules shrink 2 to 8 times, tables up to 20 times; what unpacks to more than this many times its size is a bomb."""
+
+
+def unpacked_limit(packed_bytes: int, limit_bytes: int) -> int:
+    """How many bytes so many packed ones may become, at most ``limit_bytes``."""
+    return min(limit_bytes, max(_FREELY_UNPACKED_BYTES, _MOST_UNPACKED * packed_bytes))
 
 
 def check_writable(path: str | Path, *, force: bool) -> None:
@@ -59,3 +70,30 @@ def write_whole(path: str | Path, content: bytes | str, *, force: bool = False) 
             f"{path} could not be written: {error.strerror or error}. Nothing was left behind; free some space "
             "or choose another place."
         ) from error
+
+
+def read_bounded(path: str | Path, *, limit_bytes: int, what: str = "") -> bytes:
+    """The content of a file that may come from anywhere: never more of it than the limit is held.
+
+    Args:
+        path: a file; pipes and devices are read until they end or pass the limit.
+        what: what to call it in messages, before its path: ``The card file``.
+
+    Raises:
+        InputError: it cannot be read, or is larger than the limit.
+    """
+    name = f"{what} {path}".strip()
+    try:
+        with open(path, "rb") as stream:
+            status = os.fstat(stream.fileno())
+            if stat.S_ISREG(status.st_mode) and status.st_size <= limit_bytes:
+                return stream.read()
+            pieces, size_bytes = [], status.st_size if stat.S_ISREG(status.st_mode) else 0
+            while size_bytes <= limit_bytes and (piece := stream.read(1 << 20)):
+                pieces.append(piece)
+                size_bytes += len(piece)
+    except (OSError, ValueError) as error:  # a name with a zero byte in it is a ValueError
+        raise InputError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    if size_bytes > limit_bytes:
+        raise InputError(f"{name} is larger than {format_bytes(limit_bytes)}, which is more than such a file may have.")
+    return b"".join(pieces)

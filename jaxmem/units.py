@@ -13,6 +13,7 @@ _FACTORS = {"": 1, "b": 1, "byte": 1, "bytes": 1} | {
     for power, prefix in enumerate("kmgtp", start=1)
     for suffix, base in (("", 1024), ("ib", 1024), ("b", 1000))
 }
+_LARGEST, _LARGEST_BYTES = "1024 PiB", 2.0**60
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -42,4 +43,7 @@ def parse_bytes(text: str) -> int:
     factor = _FACTORS.get(match[2].lower()) if match else None
     if match is None or factor is None:
         raise UsageError(f"{text!r} is not a size. Write a number and a unit, for example 2GiB, 300MB or 4096.")
-    return round(float(match[1]) * factor)
+    size = float(match[1]) * factor
+    if size > _LARGEST_BYTES:
+        raise UsageError(f"{text[:40]!r} is more memory than there is. Write a size below {_LARGEST}.")
+    return round(size)

@@ -126,7 +126,15 @@ def _deepen(random: Random, container: Any, key: Any, everything: list[tuple[Any
     container[key] = _DEEP
 
 
-_CHANGES: tuple[Callable[..., None], ...] = (_delete, _other_kind, _other_kind, _from_elsewhere, _number, _number, _grow)
+_CHANGES: tuple[Callable[..., None], ...] = (
+    _delete,
+    _other_kind,
+    _other_kind,
+    _from_elsewhere,
+    _number,
+    _number,
+    _grow,
+)
 
 
 def changed_json(text: str, random: Random) -> str:

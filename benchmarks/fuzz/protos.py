@@ -25,17 +25,24 @@ _WORDS: dict[str, tuple[bytes, ...]] = {
         b"reduce-window", b"select-and-scatter", b"dynamic-update-slice", b"constant", b"iota", b"broadcast", b"add", b"slice",
     ),
 }  # fmt: skip
-_TEXTS = (b"", b"\xff\xfe", b"\x1b[2J", b"\0", b"x" * 3000, b"jit(f)/while/body/transpose(jvp(x))/y", b"[" * 50, b"(" * 50)
+_TEXTS = (
+    b"",
+    b"\xff\xfe",
+    b"\x1b[2J",
+    b"\0",
+    b"x" * 3000,
+    b"jit(f)/while/body/transpose(jvp(x))/y",
+    b"[" * 50,
+    b"(" * 50,
+)
 _INT, _BOOL = 3, 8
 
 
 def changed_proto(data: bytes, random: Random, others: tuple[bytes, ...] = ()) -> bytes:
     """A few changes to a serialized HloProto."""
     for _ in range(random.choice((1, 1, 1, 2, 4))):
-        if random.randrange(6) == 0:
-            data = changed_bytes(data, random, others)
-        else:
-            data = _changed(data, "HloProto", random)
+        damaged = random.randrange(6) == 0
+        data = changed_bytes(data, random, others) if damaged else _changed(data, "HloProto", random)
     return data
 
 

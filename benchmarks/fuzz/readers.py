@@ -19,7 +19,6 @@ from benchmarks.fuzz.mutate import changed_bytes, changed_json, changed_text
 from benchmarks.fuzz.protos import changed_proto
 from jaxmem.assemble import device_facts, estimate_report, read_report
 from jaxmem.capture import Capture, load
-from jaxmem.capture.file import unpack
 from jaxmem.codec import encode
 from jaxmem.compilers.autotune import read_recorded
 from jaxmem.devices.own import load_card
@@ -265,12 +264,12 @@ def _show_some(results: Any, data: bytes) -> None:
         _show(results)
 
 
-def _read_capture(data: bytes) -> None:
-    encode(unpack(data, origin="input.jaxmem"))
+def _read_capture(path: Path) -> None:
+    encode(load(path))
 
 
-def _read_report(data: bytes) -> None:
-    report = read_report(unpack(data, origin="input.jaxmem"), origin="input.jaxmem")
+def _read_report(path: Path) -> None:
+    report = read_report(load(path), origin=str(path))
     _show(Reports(reports=(report,)))
 
 
@@ -313,12 +312,14 @@ READERS = (
         read=_in_file(lambda path: _show(explain_dump(path)), ".hlo.pb"),
         share=0.02,
     ),
-    Reader(name="capture", what="captures (*.jaxmem)", make=_capture, read=_read_capture, share=0.06),
+    Reader(
+        name="capture", what="captures (*.jaxmem)", make=_capture, read=_in_file(_read_capture, ".jaxmem"), share=0.06
+    ),
     Reader(
         name="report",
         what="whole captures of changed content, to the page and to JSON",
         make=_report_of,
-        read=_read_report,
+        read=_in_file(_read_report, ".jaxmem"),
         share=0.01,
     ),
     Reader(name="json", what="saved results (*.json), to the page", make=_json, read=_read_json, share=0.06),

@@ -16,10 +16,11 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from jaxmem.capture.check import check_tables
 from jaxmem.capture.data import Capture
-from jaxmem.codec import Mismatch, decode, encode
+from jaxmem.codec import Mismatch, decode, encode, parse_json
 from jaxmem.errors import InputError
-from jaxmem.files import write_whole
+from jaxmem.files import read_bounded, unpacked_limit, write_whole
 from jaxmem.layer_table import Operation, Value
 from jaxmem.lowering import Argument, Output
 
@@ -28,9 +29,11 @@ _FAMILY, _VERSION = "jaxmem.capture", 1
 
 _TABLE = "capture.json"
 _COLUMNS = (Argument, Output, Value, Operation)
-_LIMITS_BYTES = {_TABLE: 512 * 2**20, "hlo_proto": 2**31, "stablehlo": 2**31}
-"""The largest each member may unpack to. A protobuf message cannot pass 2 GiB, nor can MLIR bytecode be compiled beyond
-that; a table of 512 MiB has millions of operations."""
+_LIMITS_BYTES = {_TABLE: 256 * 2**20, "hlo_proto": 2**30, "stablehlo": 2**30}
+"""The largest each member may unpack to. A module of 1 GiB, or a table of 256 MiB, has millions of operations."""
+
+_LIMIT_BYTES = 2**30
+"""The largest that a capture itself may be."""
 
 _AGAIN = "Make the capture anew: jaxmem capture PROGRAM -o FILE."
 
@@ -49,13 +52,16 @@ def load(path: str | os.PathLike[str]) -> Capture:
     """Read what `save` wrote.
 
     Raises:
-        InputError: the file cannot be read, is truncated, damaged, no capture, or written by a newer jaxmem.
+        InputError: the file cannot be read, is truncated, damaged, no capture, or written by a newer jaxmem; or its
+            tables do not fit together.
     """
+    content = read_bounded(os.fspath(path), limit_bytes=_LIMIT_BYTES, what="The capture")
+    capture = unpack(content, origin=os.fspath(path))
     try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"The capture {os.fspath(path)} cannot be read: {error.strerror or error}.") from error
-    return unpack(content, origin=os.fspath(path))
+        check_tables(capture)
+    except Mismatch as mismatch:
+        raise _mismatched(os.fspath(path), mismatch) from mismatch
+    return capture
 
 
 def pack(capture: Capture) -> bytes:
@@ -71,7 +77,7 @@ def pack(capture: Capture) -> bytes:
 
 
 def unpack(content: bytes, *, origin: str) -> Capture:
-    """Read the content of a file; ``origin`` names it in messages. Errors as in `load`."""
+    """Read the content of a file; ``origin`` names it in messages. Errors as in `load`, which also checks the tables."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return _read(archive, origin)
@@ -104,15 +110,16 @@ def _read(archive: zipfile.ZipFile, origin: str) -> Capture:
     try:
         return decode(Capture, table, members=members, columns=_COLUMNS)
     except Mismatch as mismatch:
-        raise InputError(f"{origin} is damaged, in {_TABLE} at {mismatch}. {_AGAIN}") from mismatch
+        raise _mismatched(origin, mismatch) from mismatch
+
+
+def _mismatched(origin: str, mismatch: Mismatch) -> InputError:
+    return InputError(f"{origin} is damaged, in {_TABLE} at {mismatch}. {_AGAIN}")
 
 
 def _table(data: bytes, origin: str) -> Any:
     """The fields of the capture, once it is known that this jaxmem can read them."""
-    try:
-        document = json.loads(data)
-    except RecursionError as error:
-        raise InputError(f"{origin} is damaged: {_TABLE} is nested without end. {_AGAIN}") from error
+    document = parse_json(data.decode())
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema == SCHEMA and document.keys() == {"schema", "capture"}:
         return document["capture"]
@@ -129,11 +136,11 @@ def _table(data: bytes, origin: str) -> Any:
 
 def _unpack_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, origin: str) -> bytes:
     """One member, never more than its limit whatever the archive says about its size."""
-    limit_bytes = _LIMITS_BYTES.get(info.filename, 0)
+    limit_bytes = unpacked_limit(info.compress_size, _LIMITS_BYTES.get(info.filename, 0))
     if info.file_size > limit_bytes:
         raise InputError(
             f"{origin} is refused: its member {info.filename} claims to unpack to {info.file_size} bytes, "
-            f"and a capture has at most {limit_bytes} there."
+            f"and from a capture of this size at most {limit_bytes} are unpacked there."
         )
     if info.flag_bits & 0x1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise InputError(

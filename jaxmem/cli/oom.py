@@ -12,6 +12,10 @@ from jaxmem.cli import options as shared
 from jaxmem.cli.analysis_protocol import AnalysisLoader
 from jaxmem.cli.output import check_output, hand_over
 from jaxmem.errors import InputError
+from jaxmem.files import read_bounded
+
+_LIMIT_BYTES = 256 * 2**20
+"""The longest log that is read."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -42,10 +46,11 @@ def _text(file: str, quiet: bool) -> str:
     if file == "-":
         if sys.stdin.isatty() and not quiet:
             print("jaxmem: paste the message, then end with Ctrl-D:", file=sys.stderr)
-        data = getattr(sys.stdin, "buffer", sys.stdin).read()
+        data = getattr(sys.stdin, "buffer", sys.stdin).read(_LIMIT_BYTES + 1)
+        if len(data) > _LIMIT_BYTES:
+            raise InputError(
+                f"The text is larger than {_LIMIT_BYTES >> 20} MiB. Pass the part with the error: tail -n 10000."
+            )
     else:
-        try:
-            data = Path(file).read_bytes()
-        except OSError as error:
-            raise InputError(f"{file} cannot be read: {error.strerror or error}.") from error
+        data = read_bounded(file, limit_bytes=_LIMIT_BYTES)
     return data.decode(errors="replace") if isinstance(data, bytes) else data

@@ -14,12 +14,14 @@ from pathlib import Path
 
 from jaxmem.devices import CudaTarget
 from jaxmem.errors import InputError
+from jaxmem.files import read_bounded
 from jaxmem.lowering import AUTOTUNE_RESULTS_OPTION
 
 LOG = {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "autotuner_pass=1"}
 """Variables under which XLA logs how many operations it found in the results (``autotuner_pass.cc``)."""
 
-_CARD = re.compile(rb"CUDA: [ -~]*?, DNN version: (\d+)\.(\d+)\.(\d+)")
+_LIMIT_BYTES = 256 * 2**20
+_CARD = re.compile(rb"CUDA: (?:(?!CUDA: )[ -~]){0,300}?, DNN version: (\d{1,4})\.(\d{1,4})\.(\d{1,4})")
 _FOUND = re.compile(r"Autotuner cache stats: hits=(\d+), misses=(\d+)")
 
 
@@ -55,10 +57,7 @@ def read_recorded(compiler_options: Iterable[tuple[str, str]]) -> Recorded | Non
     name = dict(compiler_options).get(AUTOTUNE_RESULTS_OPTION)
     if name is None:
         return None
-    try:
-        content = Path(name).read_bytes()
-    except OSError as error:
-        raise InputError(f"The autotune results {name} cannot be read: {error.strerror or error}.") from error
+    content = read_bounded(name, limit_bytes=_LIMIT_BYTES, what="The autotune results")
     cards = Counter(match[0] for match in _CARD.finditer(content)).most_common()
     first = _CARD.fullmatch(cards[0][0]) if cards else None
     return Recorded(

@@ -27,12 +27,16 @@ from typing import Any
 from jaxmem.devices.data import CudaTarget, Device
 from jaxmem.devices.nvidia import CAPABILITIES, Card, cuda_device, describe, find_capability
 from jaxmem.errors import InputError, UsageError
-from jaxmem.files import write_whole
+from jaxmem.files import read_bounded, write_whole
 from jaxmem.units import parse_bytes
 
 _BY_NUMBERS = ("compute_capability", "multiprocessors", "memory_bandwidth", "l2_cache", "clock_ghz")
 _ALWAYS = ("name", "kind", "memory", "source")
 _EXACT = "target_description"
+_MOST = 2**60
+"""Bytes, or whatever else is counted: more is a mistake."""
+_LIMIT_BYTES = 2**14
+"""A description of a card has less than a thousand characters."""
 
 
 def load_card(path: str | os.PathLike[str]) -> Device:
@@ -42,11 +46,12 @@ def load_card(path: str | os.PathLike[str]) -> Device:
         InputError: the file cannot be read, or is not understood; the message names the key.
     """
     origin = os.fspath(path)
+    data = read_bounded(origin, limit_bytes=_LIMIT_BYTES, what="The card file")
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"The card file {origin} cannot be read: {error.strerror or error}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = tomllib.loads(data.decode())
+    except RecursionError as error:
+        raise InputError(f"The card file {origin} is nested without end.") from error
+    except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
         raise InputError(f"The card file {origin} is not TOML: {error}.") from error
     wanted = {*_ALWAYS, *((_EXACT,) if _EXACT in content else _BY_NUMBERS)}
     if missing := sorted(wanted - content.keys()):
@@ -114,7 +119,9 @@ class _Reader:
         self._content, self._origin = content, origin
 
     def error(self, key: str, expected: str) -> InputError:
-        return InputError(f"The card file {self._origin}: {key} is {expected}, found {self._content[key]!r}.")
+        found = repr(self._content[key])
+        shown = found if len(found) <= 60 else f"{found[:57]}..."
+        return InputError(f"The card file {self._origin}: {key} is {expected}, found {shown}.")
 
     def text(self, key: str) -> str:
         value = self._content[key]
@@ -131,7 +138,7 @@ class _Reader:
 
     def whole_number(self, key: str) -> int:
         value = self._content[key]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < _MOST:
             raise self.error(key, "a whole number above 0")
         return value
 
@@ -142,6 +149,6 @@ class _Reader:
                 value = parse_bytes(value)
             except UsageError as problem:
                 raise InputError(f"The card file {self._origin}: {key}: {problem}") from None
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < _MOST:
             raise self.error(key, 'a size, for example "16 GiB" or a whole number of bytes')
         return value

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from jaxmem.dump.names import compiled_files, platform_named, ran_out
 from jaxmem.errors import InputError
-from jaxmem.xla import BufferAssignment, Module, has_buffer_assignment, read_hlo_proto
+from jaxmem.files import read_bounded
+from jaxmem.xla import MAXIMUM_DECOMPRESSED_BYTES, BufferAssignment, Module, has_buffer_assignment, read_hlo_proto
 
 _PLATFORM_IN_CONFIGURATION = (
     ("cuda", (b"operation_queue_id", b"fusion_backend_config", b"gemm_backend_config", b"cudnn_conv_backend_config")),
@@ -107,10 +108,7 @@ def find_dump(folder: str | Path) -> Path:
 
 
 def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return read_bounded(path, limit_bytes=MAXIMUM_DECOMPRESSED_BYTES)
 
 
 def _may_hold_buffers(path: Path) -> bool:

@@ -37,12 +37,13 @@ _SORTS = (
     _sort(
         "TPU compile",
         "XLA's refusal to compile for a TPU (Ran out of memory in memory space hbm. Used ... of ...)",
-        r"Ran out of memory in memory space (?!smem|vmem)\w+\. Used <required> of <available>",
+        r"Ran out of memory in memory space (?!smem|vmem)\w{1,20}\. Used <required> of <available>",
     ),
     _sort(
         "TPU compile",
         "the same in the words of newer versions (Ran out of memory on HBM ... exceeds available HBM ...)",
-        r"Ran out of memory on HBM, the total memory required for [^(]*\(<required>\) exceeds available HBM \(<available>\)",
+        r"Ran out of memory on HBM, the total memory required for [^(]{0,300}\(<required>\) exceeds available "
+        r"HBM \(<available>\)",
     ),
     _sort(
         "TPU run",
@@ -53,12 +54,12 @@ _SORTS = (
     _sort(
         "TPU run",
         "the same in older words (Could not allocate ... bytes in memory 0x0x0_HBM0)",
-        r"Could not allocate <requested> in memory \w*HBM\d*(?:;[^;\n]*allocatable, <free> available)?",
+        r"Could not allocate <requested> in memory \w{0,20}HBM\d{0,4}(?:;[^;\n]{0,100}allocatable, <free> available)?",
     ),
     _sort(
         "GPU run",
         "an allocation on a GPU (Failed to allocate request for ... on device ordinal ...)",
-        r"Failed to allocate request for [^(\n]*\(<requested>\) on device ordinal \d+",
+        r"Failed to allocate request for [^(\n]{0,100}\(<requested>\) on device ordinal \d",
     ),
     _sort(
         "GPU run",
@@ -68,17 +69,17 @@ _SORTS = (
     _sort(
         "GPU run",
         "the table of the BFC allocator (Allocator (GPU_0_bfc) ran out of memory trying to allocate ...)",
-        r"Allocator \(GPU_\d+_bfc\) ran out of memory trying to allocate [\d.]+\w+ \(rounded to <requested>\)",
+        r"Allocator \(GPU_\d+_bfc\) ran out of memory trying to allocate [\d.]{1,20}\w{1,8} \(rounded to <requested>\)",
     ),
     _sort(
         "GPU run",
         "the same table by its end alone (bfc_allocator.cc ... Stats: Limit: ... InUse: ...)",
-        r"bfc_allocator\.cc:\d+\] Stats:",
+        r"bfc_allocator\.cc:\d{1,6}\] Stats:",
     ),
     _sort(
         "GPU run",
         "the driver's own refusal (failed to allocate ... from device: CUDA_ERROR_OUT_OF_MEMORY)",
-        r"failed to allocate [^(\n]*\(<requested>\) from device: CUDA_ERROR_OUT_OF_MEMORY",
+        r"failed to allocate [^(\n]{0,100}\(<requested>\) from device: CUDA_ERROR_OUT_OF_MEMORY",
     ),
     _sort(
         "CPU run",
@@ -93,7 +94,7 @@ _SORTS = (
     _sort(
         "host memory",
         "the kernel's line in the system's log (Out of memory: Killed process ... anon-rss: ...)",
-        r"Out of memory: Killed process \d+[^\n]*anon-rss:<required>",
+        r"Out of memory: Killed process \d{1,10}[^\n]{0,300}anon-rss:<required>",
     ),
     _sort("host memory", "C++ without memory (std::bad_alloc)", r"std::bad_alloc|St9bad_alloc"),
     _sort("host memory", "Python without memory (MemoryError)", r"(?m)^MemoryError\b"),

@@ -2,10 +2,10 @@
 
 import re
 
-SIZE = r"\d+(?:\.\d+)?\s?(?:[KkMGTP]i?B?|B|bytes)?(?![\w.]*\d)"
+SIZE = r"[0-9]{1,20}(?:\.[0-9]{1,20})?\s?(?:[KkMGTP]i?B?|B|bytes)?(?![\w.]{0,30}\d)"
 """A pattern without groups. In XLA's messages a bare G is 2^30 bytes, and so is the kernel's kB 2^10."""
 
-_READ = re.compile(r"(\d+(?:\.\d+)?)\s?([KMGTP]?)", re.IGNORECASE)
+_READ = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s?([KMGTP]?)", re.IGNORECASE)
 
 
 def read_size(text: str) -> int:

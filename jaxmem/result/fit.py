@@ -170,6 +170,8 @@ class Fit:
         known = [row.saved_bytes if isinstance(row.saved_bytes, int) else -(1 << 62) for row in self.advice]
         if any(first < second for first, second in pairwise(known)):
             raise InvariantError("the advice is not in the order of what it saves.")
+        if self.asked_batch is not None and self.asked_batch not in [probe.batch_size for probe in self.boundary.proof]:
+            raise InvariantError(f"batch {self.asked_batch} was asked about, and no compile shows whether it fits.")
 
     def __repr__(self) -> str:
         from jaxmem.report import as_text

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxmem.codec import Mismatch, decode, encode
+from jaxmem.codec import Mismatch, decode, encode, parse_json
 from jaxmem.errors import InputError, InvariantError
-from jaxmem.files import write_whole
+from jaxmem.files import read_bounded, write_whole
 from jaxmem.result.comparison import COMPARISON_SCHEMA, Comparison
 from jaxmem.result.diff import DIFF_SCHEMA, Diffs
 from jaxmem.result.dump_folder import DUMP_FOLDER_SCHEMA, DumpFolder
@@ -37,6 +37,9 @@ SCHEMAS: dict[str, type[Results]] = {
     DUMP_FOLDER_SCHEMA: DumpFolder,
 }
 """What a file has under ``schema``, and what it is then."""
+
+_LIMIT_BYTES = 256 * 2**20
+"""The largest file of results that is read: that of a program of a million buffers is smaller."""
 
 FIT_AT_THE_TOP = ("boundary", "advice")
 """The parts of a fit that a script asks for: where there is one report, they stand at the top of the JSON as well."""
@@ -81,14 +84,14 @@ def from_json(text: str, origin: str) -> Results:
         InputError: the text is cut off, is no report, comes from a newer jaxmem, or does not close.
     """
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except json.JSONDecodeError as error:
         found = f"line {error.lineno}, column {error.colno}: {error.msg}"
         raise InputError(
             f"{origin} is not complete JSON ({found}). If it was copied or downloaded, part of it is missing; "
             "`jaxmem report PROGRAM --format json -o FILE` writes it anew."
         ) from error
-    except (RecursionError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{origin} is not a report that jaxmem wrote: {error}.") from error
     reports_type = _schema_type(values, origin)
     try:
@@ -131,10 +134,9 @@ def load(path: str | Path) -> Results:
     Raises:
         InputError: there is no such file, or as `from_json`.
     """
+    data = read_bounded(path, limit_bytes=_LIMIT_BYTES)
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not a report: byte {error.start} is not UTF-8 text. A saved capture ends in .jaxmem."

@@ -24,7 +24,7 @@ from jaxmem.xla.hlo import (
     StackFrame,
     WindowDimension,
 )
-from jaxmem.xla.read import has_buffer_assignment, read_hlo_proto
+from jaxmem.xla.read import MAXIMUM_DECOMPRESSED_BYTES, has_buffer_assignment, read_hlo_proto
 from jaxmem.xla.replay import (
     LiveBuffer,
     Replay,
@@ -38,6 +38,7 @@ from jaxmem.xla.replay import (
 )
 
 __all__ = [
+    "MAXIMUM_DECOMPRESSED_BYTES",
     "Allocation",
     "Assigned",
     "BufferAssignment",

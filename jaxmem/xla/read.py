@@ -6,6 +6,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from jaxmem.errors import InputError
+from jaxmem.files import unpacked_limit
 from jaxmem.units import format_bytes
 from jaxmem.xla.buffers import BufferAssignment
 from jaxmem.xla.decode_buffers import decode_buffers
@@ -62,17 +63,17 @@ def _parse(message_name: str, data: bytes, origin: str) -> Any:
 
 
 def _decompress(data: bytes, origin: str) -> bytes:
-    parts, size = [], 0
+    parts, size, limit_bytes = [], 0, unpacked_limit(len(data), MAXIMUM_DECOMPRESSED_BYTES)
     while data:
         stream = zlib.decompressobj(wbits=31)
         try:
-            part = stream.decompress(data, MAXIMUM_DECOMPRESSED_BYTES - size + 1)
+            part = stream.decompress(data, limit_bytes - size + 1)
         except zlib.error as error:
             raise broken(origin, f"its gzip data is damaged ({error})") from error
         size += len(part)
-        if size > MAXIMUM_DECOMPRESSED_BYTES:
+        if size > limit_bytes:
             raise InputError(
-                f"{origin} unpacks to more than {format_bytes(MAXIMUM_DECOMPRESSED_BYTES)}. If that is right, "
+                f"{origin} unpacks to more than {format_bytes(limit_bytes)}. If that is right, "
                 "unpack it with gunzip and pass the unpacked file."
             )
         if not stream.eof:
