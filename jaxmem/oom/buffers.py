@@ -56,10 +56,10 @@ def _buffer(block: str) -> LargeBuffer | None:
     if "Size" not in fields or not re.match(SIZE, fields["Size"]):
         return None
     size_bytes = read_size(fields["Size"])
-    unpadded = fields.get("Unpadded size")
+    unpadded = fields.get("Unpadded size", "")
     buffer = LargeBuffer(
         bytes=size_bytes,
-        padding_bytes=max(0, size_bytes - read_size(unpadded)) if unpadded else 0,
+        padding_bytes=max(0, size_bytes - read_size(unpadded)) if re.match(SIZE, unpadded) else 0,
         role=_WITHOUT_PROGRAM,
         shape=fields.get("Shape") or fields.get("Entry Parameter Subshape", ""),
     )
