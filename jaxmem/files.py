@@ -8,6 +8,10 @@ from pathlib import Path
 from jaxmem.errors import EnvironmentFailure, InputError, UsageError
 from jaxmem.units import format_bytes
 
+UNFINISHED = ".unfinished"
+"""How a file is called, a dot before and this behind, until it is whole. One that stays was being written by a process that
+was killed."""
+
 _FREELY_UNPACKED_BYTES = 64 * 2**20
 _MOST_UNPACKED = 100
 """Compiled modules shrink 2 to 8 times, tables up to 20 times; what unpacks to more than this many times its size is a bomb."""
@@ -52,7 +56,7 @@ def write_whole(path: str | Path, content: bytes | str, *, force: bool = False) 
             return
         # A link keeps pointing where it points: the file behind it is the one replaced.
         target = Path(path).resolve()
-        unfinished = target.with_name(f".{target.name[:80]}.{secrets.token_hex(6)}.unfinished")
+        unfinished = target.with_name(f".{target.name[:80]}.{secrets.token_hex(6)}{UNFINISHED}")
         try:
             with open(unfinished, "xb") as stream:
                 stream.write(data)

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -25,11 +26,12 @@ from jaxmem.capture.file import SCHEMA, load, save
 from jaxmem.codec import encode
 from jaxmem.devices import Device
 from jaxmem.errors import InputError, JaxmemError
-from jaxmem.files import write_whole
+from jaxmem.files import UNFINISHED, write_whole
 from jaxmem.lowering import AUTOTUNE_RESULTS_OPTION, Lowering
 from jaxmem.units import format_bytes
 
 DEFAULT_LIMIT_BYTES = 5 * 2**30
+_ABANDONED_SECONDS = 3600.0
 Versions = tuple[tuple[str, str], ...]
 
 READERS = frozenset(
@@ -211,6 +213,7 @@ class CaptureCache:
     def _evict(self, *, keep: Path) -> None:
         """Remove what was used longest ago until the rest fits. Another process may remove the same files meanwhile."""
         files = []
+        self._remove_unfinished(keep.parent)
         for file in keep.parent.glob("*.jaxmem"):
             try:
                 status = file.stat()
@@ -224,6 +227,13 @@ class CaptureCache:
             if file != keep:
                 file.unlink(missing_ok=True)
                 total_bytes -= size_bytes
+
+    def _remove_unfinished(self, folder: Path) -> None:
+        """Remove what processes that were killed left behind: nothing takes an hour to write."""
+        for file in folder.glob(f".*{UNFINISHED}"):
+            with suppress(FileNotFoundError):
+                if time.time() - file.stat().st_mtime > _ABANDONED_SECONDS:
+                    file.unlink()
 
     def _warn(self, error: Exception) -> None:
         if self._warn_once is not None:

@@ -21,6 +21,8 @@ Progress = Callable[[str, float], None]
 WORDS = "stderr"
 """The file in the job folder that holds what the worker wrote to its standard error."""
 _LAST_WORDS_BYTES = 16_384
+_ROOM_BYTES = 1 << 20
+"""With less, a disk counts as full: a dump that did not fit may have left some of it."""
 _running: set["subprocess.Popen[bytes]"] = set()
 
 
@@ -91,7 +93,14 @@ def run_worker(
             "Allow it more time, or try a smaller program."
         )
     if status != 0:
-        raise EnvironmentFailure(_failure(status, last_words(words)))
+        raise EnvironmentFailure(f"{_failure(status, last_words(words))}{if_disk_is_full(folder)}")
+
+
+def if_disk_is_full(folder: Path) -> str:
+    """What to add to a failure where there was no room for what the worker, or XLA, had to write; else nothing."""
+    if shutil.disk_usage(folder).free >= _ROOM_BYTES:
+        return ""
+    return f"\nThe disk of {folder.parent} is full. Free some space, or set TMPDIR to another folder."
 
 
 def stop_workers() -> None:

@@ -14,7 +14,7 @@ from jaxmem.capture.machine import COMPILING_PACKAGES
 from jaxmem.codec import Mismatch, decode, encode
 from jaxmem.compilers.autotune import LOG, Recorded, found_in, none_found, not_read, read_recorded
 from jaxmem.compilers.job import ANSWER, DUMP, MODULE, NUMERIC_OPTIONS, REQUEST, Answer, Request, Step
-from jaxmem.compilers.process import WORDS, Progress, job_folder, last_words, run_worker
+from jaxmem.compilers.process import WORDS, Progress, if_disk_is_full, job_folder, last_words, run_worker
 from jaxmem.devices import CudaTarget, Device, TpuTarget, compiler_packages, obstacle, topology_of
 from jaxmem.errors import EnvironmentFailure, UsageError
 from jaxmem.layer_table import LayerTable
@@ -138,6 +138,8 @@ def _compile(
             run_worker(folder, environment, on_step, timeout)
             report("collecting what the compiler left")
             answer = _read_answer(folder)
+            if answer.failure is None and answer.dump is None and (full := if_disk_is_full(folder)):
+                raise EnvironmentFailure(f"The compiler left no module with a buffer assignment.{full}")
             hlo_proto = None if answer.dump is None else (folder / DUMP / answer.dump).read_bytes()
             log = (folder / WORDS).read_text(errors="replace")
         except OSError as error:

@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from jaxmem.unknown import Unknown
 def main(folder: Path) -> None:
     """Do the job in ``folder`` (`jaxmem.compilers.job`)."""
     _say(Step.START)
+    _be_the_first_to_go()
     threading.Thread(target=_end_with_the_caller, args=(folder,), daemon=True).start()
     request = decode(Request, json.loads((folder / REQUEST).read_bytes()))
     devices = _devices(request)
@@ -48,6 +50,12 @@ def main(folder: Path) -> None:
 
 def _say(step: Step) -> None:
     print(step.value, flush=True)
+
+
+def _be_the_first_to_go() -> None:
+    """Where the machine runs out of memory, the kernel ends the compile, and not the caller: who then says what happened."""
+    with suppress(OSError):  # Linux alone has it
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _end_with_the_caller(folder: Path) -> None:
@@ -204,7 +212,7 @@ def _has_buffer_assignment(proto: bytes) -> bool:
             return False  # HloProto has messages alone at its top level
         length, position = _varint(proto, position)
         if tag >> 3 == 3:
-            return length > 0
+            return 0 < length <= len(proto) - position  # less where the disk was full
         position += length
     return False
 
