@@ -22,11 +22,13 @@ from jaxmem.capture import Capture, load
 from jaxmem.codec import encode
 from jaxmem.compilers.autotune import read_recorded
 from jaxmem.devices.own import load_card
+from jaxmem.difference import diff_reports
 from jaxmem.errors import JaxmemError
 from jaxmem.formula import derive_formula
 from jaxmem.lowering import AUTOTUNE_RESULTS_OPTION
 from jaxmem.oom import explain_dump, explain_message
-from jaxmem.report import as_text
+from jaxmem.pytest_plugin import baseline
+from jaxmem.report import as_markdown, as_text
 from jaxmem.result import (
     Boundary,
     Comparison,
@@ -141,6 +143,7 @@ def _results() -> tuple[str, ...]:
         to_json(EstimateReports(reports=(estimate,))),
         to_json(Comparison(cells=(cell, cell))),
         to_json(Fits(reports=(fit,))),
+        to_json(diff_reports((report,), (report,), old_name="old", new_name="new")),
         *(to_json(explain_message(message)) for message in _messages()[:3]),
     )
 
@@ -211,6 +214,21 @@ def _json(random: Random) -> bytes:
     return changed_json(text, random).encode(errors="surrogatepass")
 
 
+@cache
+def _baselines() -> str:
+    key = baseline.Key(test="test_model.py::test_step", program="looped", device="cpu", device_count=1)
+    with tempfile.TemporaryDirectory(prefix="jaxmem-fuzz-") as name:
+        file = Path(name) / "memory_baseline.json"
+        baseline.record(file, baseline.baseline_of(read_report(_captures()[0]), key))
+        return file.read_text()
+
+
+def _baseline(random: Random) -> bytes:
+    if random.randrange(4) == 0:
+        return changed_text(_baselines(), random)
+    return changed_json(_baselines(), random).encode(errors="surrogatepass")
+
+
 def _message(random: Random) -> bytes:
     return changed_text(random.choice(_messages()), random, _messages())
 
@@ -255,6 +273,7 @@ def _in_file(read: Callable[[Path], Any], suffix: str) -> Callable[[bytes], Any]
 
 def _show(results: Any) -> None:
     as_text(results)
+    as_markdown(results)
     to_json(results).encode()
 
 
@@ -323,9 +342,16 @@ READERS = (
         share=0.003,
     ),
     Reader(name="json", what="saved results (*.json), to the page", make=_json, read=_read_json, share=0.04),
+    Reader(
+        name="baseline",
+        what="baselines of the pytest plugin",
+        make=_baseline,
+        read=_in_file(lambda path: [one.side("old") for one in baseline.read(path)], ".json"),
+        share=0.02,
+    ),
     Reader(name="card", what="card files (TOML)", make=_card, read=_in_file(_read_card, ".toml"), share=0.3),
     Reader(name="message", what="out-of-memory messages, to the page", make=_message, read=_read_message, share=0.25),
-    Reader(name="size", what="sizes on the command line", make=_size, read=_read_size, share=0.262),
+    Reader(name="size", what="sizes on the command line", make=_size, read=_read_size, share=0.242),
     Reader(
         name="autotune",
         what="files of autotune results",

@@ -184,7 +184,7 @@ def _opaque_kind(instruction: Instruction) -> str:
         return ""
     try:
         kind = json.loads(instruction.backend_config or b"{}")["fusion_config"]["kind"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""
     return kind if isinstance(kind, str) and kind in OPAQUE_FUSION_KINDS else ""
 

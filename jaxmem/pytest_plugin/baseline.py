@@ -5,7 +5,6 @@ the account by role and layer, and the largest buffers at the peak. No path of a
 in it: it is committed, and its changes are read in reviews.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from jaxmem.capture import this_host
-from jaxmem.codec import Mismatch, decode, encode
+from jaxmem.codec import Mismatch, decode, encode, parse_json
 from jaxmem.difference import Side, side_of
 from jaxmem.errors import InputError, InvariantError
 from jaxmem.files import write_whole
@@ -87,6 +86,8 @@ class Baseline:
             raise InvariantError(
                 f"the account of {self.key.program} adds up to {total} B, not to {self.required_bytes} B."
             )
+        if len({(row.role, row.layer) for row in self.account}) != len(self.account):
+            raise InvariantError(f"the account of {self.key.program} has a role of a layer twice.")
 
     def side(self, name: str) -> Side:
         """The baseline as a side of a diff."""
@@ -164,8 +165,8 @@ def read(path: Path) -> tuple[Baseline, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
     try:
-        return decode(_File, json.loads(text)).baselines
-    except (ValueError, RecursionError, Mismatch, InvariantError) as error:
+        return decode(_File, parse_json(text)).baselines
+    except (ValueError, Mismatch, InvariantError) as error:
         problem = str(error).splitlines()[0].removeprefix("Internal check failed: ").rstrip(".")
         raise InputError(
             f"{path} is not a file of baselines as this jaxmem writes it: {problem}. If two branches changed it, take either "

@@ -254,6 +254,12 @@ class _ModuleReader:
             order = tuple(entry.value.instruction_ids)
             if len(order) != len(computation.instruction_ids) or set(order) != set(computation.instruction_ids):
                 raise self.broken(f"the schedule of {computation.name} is not an order of its instructions")
+            done: set[int] = set()
+            for instruction_id in order:
+                if not done.issuperset(self.instructions[instruction_id].operand_ids):
+                    name = self.instructions[instruction_id].name
+                    raise self.broken(f"the schedule of {computation.name} runs {name} before what it reads")
+                done.add(instruction_id)
             schedule[computation.id] = order
         return schedule
 
