@@ -11,6 +11,7 @@ more must give the right answer. Nothing here is timed.
 import argparse
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -201,7 +202,7 @@ def kills(count: int) -> Iterator[Row]:
         at_lines = max(1, count // 4)
         places = [1 + number * lines // at_lines for number in range(at_lines)]
         yield _killed(
-            work, f"before {at_lines} of {lines:,} lines", [partial(killed_at_line, line=one) for one in places]
+            work, f"before lines, {lines:,} of which run", [partial(killed_at_line, line=one) for one in places]
         )
         chance = random.Random(work.name)
         moments = [chance.uniform(0.001, 0.08) for _ in range(max(1, count // 12))]
@@ -283,7 +284,12 @@ def killed_comparisons(count: int) -> Iterator[Row]:
         with tempfile.TemporaryDirectory(prefix="jaxmem-faults-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
             process = command(folder, *COMPARE)
-            time.sleep(chance.uniform(0.3, 0.95) * whole)
+            assert process.stderr is not None
+            wanted_cells = chance.randrange(3)
+            for line in process.stderr if wanted_cells else ():
+                if f"{wanted_cells} of 3" in line:
+                    break
+            time.sleep(chance.uniform(0, 0.2 if wanted_cells else 0.9) * whole)
             process.kill()
             ended(process)
             kept = len([load(file) for file in (folder / "cache" / "captures").glob("*.jaxmem")])
@@ -425,7 +431,9 @@ def disks() -> Iterator[Row]:
                 fault=f"a full disk under {what}",
                 trials=1,
                 good=int(right),
-                found=f"exit code {status}: {next((line for line in err.splitlines() if words in line), err[-200:])}"
+                found=_without_places(
+                    f"exit code {status}: {next((line for line in err.splitlines() if words in line), err[-200:])}"
+                )
                 + (f"; left: {', '.join(left)}" if left else ""),
             )
             for path in disk.iterdir():
@@ -445,8 +453,13 @@ def disks() -> Iterator[Row]:
             fault="a cache that can only be read",
             trials=1,
             good=int(right),
-            found=f"what is in it is found; one warning: {warnings[0][:120] if warnings else 'none'}",
+            found=_without_places(f"what is in it is found; one warning: {warnings[0] if warnings else 'none'}"),
         )
+
+
+def _without_places(said: str) -> str:
+    """What was said, without the names of temporary folders and the keys of captures."""
+    return re.sub(r"[0-9a-f]{64}", "KEY", re.sub(r"\S*/jaxmem-faults-\w+(/jaxmem-\w+)?", "DISK", said))
 
 
 def together(rounds: int) -> Iterator[Row]:

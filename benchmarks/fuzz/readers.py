@@ -322,42 +322,42 @@ READERS = (
         what="HloProto, plain and in gzip",
         make=_proto,
         read=lambda data: read_hlo_proto(data, origin="input"),
-        share=0.025,
+        share=0.012,
     ),
     Reader(
         name="dump",
         what="an HloProto explained, to the page",
         make=_proto,
         read=_in_file(lambda path: _show(explain_dump(path)), ".hlo.pb"),
-        share=0.005,
+        share=0.003,
     ),
     Reader(
-        name="capture", what="captures (*.jaxmem)", make=_capture, read=_in_file(_read_capture, ".jaxmem"), share=0.015
+        name="capture", what="captures (*.jaxmem)", make=_capture, read=_in_file(_read_capture, ".jaxmem"), share=0.012
     ),
     Reader(
         name="report",
         what="whole captures of changed content, to the page and to JSON",
         make=_report_of,
         read=_in_file(_read_report, ".jaxmem"),
-        share=0.003,
+        share=0.002,
     ),
-    Reader(name="json", what="saved results (*.json), to the page", make=_json, read=_read_json, share=0.04),
+    Reader(name="json", what="saved results (*.json), to the page", make=_json, read=_read_json, share=0.035),
     Reader(
         name="baseline",
         what="baselines of the pytest plugin",
         make=_baseline,
         read=_in_file(lambda path: [one.side("old") for one in baseline.read(path)], ".json"),
-        share=0.02,
+        share=0.015,
     ),
     Reader(name="card", what="card files (TOML)", make=_card, read=_in_file(_read_card, ".toml"), share=0.3),
     Reader(name="message", what="out-of-memory messages, to the page", make=_message, read=_read_message, share=0.25),
-    Reader(name="size", what="sizes on the command line", make=_size, read=_read_size, share=0.242),
+    Reader(name="size", what="sizes on the command line", make=_size, read=_read_size, share=0.261),
     Reader(
         name="autotune",
         what="files of autotune results",
         make=_recorded,
         read=_in_file(lambda path: read_recorded(((AUTOTUNE_RESULTS_OPTION, str(path)),)), ".txt"),
-        share=0.1,
+        share=0.11,
     ),
 )
 

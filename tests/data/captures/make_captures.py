@@ -1,7 +1,7 @@
 """Writes looped.*.jaxmem: small captures with a loop, a branch, a donated state and a moment, for tests that need many.
 
 Run from this folder with the compilers installed:
-    JAX_PLATFORMS=cpu PYTHONPATH=../../golden python -c "exec(compile(open('make_captures.py').read(), 'make_captures.py', 'exec'))"
+    JAX_PLATFORMS=cpu python -c "exec(compile(open('make_captures.py').read(), 'make_captures.py', 'exec'))"
 """
 
 import importlib.util
