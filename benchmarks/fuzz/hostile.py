@@ -233,6 +233,7 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "a report with a text of 200 MiB": ("json", lambda: _report_with("reports", '"' + "x" * (200 * MIB) + '"')),
     "a card file nested a hundred thousand deep": ("card", lambda: b"name = " + b"[" * 100_000),
     "a card file with a key of eight thousand parts": ("card", lambda: b"a" + b".a" * 8_000 + b" = 1"),
+    "a file of roles with a pattern of 60 stars": ("roles", lambda: b'[roles]\n"' + b"*a" * 60 + b'" = "inputs"'),
     "a card file of 200 MiB": ("card", lambda: b"#" * (200 * MIB)),
     "a size of a hundred thousand digits": ("size", lambda: b"9" * 100_000),
     "32 MiB of beginnings of one message": (

@@ -160,4 +160,24 @@ grew at most while it read.
 
 _LIMITS = "more than 20 s, or more than 3 GiB of address space"
 
-_DEFECTS = ""
+_DEFECTS = """
+## What was found, and is fixed
+
+Each of these ended in a traceback, or without end, when this began; `tests/unit/test_hostile.py` has their tests.
+
+- Sizes of hundreds of digits became infinity, or passed what Python turns into text: on the command line, in card files, in
+  out-of-memory messages, in JSON. An "Unpadded size" that is none.
+- JSON: whole numbers without a ratio, half a pair of surrogates (read, and never to be written again), a key twice, NaN, a
+  fit whose asked batch is not in its proof, a baseline that names a role of a layer twice.
+- Card files nested without end, or with numbers of thousands of digits.
+- Captures whose layer table points at values, operations or arguments that are not there.
+- Modules whose instructions do not fit together: a call with other operands than its computation takes, a tuple of other
+  elements, a branch or a loop without its parts, an end without its beginning, a schedule that reads before it writes. XLA
+  writes none of them; `jaxmem/xla/verify.py` refuses them all.
+- Sixty computations, each called twice by the next, were followed 2^60 times; ten thousand inside one another ended
+  Python's stack; so did a backend configuration nested without end.
+- Texts with the beginning of a message again and again took the square of their length; a pattern of many stars in a file of
+  roles took time that doubles with each.
+- A gzip file or a capture of a megabyte could unpack to a gigabyte, and that to many in memory: now to a hundred times its
+  size at most, or 64 MiB. Files of any size, and devices without end, were read whole.
+"""

@@ -23,6 +23,7 @@ from jaxmem.codec import encode
 from jaxmem.compilers.autotune import read_recorded
 from jaxmem.devices.own import load_card
 from jaxmem.difference import diff_reports
+from jaxmem.dump.roles import read_roles
 from jaxmem.errors import JaxmemError
 from jaxmem.formula import derive_formula
 from jaxmem.lowering import AUTOTUNE_RESULTS_OPTION
@@ -229,6 +230,15 @@ def _baseline(random: Random) -> bytes:
     return changed_json(_baselines(), random).encode(errors="surrogatepass")
 
 
+ROLES = (
+    '[roles]\n"params*" = "parameters"\n"opt_state*.mu*" = "optimizer_first_moment"\n2 = "inputs"\n"0-1" = "inputs"\n',
+)
+
+
+def _roles(random: Random) -> bytes:
+    return changed_text(random.choice(ROLES), random, ROLES)
+
+
 def _message(random: Random) -> bytes:
     return changed_text(random.choice(_messages()), random, _messages())
 
@@ -328,7 +338,7 @@ READERS = (
         name="dump",
         what="an HloProto explained, to the page",
         make=_proto,
-        read=_in_file(lambda path: _show(explain_dump(path)), ".hlo.pb"),
+        read=_in_file(lambda path: _show(explain_dump(path)), ".cpu_after_optimizations.hlo.pb"),
         share=0.003,
     ),
     Reader(
@@ -349,9 +359,16 @@ READERS = (
         read=_in_file(lambda path: [one.side("old") for one in baseline.read(path)], ".json"),
         share=0.015,
     ),
+    Reader(
+        name="roles",
+        what="files of roles for dumps (TOML)",
+        make=_roles,
+        read=_in_file(lambda path: read_roles(path).roles(("params['w']", "opt_state[0].mu['w']", "x")), ".toml"),
+        share=0.05,
+    ),
     Reader(name="card", what="card files (TOML)", make=_card, read=_in_file(_read_card, ".toml"), share=0.3),
     Reader(name="message", what="out-of-memory messages, to the page", make=_message, read=_read_message, share=0.25),
-    Reader(name="size", what="sizes on the command line", make=_size, read=_read_size, share=0.261),
+    Reader(name="size", what="sizes on the command line", make=_size, read=_read_size, share=0.211),
     Reader(
         name="autotune",
         what="files of autotune results",

@@ -132,7 +132,7 @@ class _Reader:
 
     def number(self, key: str) -> float:
         value = self._content[key]
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < _MOST:
             raise self.error(key, "a number above 0")
         return float(value)
 

@@ -15,14 +15,18 @@ import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from jaxmem.errors import InputError
+from jaxmem.files import read_bounded
 from jaxmem.roles import STATE_ROLES, Role
 
 ROLES_OF_ARGUMENTS = tuple(role for role in Role if role in STATE_ROLES or role is Role.INPUTS)
-_NUMBERS = re.compile(r"(\d+)(?:-(\d+))?")
+_NUMBERS = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+_LIMIT_BYTES = 2**17
+"""A thousand names and more."""
 _SHOWN = 8
 
 
@@ -59,10 +63,9 @@ def read_roles(path: Path) -> RoleTable:
     Raises:
         InputError: it cannot be read, is neither TOML nor JSON, or says something else than roles of arguments.
     """
+    data = read_bounded(path, limit_bytes=_LIMIT_BYTES)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text: byte {error.start} is not UTF-8.") from error
     try:
@@ -82,7 +85,9 @@ def read_roles(path: Path) -> RoleTable:
 def _role(path: Path, key: str, value: Any) -> Role:
     known = [role.value for role in ROLES_OF_ARGUMENTS]
     if value not in known:
-        raise InputError(f"{path}: {key!r} has the role {value!r}. Roles of arguments: {', '.join(known)}.")
+        raise InputError(
+            f"{path}: {key[:60]!r} has the role {repr(value)[:60]}. Roles of arguments: {', '.join(known)}."
+        )
     return Role(value)
 
 
@@ -90,8 +95,7 @@ def _matches(pattern: str, number: int, name: str) -> bool:
     if numbers := _NUMBERS.fullmatch(pattern):
         return int(numbers[1]) <= number <= int(numbers[2] or numbers[1])
     # Brackets are part of many names, so they are no pattern here.
-    expression = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
-    return re.fullmatch(expression, name, re.DOTALL) is not None
+    return fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

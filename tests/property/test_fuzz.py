@@ -12,6 +12,7 @@ EXECUTIONS = {
     "json": 150,
     "baseline": 100,
     "card": 600,
+    "roles": 600,
     "message": 400,
     "size": 1500,
     "autotune": 300,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.fuzz.hostile import HOSTILE
-from benchmarks.fuzz.readers import DATA, archive, outcome_of, reader_of
+from benchmarks.fuzz.readers import CARDS, DATA, archive, outcome_of, reader_of
 from jaxmem.capture import load
 from jaxmem.capture.file import unpack
 from jaxmem.codec import Mismatch, decode, parse_json
@@ -75,6 +75,11 @@ def test_a_card_with_more_memory_than_there_is(tmp_path: Path, memory: str) -> N
     with pytest.raises(InputError) as caught:
         load_card(card)
     assert len(str(caught.value)) < 500  # the digits are not said again
+
+
+def test_a_clock_of_four_hundred_digits() -> None:
+    card = CARDS[0].replace("2.505", "1" + "0" * 400)
+    assert "clock_ghz is a number above 0" in refusal("card", card.encode())
 
 
 def test_numbers_that_have_no_ratio_are_no_numbers() -> None:
