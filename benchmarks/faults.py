@@ -103,6 +103,10 @@ def _cache_work() -> Work:
     def cache(folder: Path) -> CaptureCache:
         return CaptureCache(folder, limit_bytes=limit_bytes, warn=_fail)
 
+    def prepare(folder: Path) -> None:
+        for key in KEYS:
+            cache(folder).put(key, old)
+
     def do(folder: Path) -> None:
         for key in KEYS:
             cache(folder).put(key, new)
@@ -117,7 +121,7 @@ def _cache_work() -> Work:
 
     return Work(
         name="put captures into a full cache, which evicts others",
-        prepare=lambda folder: [cache(folder).put(key, old) for key in KEYS] and None,
+        prepare=prepare,
         do=do,
         wrong=wrong,
     )
@@ -347,7 +351,7 @@ def bad_compilers() -> Iterator[Row]:
                 continue
             (Path(name) / "sitecustomize.py").write_text(_BAD_COMPILER.format(folder=name, what=code))
             process = command(Path(name), *COMPARE, "-v", *options, PYTHONPATH=name)
-            if group:
+            if isinstance(group, Path):
                 (group / "cgroup.procs").write_text(str(process.pid))
             status, out, err = ended(process)
             right = status == 0 and words in out + err and (out + err).count("3 cells, 1 of them failed") >= 1

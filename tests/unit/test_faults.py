@@ -37,7 +37,8 @@ def test_what_a_killed_process_left_in_the_cache_is_removed_an_hour_later(tmp_pa
     old, new = (tmp_path / "captures" / f".{name}.jaxmem.0123456789ab.unfinished" for name in ("old", "new"))
     for file in (old, new):
         file.write_bytes(b"half a capture")
-    os.utime(old, (time.time() - 4000,) * 2)
+    long_ago = time.time() - 4000
+    os.utime(old, (long_ago, long_ago))
     cache.put("0" * 64, load(LOOPED))
     assert not old.exists()
     assert new.exists()  # somebody may be writing it now
