@@ -12,6 +12,7 @@ from jaxmem.formula import Formula, derive_formula
 from jaxmem.hidden import hidden_need
 from jaxmem.lowering import AUTOTUNE_RESULTS_OPTION
 from jaxmem.need import code_bytes
+from jaxmem.pause import collecting_paused
 from jaxmem.profile import profile_memory
 from jaxmem.reconcile import compiled_rows, reconcile
 from jaxmem.result import (
@@ -35,6 +36,11 @@ def read_report(capture: Capture, *, origin: str = "the capture") -> Report:
         InputError: the module in the capture is damaged, or has no buffer assignment.
         InvariantError: a sum that must close does not.
     """
+    with collecting_paused():
+        return _read_report(capture, origin)
+
+
+def _read_report(capture: Capture, origin: str) -> Report:
     module, assignment = read_hlo_proto(capture.hlo_proto, origin=origin)
     if assignment is None:
         raise InputError(f"The module in {origin} has no buffer assignment. Capture the program again.")

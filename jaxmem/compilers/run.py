@@ -24,7 +24,7 @@ _REFUSED_OPTION = ("No such compile option", "While setting option")
 """How XLA begins to complain about an option (``xla/pjrt/pjrt_executable.cc``)."""
 _TOO_LARGE = "RESOURCE_EXHAUSTED"
 _NO_TILES, _TRITON_OPTION = "Couldn't find output tile sizes", "xla_gpu_enable_triton_gemm"
-_TPU_VARIABLES = {
+TPU_VARIABLES = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # otherwise a second process dies of the first one's lock file
     # Without these, libtpu asks Google Cloud what machine this is, and complains that nobody answers. The type need
     # not be that of the topology.
@@ -232,7 +232,7 @@ def _environment(lowering: Lowering, device: Device) -> Mapping[str, str]:
         "JAX_NUM_CPU_DEVICES": str(lowering.device_count),
         "JAX_ENABLE_COMPILATION_CACHE": "false",  # a cached compile dumps nothing
         "TF_CPP_MIN_LOG_LEVEL": "1",
-        **(_TPU_VARIABLES if device.platform == "tpu" else {}),
+        **(TPU_VARIABLES if device.platform == "tpu" else {}),
     }
 
 

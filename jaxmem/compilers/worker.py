@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,20 @@ from jaxmem.unknown import Unknown
 
 
 def main(folder: Path) -> None:
-    """Do the job in ``folder`` (`jaxmem.compilers.job`)."""
+    """Do the job in ``folder`` in this process, which is there for nothing else."""
     _say(Step.START)
     _be_the_first_to_go()
     threading.Thread(target=_end_with_the_caller, args=(folder,), daemon=True).start()
+    do_job(folder, _say)
+
+
+def do_job(folder: Path, on_step: Callable[[Step], None]) -> None:
+    """Do the job in ``folder`` (`jaxmem.compilers.job`); ``on_step`` is told of every step that begins."""
     request = decode(Request, json.loads((folder / REQUEST).read_bytes()))
     devices = _devices(request)
     module = _parse((folder / MODULE).read_bytes())
     options = _compile_options(devices, module, request, folder / DUMP)
-    _say(Step.COMPILE)
+    on_step(Step.COMPILE)
     started = time.perf_counter()
     executable, failure = None, None
     try:
@@ -37,7 +43,7 @@ def main(folder: Path) -> None:
     except _compiler_error() as error:
         failure = str(error)
     compile_seconds = time.perf_counter() - started
-    _say(Step.COLLECT)
+    on_step(Step.COLLECT)
     answer = Answer(
         statistics=_statistics(executable),
         cost=_cost(executable),

@@ -10,16 +10,18 @@ Training with B examples, a step donated, needs at its peak
   followed back through reshapes to the operation that made it. Only this part grows with the depth of the network.
 - The working set and the gradients are the arrays that exist at the peak besides, by the live ranges of
   `jaxmem.formula.live_ranges`. A gradient lives from its own operation to its update, which comes at once.
-- Outputs: the results that replace no argument, and an address for each entry of the table that points at the results,
-  where there is more than one.
+- Outputs: the results that are written over no donated argument (`jaxmem.formula.donation`), and an address for each entry
+  of the table that points at the results, where there is more than one.
 
 Inference needs w + inputs + outputs + the working set: where every layer reads one map and writes one, the two largest
 successive maps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from jaxmem.formula.collectives import gathered_leaves, gathered_parameters, with_peak_of
+from jaxmem.formula.donation import slots
 from jaxmem.formula.equal import MOVEMENT
 from jaxmem.formula.leaves import Formula, Leaf
 from jaxmem.formula.live_ranges import find_live_ranges
@@ -60,14 +62,16 @@ def derive_formula(
         platform: whose backend is to compile it.
         threads: of the pool that a CPU program runs on; without it, what its library allocates is left out.
     """
-    ranges = find_live_ranges(table, platform=platform, replaced=_replaced(table, arguments, outputs), threads=threads)
+    used = _used_arguments(table)
+    outputs = _as_divided(table, outputs)
+    over = slots(arguments, outputs, used)
+    ranges = find_live_ranges(table, platform=platform, replaced=_replaced(table, over), threads=threads)
     gathered = gathered_parameters(table, arguments, ranges, platform=platform)
     ranges = with_peak_of(table, ranges, gathered)
-    used = _used_arguments(table)
     gradients = gradient_values(table, outputs)
     leaves = [
         *_argument_leaves(arguments, used, [table.values[value].divided_over for value in table.arguments]),
-        *_output_leaves(arguments, outputs, used, POINTER_BYTES[platform]),
+        *_output_leaves(arguments, outputs, over, POINTER_BYTES[platform]),
         *_value_leaves(table, ranges, gradients, outputs),
         *gathered_leaves(ranges, gathered),
         *_addition_leaves(ranges),
@@ -82,12 +86,31 @@ def derive_formula(
     )
 
 
-def _replaced(table: LayerTable, arguments: Sequence[Argument], outputs: Sequence[Output]) -> dict[int, int]:
+def _as_divided(table: LayerTable, outputs: Sequence[Output]) -> tuple[Output, ...]:
+    """The results as one device has them: where nobody chose, a result is divided as the array that it is.
+
+    What comes out of a program for one device (``shard_map``) is traced as the part that each device makes.
+    """
+    divided = []
+    for index, output in zip(table.outputs, outputs, strict=True):
+        value = table.values[index] if index is not None else None
+        if value is not None and value.shape == output.shape and value.divided_over > 1:
+            shape, over = output.shape, value.divided_over
+            place = next((place for place, size in enumerate(shape) if size % over == 0), None)
+            if place is not None:
+                output = replace(output, shape=(*shape[:place], shape[place] // over, *shape[place + 1 :]))
+        elif value is not None and len(value.shape) == len(output.shape) and value.elements < output.elements:
+            output = replace(output, shape=value.shape)
+        divided.append(output)
+    return tuple(divided)
+
+
+def _replaced(table: LayerTable, over: Mapping[int, int]) -> dict[int, int]:
     """Value of a donated argument → the value of the result that is written over it."""
     return {
-        table.arguments[output.argument_index]: value
-        for value, output in zip(table.outputs, outputs, strict=True)
-        if value is not None and output.argument_index is not None and arguments[output.argument_index].donated
+        table.arguments[argument]: value
+        for position, argument in over.items()
+        if (value := table.outputs[position]) is not None
     }
 
 
@@ -118,12 +141,11 @@ def _argument_leaves(arguments: Sequence[Argument], used: frozenset[int], divide
 
 
 def _output_leaves(
-    arguments: Sequence[Argument], outputs: Sequence[Output], used: frozenset[int], pointer_bytes: int
+    arguments: Sequence[Argument], outputs: Sequence[Output], over: Mapping[int, int], pointer_bytes: int
 ) -> list[Leaf]:
     leaves = []
-    for output in outputs:
-        replaced = output.argument_index
-        in_place = replaced is not None and replaced in used and arguments[replaced].donated
+    for position, output in enumerate(outputs):
+        in_place = position in over
         leaves.append(
             Leaf(
                 role=output.role if in_place else Role.OUTPUTS,
@@ -132,7 +154,7 @@ def _output_leaves(
                 elements=0,
                 bytes=output.logical_bytes,
                 counted=not in_place,
-                why="written over the argument it replaces" if in_place else "a result has memory of its own",
+                why=f"written over {arguments[over[position]].path}" if in_place else "a result has memory of its own",
                 path=output.path,
                 is_result=True,
             )

@@ -57,15 +57,11 @@ def find_equals(table: LayerTable, *, merges_remat: bool) -> Equals:
             elsewhere the barriers that JAX puts in its way hold.
     """
     of = list(range(len(table.values)))
-    constant = [value.operation is None and value.argument is None for value in table.values]
+    constant = find_constants(table)
     known: dict[tuple[str, str, str, tuple[int, ...]], Sequence[int]] = {}
     kept = []
     for index, operation in enumerate(table.operations):
         operands = tuple(of[operand] for operand in operation.operands)
-        depends = any(not constant[operand] for operand in operands)
-        for result in operation.results:
-            # What goes round in a loop begins as a constant and does not stay one.
-            constant[result] = not depends and not operation.hands_on
         if same := moved(operation, table.values):
             for result, operand in same:
                 of[result] = of[operand]
@@ -94,6 +90,32 @@ def find_equals(table: LayerTable, *, merges_remat: bool) -> Equals:
     return Equals(
         of=tuple(of), constant=tuple(constant), operations=tuple(reversed(live)), scattered_into=scattered_into
     )
+
+
+def find_constants(table: LayerTable) -> list[bool]:
+    """For each value whether it depends on no argument: a literal, and what is made of such values alone.
+
+    What a loop carries begins as a constant often, as zeros, and stays one only if what a turn leaves is one too, as a
+    counter. So a number that is carried is taken for what it begins as, until a turn is found to leave something else. Larger
+    arrays that go round have memory of their own in any case.
+    """
+    values, changing = table.values, set[int]()
+    while True:
+        constant = [value.operation is None and value.argument is None for value in values]
+        for operation in table.operations:
+            sources = operation.operands[: operation.hands_on or None]
+            made = all(constant[source] for source in sources)
+            for result in operation.results:
+                goes_round = operation.hands_on and (values[result].elements > 1 or result in changing)
+                constant[result] = made and not goes_round
+        left = {
+            value.continues
+            for value, is_constant in zip(values, constant, strict=True)
+            if value.continues is not None and constant[value.continues] and not is_constant
+        }
+        if not left:
+            return constant
+        changing |= left
 
 
 def _join_scatters(table: LayerTable, of: list[int], constant: Sequence[bool], kept: list[int]) -> dict[int, int]:

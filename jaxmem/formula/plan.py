@@ -182,10 +182,13 @@ class Plan:
         """Whether a value is an argument of the program."""
         return self.table.values[value].argument is not None
 
-    def kernels_computing(self, value: int) -> set[int]:
-        """The kernels in which a value is computed: its own, or those of its readers where it is virtual."""
+    def kernels_computing(self, values: Iterable[int]) -> set[int]:
+        """The kernels in which values are computed: their own, or those of their readers where they are virtual.
+
+        One walk for all of them: what they have in common, the whole program below a step count, is visited once.
+        """
         found: set[int] = set()
-        waiting, seen = [self.swallowed.get(value, value)], set()
+        waiting, seen = [self.swallowed.get(value, value) for value in values], set[int]()
         while waiting:
             one = waiting.pop()
             if one in seen:

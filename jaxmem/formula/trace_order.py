@@ -7,7 +7,7 @@ autodiff keeps is kept; it exists until the last operation that reads it, direct
 
 from collections.abc import Sequence
 
-from jaxmem.formula.equal import moved
+from jaxmem.formula.equal import find_constants, moved
 from jaxmem.formula.fusion import CONTRACTIONS, IN_MEMORY
 from jaxmem.formula.loops import carried_in_place
 from jaxmem.formula.ranges import LiveRanges
@@ -34,11 +34,8 @@ def live_ranges_in_trace_order(table: LayerTable) -> LiveRanges:
     order = run_order(operations)
     position = {index: place for place, index in enumerate(order)}
     origin = carried_in_place(table)
-    constant = [value.operation is None and value.argument is None for value in values]
+    constant = find_constants(table)
     for operation in operations:
-        depends = [operand for operand in operation.operands if not constant[operand]]
-        for result in operation.results:
-            constant[result] = not depends
         for result, operand in moved(operation):
             origin[result] = origin[operand]
 

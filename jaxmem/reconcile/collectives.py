@@ -15,11 +15,19 @@ from jaxmem.reconcile.book import Book
 from jaxmem.reconcile.evidence import Name
 from jaxmem.roles import Role
 
+_ASKED_FOR = frozenset(
+    """all_gather all_gather_invariant all_gather_reduced all_to_all ppermute psum psum_invariant pmax pmin reduce_scatter
+    unreduced_psum unreduced_reduce_scatter""".split()
+)
+"""JAX's primitives that exchange data between devices."""
+
 
 def explain_collectives(book: Book) -> None:
     """What came from other devices, or goes to them: parameters gathered for the forward pass, and all that no formula has."""
     spoken_of = _SpokenOf(book)
     _explain_gathered(book, spoken_of)
+    _explain_asked_for(book)
+    _explain_parts_of_results(book)
     for identifier in list(book.open):
         buffer = book.evidence.buffers[identifier]
         node = book.evidence.attributions[identifier].node
@@ -30,6 +38,52 @@ def explain_collectives(book: Book) -> None:
             kind, sent, text = found
             book.row_of(buffer).add(
                 kind, book.settle(buffer), buffer=book.evidence.label(buffer), instruction=sent, formula=text
+            )
+
+
+def _explain_asked_for(book: Book) -> None:
+    """Collectives that the program itself calls, under JAX's own names: each result is a leaf, each leaf serves once."""
+    evidence, dataflow = book.evidence, book.evidence.facts.dataflow
+    waiting: dict[Name, list[Leaf]] = {}
+    for leaf in book.formula.leaves:
+        if leaf.primitive in _ASKED_FOR and leaf.role is not Role.COLLECTIVES:
+            waiting.setdefault((leaf.layer, leaf.primitive, leaf.elements), []).append(leaf)
+    for identifier in list(book.open) if waiting else ():
+        buffer = evidence.buffers[identifier]
+        node = evidence.attributions[identifier].node
+        if node is None or book.role(buffer) is not Role.COLLECTIVES:
+            continue
+        leaves = waiting.get(evidence.name(dataflow.nodes[dataflow.origins[node]]), [])
+        leaf = next((each for each in leaves if each.bytes == buffer.logical_bytes == book.open[identifier]), None)
+        if leaf is None:
+            continue
+        leaves.remove(leaf)
+        held, label = book.settle(buffer), evidence.label(buffer)
+        if leaf.counted:
+            row = book.row(leaf.role, leaf.layer)
+            row.add("counted under another role", -held, buffer=label, role=str(Role.COLLECTIVES), formula=leaf.text)
+        book.row_of(buffer).add("asked for by the program", held, buffer=label, formula=leaf.text)
+
+
+def _explain_parts_of_results(book: Book) -> None:
+    """What one device has of a result of the program, a loss, that is the sum over all of them."""
+    results = {leaf.path: leaf for leaf in book.formula.leaves if leaf.is_result and leaf.path}
+    evidence, dataflow = book.evidence, book.evidence.facts.dataflow
+    for identifier in list(book.open):
+        buffer = evidence.buffers[identifier]
+        node = evidence.attributions[identifier].node
+        readers = list(dataflow.readers(node)) if node is not None else []
+        if len(readers) != 1 or readers[0].instruction.opcode not in SUMS or len(readers[0].operands) != 1:
+            continue
+        position = evidence.facts.output_of(readers[0].index)
+        leaf = results.get(book.outputs[position].path) if position is not None else None
+        if leaf is not None and leaf.bytes == buffer.logical_bytes:
+            book.row_of(buffer).add(
+                "awaits the sum over devices",
+                book.settle(buffer),
+                buffer=evidence.label(buffer),
+                instruction=readers[0].instruction.name,
+                formula=leaf.text,
             )
 
 

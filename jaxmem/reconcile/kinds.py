@@ -27,8 +27,8 @@ KINDS: dict[str, str] = {
     "inside an operation": "an intermediate of the operation named, which JAX lowers to a function of several instructions, "
     "none of them under the operation's own name",
     "depends on no argument": "no argument of the program flows into the buffer: zeros, index ramps, literals",
-    "awaits the sum over devices": "the part of the gradient named that one device made; the collective named, of which it is "
-    "an operand, adds up the parts of all",
+    "awaits the sum over devices": "the part of the gradient, or of the result, named that one device made; the collective "
+    "named, of which it is an operand, adds up the parts of all",
     "whole before it is divided": "the gradient named, as the collective named leaves it on every device before each takes its "
     "part",
     "gathered from the devices": "the result of an all-gather of the argument or instruction named, or of a sum in which each "
@@ -38,6 +38,8 @@ KINDS: dict[str, str] = {
     "leaf named, and as many elements as they have together; of a reduce-scatter, this device's part of them",
     "packed for the devices": "the instructions named, each of which is a leaf named, side by side in one array that only a "
     "collective reads, and as many elements as they have together",
+    "asked for by the program": "the result of a collective that the program itself calls: the leaf named, under its own "
+    "name and of its size",
     "exchanged between the devices": "the result of another collective, made from the instruction named, which is the leaf "
     "named, and as many elements",
     "not made by the compiler": "the formula expects the backend to make the array named for its own sake, and no buffer of "
@@ -51,6 +53,8 @@ KINDS: dict[str, str] = {
     "slot lent out": "the result is not written yet, and the buffer named uses its memory",
     "result in another order": "the new state named, complete, in the order that the library wants; the only reader turns it "
     "into the order that the caller wants, and is the result",
+    "written over an argument": "the result named lies in the memory of the donated argument named, as the formula has "
+    "it, and is there at the peak in its place",
     "donation refused": "the argument was donated, but XLA gave the result memory of its own",
     "layout padding": "the layout of the buffer named is tiled",
     "code of the program": "the compiled program itself, which this backend keeps in main memory; as the compiler reports it",

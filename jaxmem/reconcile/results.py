@@ -1,5 +1,7 @@
 """Results of the program: they have memory from the start."""
 
+from collections.abc import Iterable
+
 from jaxmem.formula import Leaf
 from jaxmem.profile import Buffer, Segment
 from jaxmem.reconcile.book import Book, Row
@@ -22,26 +24,38 @@ def explain_outputs(book: Book) -> None:
     for places in by_path.values():
         # A result that a loop writes has several buffers in one place; the one that is there at the peak speaks for it.
         places.sort(key=lambda buffer: not book.evidence.is_live(buffer))
+    idle: dict[int, list[int]] = {}
+    for index, (segment, _) in enumerate(book.idle):
+        idle.setdefault(segment.allocation, []).append(index)
+    lent = {each.index: each for each in book.profile.allocations if each.is_parameter_aliased_with_output}
+    paths = {argument.parameter_number: argument.path for argument in book.arguments}
     for leaf in book.formula.leaves:
-        if not leaf.is_result:
+        if not (leaf.is_result and by_path.get(leaf.path)):
             continue
-        if by_path.get(leaf.path):
-            place = by_path[leaf.path].pop(0)
-            _explain_place(book, book.row(leaf.role, leaf.layer), leaf, place, refused=leaf.path in donated)
+        place = by_path[leaf.path].pop(0)
+        if not leaf.counted and (slot := lent.get(place.allocation)) is not None:
+            held, path = book.settle(place), paths.get(slot.parameter_number, "")
+            book.row_of(place).add(
+                "written over an argument", held, buffer=book.evidence.label(place), argument=path, formula=leaf.text
+            )
+            continue
+        row = book.row(leaf.role, leaf.layer)
+        _explain_place(book, row, leaf, place, idle.get(place.allocation, ()), refused=leaf.path in donated)
 
 
 def _is_table(book: Book, buffer: Buffer) -> bool:
     return book.profile.instruction(buffer).shape.subshape(buffer.leaf[1]).is_tuple
 
 
-def _explain_place(book: Book, row: Row, leaf: Leaf, place: Buffer, *, refused: bool) -> None:
+def _explain_place(book: Book, row: Row, leaf: Leaf, place: Buffer, idle: Iterable[int], *, refused: bool) -> None:
     evidence = book.evidence
     live = book.settle(place)
     waiting = 0
-    for index, (segment, role) in enumerate(book.idle):
+    for index in idle:
+        segment, role = book.idle[index]
         low = max(segment.offset, place.offset)
         high = min(segment.offset + segment.size_bytes, place.offset + place.size_bytes)
-        if segment.allocation == place.allocation and role is Role.OUTPUTS and low < high:
+        if role is Role.OUTPUTS and low < high:
             waiting += high - low
             book.idle[index] = (
                 Segment(

@@ -94,6 +94,8 @@ def _handed_on(
     passed: Mapping[int, tuple[int, int]],
 ) -> Division | None:
     """The division of a result, from the operands that are divided."""
+    if values[result].dtype == "token":
+        return None  # where a loop or a branch begins and ends; its operands are not those of the equation
     shape = values[result].shape
     if operation.hands_on:
         outer, lost = passed.get(result, (result, 0))

@@ -1,7 +1,9 @@
 """The formula's own compiler in small: what is computed once, in which order kernels run, who lies where."""
 
+from dataclasses import replace
+
 from jaxmem.formula.backends.cpu_library import convolution_bytes
-from jaxmem.formula.equal import find_equals
+from jaxmem.formula.equal import find_constants, find_equals
 from jaxmem.formula.packing import Interval, gap_bytes
 from jaxmem.formula.schedule import (
     Array,
@@ -218,3 +220,36 @@ def test_what_a_convolution_of_the_library_holds() -> None:
     packed = 4 * 9 * 16 * 16
     assert convolution_bytes(*convolved(1), threads=1) == packed + 4 * 2 * 16 * 34 * 34
     assert convolution_bytes(*convolved(0), threads=1) == packed + 4 * 2 * 16 * 30 * 30 * 9
+
+
+def test_what_a_loop_carries_is_a_constant_only_if_every_turn_leaves_one() -> None:
+    """A counter (value 2) begins as a literal and is stepped by one; a sum (value 3) begins as zeros and takes in arguments."""
+    shapes = [Value(shape=(), dtype="float32", itemsize_bits=32, argument=0)]
+    shapes += [Value(shape=(), dtype="float32", itemsize_bits=32) for _ in range(7)]
+    shapes[6], shapes[7] = replace(shapes[6], continues=2), replace(shapes[7], continues=3)
+
+    def step(primitive: str, operands: tuple[int, ...], result: int, hands_on: int = 0) -> Operation:
+        return Operation(
+            primitive=primitive,
+            scope="",
+            layer="",
+            phase=Phase.FORWARD,
+            operands=operands,
+            results=(result,),
+            hands_on=hands_on,
+        )
+
+    operations = (
+        step("while", (1,), 2, hands_on=1),
+        step("while", (1,), 3, hands_on=1),
+        step("add", (2,), 4),
+        step("add", (3, 0), 5),
+        step("while", (4,), 6, hands_on=1),
+        step("while", (5,), 7, hands_on=1),
+    )
+    shapes = [
+        replace(value, operation=next((n for n, each in enumerate(operations) if index in each.results), None))
+        for index, value in enumerate(shapes)
+    ]
+    loop = LayerTable(values=tuple(shapes), operations=operations, arguments=(0,), outputs=(6, 7))
+    assert find_constants(loop) == [False, True, True, False, True, False, True, False]

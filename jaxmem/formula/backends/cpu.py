@@ -308,7 +308,7 @@ def spread_operands(plan: Plan) -> None:
                     )
                 )
                 plan.add_kernel(index, plan.arrays_of(fusion.sources(operand)), spread[operand, shape])
-            for kernel in sorted(plan.kernels_computing(operation.results[0])):
+            for kernel in sorted(plan.kernels_computing(operation.results[:1])):
                 plan.extend(kernel, reads=spread[operand, shape])
 
 
@@ -340,12 +340,7 @@ def copied_arguments(plan: Plan) -> None:
     for argument, found in readers.items():
         new = plan.equals.of[plan.replaced[argument]]
         if new in plan.array_of and any(operation.phase is Phase.BACKWARD for operation in found):
-            kernels = {
-                kernel
-                for operation in found
-                for result in operation.results
-                for kernel in plan.kernels_computing(result)
-            }
+            kernels = plan.kernels_computing(result for operation in found for result in operation.results)
             reading[argument] = sorted(kernels)
     updates = {argument: plan.kernel_of[plan.array_of[plan.equals.of[plan.replaced[argument]]]] for argument in reading}
     before = waits_for(plan, [*{kernel for kernels in reading.values() for kernel in kernels}, *set(updates.values())])

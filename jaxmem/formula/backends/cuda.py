@@ -166,7 +166,7 @@ def _masked_values(plan: Plan) -> dict[tuple[tuple[int, ...], str], list[int]]:
 def _zeros_with_relu(plan: Plan, index: int, masked: Sequence[int], zeros: Addition) -> int:
     """Let the kernel of the first ReLU that writes its result write the zeros too, and all others read them."""
     (array,) = plan.add(zeros)
-    kernels = dict.fromkeys(kernel for value in masked for kernel in sorted(plan.kernels_computing(value)))
+    kernels = dict.fromkeys(kernel for value in masked for kernel in sorted(plan.kernels_computing((value,))))
     own = [plan.array_of[plan.swallowed.get(value, value)] for value in masked if _is_written_relu(plan, value)]
     if own:
         first = plan.kernel_of[own[0]]

@@ -1,0 +1,1 @@
+"""How time and memory after the compile grow with the program."""
