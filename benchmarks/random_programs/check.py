@@ -89,7 +89,12 @@ def capture_of(plan: Plan, device: str, kept: Path | None = None) -> Capture:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Some donated buffers were not usable")
         traced = trace(program, platforms=(target.platform,))
-        lowering = traced.lowering
+        try:
+            lowering = traced.lowering
+        except ValueError as error:
+            if "is not supported by dot_general" not in str(error):
+                raise
+            raise NoProgram(f"JAX lowers no such program for {target.platform}: {error}") from error
     table = layer_table(traced.closed_jaxpr, traced.arguments)
     if kept is None:
         return compile_lowering(lowering, table, target, timeout=None)
