@@ -11,6 +11,7 @@ defect: it is listed, and the command ends with 1. Executions go on where the re
 
 import argparse
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -152,7 +153,7 @@ def hostile_here(name: str) -> Case:
         reader=reader_name,
         input_bytes=len(data),
         outcome=outcome,
-        said=said.splitlines()[0][:160] if said else "",
+        said=re.sub(r"\S*/jaxmem-fuzz-\w+/", "", said.splitlines()[0])[:160] if said else "",
         seconds=time.process_time() - begun,
         growth_bytes=max(0, _resident("VmHWM") - before),
     )
