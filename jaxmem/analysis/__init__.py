@@ -14,6 +14,7 @@ from jaxmem.analysis.comparing import compare, compare_targets
 from jaxmem.analysis.diffing import diff
 from jaxmem.analysis.explaining import explain_oom
 from jaxmem.analysis.gemm import Gemm, gemm_options, with_gemm_range
+from jaxmem.analysis.measuring import refuse_early, with_measurement
 from jaxmem.analysis.planning import Question, fit, fit_target
 from jaxmem.analysis.targets import Progress, Target, program_of, silent
 from jaxmem.analysis.together import analyze_together
@@ -27,6 +28,7 @@ from jaxmem.dump.roles import read_roles
 from jaxmem.errors import UsageError
 from jaxmem.formula import derive_formula
 from jaxmem.lowering import AUTOTUNE_RESULTS_OPTION
+from jaxmem.measure import refuse_elsewhere
 from jaxmem.program import Program
 from jaxmem.quiet import start_jax
 from jaxmem.result import DumpFolder, EstimateReport, Report, Reports
@@ -56,9 +58,13 @@ __all__ = [
 
 def analyze_target(target: Target, *, progress: Progress = silent) -> Report:
     """Formula, compile and reconciliation of what a person named."""
+    if target.measure:
+        refuse_early(target)
     capture = capture_target(target, progress=progress)
     progress("reading what the compiler left", 0.0)
     report = read_report(capture, origin=target.text)
+    if target.measure:
+        report = with_measurement(report, capture, progress)
     if target.gemm != "both":
         return report
     return with_gemm_range(report, capture, lambda: capture_target(replace(target, gemm="cublas"), progress=progress))
@@ -100,11 +106,14 @@ def analyze(
     device: str = "cpu",
     gemm: Gemm | None = None,
     autotune_results: str | Path | None = None,
+    measure: bool = False,
     use_cache: bool = True,
     progress: Progress = silent,
     **keywords: Any,
 ) -> Report:
-    """How much memory a function needs on a device, and where every byte goes. Nothing is run or allocated.
+    """How much memory a function needs on a device, and where every byte goes.
+
+    Nothing is run or allocated, unless measuring is asked for.
 
     Args:
         fn: a function and its arguments as `Program` takes them (plain or jitted, NNX and Equinox modules, arrays or
@@ -113,6 +122,8 @@ def analyze(
         gemm: on a GPU, the backend of matrix products: ``"triton"``, ``"cublas"``, or ``"both"`` for a range of required
             bytes, which takes a second compile; None leaves it to XLA.
         autotune_results: a file that XLA wrote on the card (``xla_gpu_dump_autotune_results_to``).
+        measure: also run the program once, on the attached device, in a fresh process; its arguments are made there, of
+            zeros and small constants.
         use_cache: look for, and keep, the capture in the user's cache.
         progress: told what is being done.
         keywords: those of `Program` (``donate_argnums``, ``roles``, ``name``, ...), and the function's own.
@@ -122,6 +133,8 @@ def analyze(
     """
     cache = CaptureCache() if use_cache else None
     program, target = _program(fn, args, keywords), find_device(device)
+    if measure:
+        refuse_elsewhere(target)
     if autotune_results is not None:
         program = program.with_compiler_options([(AUTOTUNE_RESULTS_OPTION, str(autotune_results))])
 
@@ -132,6 +145,8 @@ def analyze(
 
     capture = capture_with(gemm)
     report = read_report(capture)
+    if measure:
+        report = with_measurement(report, capture, progress)
     return with_gemm_range(report, capture, lambda: capture_with("cublas")) if gemm == "both" else report
 
 

@@ -29,6 +29,7 @@ class Target:
         gemm: the backend of a GPU's matrix products: ``triton``, ``cublas``, or ``both`` for a range; None leaves it
             to XLA.
         use_cache: look for, and keep, the capture in the user's cache.
+        measure: run it too, on the attached device.
     """
 
     text: str
@@ -41,6 +42,7 @@ class Target:
     sharding: str | None = None
     gemm: str | None = None
     use_cache: bool = True
+    measure: bool = False
 
 
 def program_of(target: Target) -> Program:

@@ -35,8 +35,8 @@ _ABANDONED_SECONDS = 3600.0
 Versions = tuple[tuple[str, str], ...]
 
 READERS = frozenset(
-    """assemble attribution cli difference dump formula hidden need oom pause planner profile pytest_plugin reconcile report
-    result together verdict xla""".split()
+    """assemble attribution cli difference dump formula hidden measure need oom pause planner profile pytest_plugin reconcile
+    report result together verdict xla""".split()
 )
 """The rooms of jaxmem that only read captures: what changes there changes no capture."""
 

@@ -35,6 +35,7 @@ class TargetType(Protocol):
         sharding: str | None,
         gemm: str | None,
         use_cache: bool,
+        measure: bool,
     ) -> Any: ...
 
 

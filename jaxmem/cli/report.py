@@ -1,8 +1,8 @@
 """Formula, compile and reconciliation: what the program needs, and where every byte goes.
 
-The program is compiled, never run, and nothing is allocated on a device. A saved report is printed again. An XLA dump
-(*.hlo.pb, or the folder of xla_dump_to) of any framework is read as it is: --roles says what its arguments are for, -d for
-which device it was compiled; of a folder with several modules, they are listed.
+The program is compiled, never run, and nothing is allocated on a device, unless --measure asks for it. A saved report
+is printed again. An XLA dump (*.hlo.pb, or the folder of xla_dump_to) of any framework is read as it is: --roles says what its
+arguments are for, -d for which device it was compiled; of a folder with several modules, they are listed.
 Ends with 1 where the program needs more than --limit, or does not fit a device named with -d.
 """
 
@@ -31,6 +31,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     shared.add_resident_option(parser)
     parser.add_argument(
         "--roles", metavar="FILE", type=Path, help="what the arguments of a dump are for, in TOML or JSON"
+    )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="also run it once on the attached device, in a fresh process, and lay the measured peak beside the rest",
     )
     group = shared.add_output_options(parser, file_help="write the answer to a file instead of stdout")
     shared.add_format_option(group)

@@ -96,6 +96,7 @@ def requested(options: argparse.Namespace, analysis: Analysis, *, open_batch: bo
             sharding=(options.sharding or "data") if kind is Kind.ZOO and mesh else None,
             gemm=getattr(options, "gemm", None),
             use_cache=not getattr(options, "no_cache", False),
+            measure=getattr(options, "measure", False),
         )
         for one_mode in modes
         for device in devices
@@ -125,6 +126,8 @@ def refuse_options(options: argparse.Namespace, kind: Kind) -> None:
         )
         if value
     ]
+    if kind is Kind.REPORT and getattr(options, "measure", False):
+        given.append("--measure")
     if given:
         raise UsageError(
             f"{options.program} is {kind.value}: {', '.join(given)} cannot change it. "

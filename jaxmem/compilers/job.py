@@ -31,6 +31,7 @@ class Step(StrEnum):
 
     START = "jaxmem-worker: start"
     COMPILE = "jaxmem-worker: compile"
+    RUN = "jaxmem-worker: run"
     COLLECT = "jaxmem-worker: collect"
 
 

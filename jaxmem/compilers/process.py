@@ -1,4 +1,4 @@
-"""Running the worker process: started, listened to, and gone afterwards whatever happens."""
+"""Running a worker process: started, listened to, and gone afterwards whatever happens."""
 
 import os
 import shutil
@@ -8,15 +8,43 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+import jaxmem
 from jaxmem.compilers.job import Step
 from jaxmem.errors import EnvironmentFailure
 
 Progress = Callable[[str, float], None]
 """Called as a phase begins, with its name for people and the seconds since the work began."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a worker process does, and how its end is told.
+
+    Attributes:
+        module: run as ``python -m MODULE FOLDER``.
+        process: what people call it, "compiling process".
+        crash: what a signal says about it.
+        overtime: what ran out of time, and what to do; ``{seconds}`` stands for the time it had.
+    """
+
+    module: str
+    process: str
+    crash: str
+    overtime: str
+
+
+COMPILING = Work(
+    module="jaxmem.compilers.worker",
+    process="compiling process",
+    crash="That is a crash of the compiler itself; another version of jaxlib may not have it.",
+    overtime="The compiler did not finish within {seconds:g} seconds and was stopped. "
+    "Allow it more time, or try a smaller program.",
+)
 
 WORDS = "stderr"
 """The file in the job folder that holds what the worker wrote to its standard error."""
@@ -43,7 +71,11 @@ def job_folder() -> Iterator[Path]:
 
 
 def run_worker(
-    folder: Path, environment: Mapping[str, str], on_step: Callable[[Step, float], None], timeout: float | None
+    folder: Path,
+    environment: Mapping[str, str],
+    on_step: Callable[[Step, float], None],
+    timeout: float | None,
+    work: Work = COMPILING,
 ) -> None:
     """Run the worker on a job folder until it has ended well.
 
@@ -52,6 +84,7 @@ def run_worker(
         environment: variables of the worker.
         on_step: told of every step as it begins, with the seconds since the start of the process.
         timeout: seconds after which the worker is killed; None waits as long as it takes.
+        work: what it does.
 
     Raises:
         EnvironmentFailure: it could not be started, crashed, was killed, or ran out of time; with its own last words.
@@ -60,7 +93,7 @@ def run_worker(
     started = time.monotonic()
     timed_out = threading.Event()
     with words.open("wb") as stderr:
-        process = _start(folder, environment, stderr.fileno())
+        process = _start(work, folder, environment, stderr.fileno())
     _running.add(process)
 
     def stop() -> None:
@@ -88,12 +121,9 @@ def run_worker(
             if pipe is not None:
                 pipe.close()
     if timed_out.is_set():
-        raise EnvironmentFailure(
-            f"The compiler did not finish within {timeout:g} seconds and was stopped. "
-            "Allow it more time, or try a smaller program."
-        )
+        raise EnvironmentFailure(work.overtime.format(seconds=timeout))
     if status != 0:
-        raise EnvironmentFailure(f"{_failure(status, last_words(words))}{if_disk_is_full(folder)}")
+        raise EnvironmentFailure(f"{_failure(work, status, last_words(words))}{if_disk_is_full(folder)}")
 
 
 def if_disk_is_full(folder: Path) -> str:
@@ -109,9 +139,26 @@ def stop_workers() -> None:
         _kill(process)
 
 
-def _start(folder: Path, environment: Mapping[str, str], stderr: int) -> subprocess.Popen[bytes]:
+def worker_environment(configuration: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """A worker's variables: the caller's, but of JAX's settings only those given.
+
+    Every JAX setting can be given as a variable of its own name in capitals, which is parsed as JAX itself would.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "PYTHON"))}
+    environment |= {name.upper(): value for name, value in configuration}
+    package_parent = str(Path(jaxmem.__file__).parents[1])
+    inherited = os.environ.get("PYTHONPATH")
+    return environment | {
+        "PYTHONPATH": os.pathsep.join([package_parent, inherited] if inherited else [package_parent]),
+        "PYTHONUNBUFFERED": "1",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",  # a cached compile dumps nothing
+        "TF_CPP_MIN_LOG_LEVEL": "1",
+    }
+
+
+def _start(work: Work, folder: Path, environment: Mapping[str, str], stderr: int) -> subprocess.Popen[bytes]:
     # -P: the worker's modules come from where this process has them, never from the folder it happens to run in.
-    command = [sys.executable, "-P", "-m", "jaxmem.compilers.worker", str(folder)]
+    command = [sys.executable, "-P", "-m", work.module, str(folder)]
     try:
         return subprocess.Popen(
             command,
@@ -123,7 +170,7 @@ def _start(folder: Path, environment: Mapping[str, str], stderr: int) -> subproc
             start_new_session=True,  # a group of its own: Ctrl-C reaches this process alone, which stops the worker
         )
     except OSError as error:
-        raise EnvironmentFailure(f"The compiling process could not be started: {error.strerror or error}.") from error
+        raise EnvironmentFailure(f"The {work.process} could not be started: {error.strerror or error}.") from error
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -152,17 +199,17 @@ def last_words(words: Path) -> str:
     return "\n".join(lines[-12:])
 
 
-def _failure(status: int, words: str) -> str:
+def _failure(work: Work, status: int, words: str) -> str:
     if status < 0:
         name = signal.Signals(-status).name if -status in {member.value for member in signal.Signals} else str(-status)
-        happened = f"The compiling process was ended by signal {name}."
+        happened = f"The {work.process} was ended by signal {name}."
         if -status == getattr(signal, "SIGKILL", None):
             happened += (
                 " If nobody did that by hand, the machine ran out of memory: "
-                "close other programs, or compile on a machine with more."
+                "close other programs, or use a machine with more."
             )
         else:
-            happened += " That is a crash of the compiler itself; another version of jaxlib may not have it."
+            happened += f" {work.crash}"
     else:
-        happened = f"The compiling process ended with status {status}."
+        happened = f"The {work.process} ended with status {status}."
     return f"{happened}\nIts last words:\n{words}" if words else f"{happened} It said nothing."

@@ -1,20 +1,26 @@
 """Compiling a lowering: hand it to a worker, collect what the worker leaves, make the capture."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import jaxmem
 from jaxmem.capture import Capture, installed_versions, this_host
 from jaxmem.capture.machine import COMPILING_PACKAGES
 from jaxmem.codec import Mismatch, decode, encode
 from jaxmem.compilers.autotune import LOG, Recorded, found_in, none_found, not_read, read_recorded
 from jaxmem.compilers.job import ANSWER, DUMP, MODULE, NUMERIC_OPTIONS, REQUEST, Answer, Request, Step
-from jaxmem.compilers.process import WORDS, Progress, if_disk_is_full, job_folder, last_words, run_worker
+from jaxmem.compilers.process import (
+    WORDS,
+    Progress,
+    if_disk_is_full,
+    job_folder,
+    last_words,
+    run_worker,
+    worker_environment,
+)
 from jaxmem.devices import CudaTarget, Device, TpuTarget, compiler_packages, obstacle, topology_of
 from jaxmem.errors import EnvironmentFailure, UsageError
 from jaxmem.layer_table import LayerTable
@@ -216,22 +222,10 @@ def _write_job(folder: Path, lowering: Lowering, device: Device, recorded: Recor
 
 
 def _environment(lowering: Lowering, device: Device) -> Mapping[str, str]:
-    """The worker's variables: the caller's, but of JAX's settings only those that the lowering carries.
-
-    Every JAX setting can be given as a variable of its own name in capitals, which is parsed as JAX itself would.
-    """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "PYTHON"))}
-    environment |= {name.upper(): value for name, value in lowering.configuration}
-    package_parent = str(Path(jaxmem.__file__).parents[1])
-    inherited = os.environ.get("PYTHONPATH")
-    return environment | {
-        "PYTHONPATH": os.pathsep.join([package_parent, inherited] if inherited else [package_parent]),
-        "PYTHONUNBUFFERED": "1",
+    return worker_environment(lowering.configuration) | {
         # Described devices need no backend. Naming theirs would start it, and it looks for a device that is not there.
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(lowering.device_count),
-        "JAX_ENABLE_COMPILATION_CACHE": "false",  # a cached compile dumps nothing
-        "TF_CPP_MIN_LOG_LEVEL": "1",
         **(TPU_VARIABLES if device.platform == "tpu" else {}),
     }
 

@@ -125,13 +125,23 @@ def _measured(report: Report) -> list[Paragraph]:
     if report.measured is None:
         return []
     measured = report.measured
+    if isinstance(measured.bytes, Unknown):
+        return [Paragraph((Text("Measured", "strong"), Text(measured.bytes.reason, "bad")))]
     cells: list[Cell] = [
         Text("Measured", "strong"),
         Size(measured.bytes, "strong", exact=True),
-        Text(measured.what, "quiet"),
+        Text(f"({measured.what})", "quiet"),
     ]
-    if not isinstance(measured.error_percent, Unknown):
-        cells += [Text("required is off by", "quiet"), Percent(measured.error_percent, signed=True)]
+    if isinstance(measured.error_percent, Unknown):
+        cells.append(Text(f"· not compared: {measured.error_percent.reason}", "warning"))
+    else:
+        cells += [Text("· required is off by", "quiet"), Percent(measured.error_percent, signed=True)]
+    if isinstance(measured.driver_bytes, int):
+        cells += [Text("· the driver counts", "quiet"), Size(measured.driver_bytes)]
+    if measured.runs_in_pool is False:
+        cells.append(Text("· it did not run in the pool that JAX takes at the start", "bad"))
+    elif measured.runs_in_pool is True:
+        cells.append(Text("· it ran in the pool that JAX takes at the start", "good"))
     return [Paragraph(tuple(cells))]
 
 

@@ -198,10 +198,24 @@ def gemm_range(variants: tuple[GemmVariant, ...]) -> GemmRange:
     return GemmRange(least_bytes=least_bytes, least=least, most_bytes=most_bytes, most=most, variants=variants)
 
 
+NO_DRIVER = Unknown("the driver was not asked")
+NO_POOL = Unknown("no run in JAX's pool was asked for")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A real run. ``what`` says which counter was read; ``error_percent`` is that of ``required_bytes`` against it."""
+    """A real run.
 
-    bytes: int
+    Attributes:
+        bytes: what the program took, arguments included; unknown where the device ran out of memory.
+        what: which counter was read.
+        error_percent: of ``required_bytes`` against it, positive where the report says more.
+        driver_bytes: what the driver says the process held, its own context included.
+        runs_in_pool: on a GPU, whether it also ran in the pool that JAX takes at the start.
+    """
+
+    bytes: int | Unknown
     what: str
     error_percent: float | Unknown
+    driver_bytes: int | Unknown = NO_DRIVER
+    runs_in_pool: bool | Unknown = NO_POOL

@@ -40,6 +40,7 @@ NEVER: dict[str, frozenset[str]] = {
     "assemble": JAX | {"tracing", "compilers", "report", "rich", "cli"},
     "need": JAX | {"tracing", "compilers", "report", "attribution", "formula"},
     "together": JAX | {"tracing", "compilers", "report", "formula", "attribution", "cli"},
+    "measure": PICKLE | {"tracing", "program", "report", "attribution", "formula", "xla", "oom", "difference", "cli"},
     "oom": JAX | {"tracing", "compilers", "report", "formula", "measure", "difference", "cli"},
     "difference": JAX
     | {"tracing", "compilers", "xla", "profile", "attribution", "formula", "report", "measure", "oom", "cli"},

@@ -51,6 +51,7 @@ class FakeTarget:
     mesh: tuple[tuple[str, int], ...] = ()
     sharding: str | None = None
     gemm: str | None = None
+    measure: bool = False
 
 
 def a_report(target: FakeTarget, *, fits: bool = True) -> Report:
@@ -290,6 +291,11 @@ def test_every_option_arrives(fake: FakeAnalysis) -> None:
             use_cache=False,
         )
     ]
+
+
+def test_measuring_is_asked_for(fake: FakeAnalysis) -> None:
+    assert main(["report", "vgg16", "--mode", "infer", "--measure"], analysis=fake) == 0
+    assert [target.measure for target in fake.targets] == [True]
 
 
 def test_matrix_products_and_what_was_recorded(fake: FakeAnalysis, empty_folder: Path) -> None:
