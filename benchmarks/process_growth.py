@@ -3,29 +3,31 @@
     python -m benchmarks.process_growth            # all rows, five fresh processes each
     python -m benchmarks.process_growth vgg16      # the rows of one network
 
-Every measurement is a fresh process: it compiles the program, makes its arguments and touches each of their pages,
-hands free memory back to the system, notes its resident memory, starts the kernel's high-water mark anew, and runs the
-program once. Growth is the high-water mark less what was resident before. What jaxmem says comes from
-`jaxmem.analyze` on the same program, and XLA's own statistics must be equal on both sides.
+Every measurement is a fresh process (`jaxmem.measure`): it compiles the program, makes its arguments and touches each of
+their pages, hands free memory back to the system, notes its resident memory, starts the kernel's high-water mark anew, and
+runs the program once. Growth is the high-water mark less what was resident before. What jaxmem says comes from the report of
+the same capture, and XLA's own statistics must be equal on both sides.
 
 Each measurement is written as it is made; an interrupted command goes on where it stopped. The predictions are made
 again every time, so that they are those of the present rules.
 """
 
 import argparse
-import ctypes
-import gc
-import json
 import os
 import statistics
-import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import jaxmem
 from benchmarks.records import RESULTS, Setting, in_words, read, table, this_setting, today, write
+from jaxmem.analysis.captures import finished, prepare
+from jaxmem.assemble import read_report
+from jaxmem.capture import Capture, CaptureCache
+from jaxmem.devices import cpu_device
 from jaxmem.errors import EnvironmentFailure, InvariantError, JaxmemError, UsageError
+from jaxmem.measure import Counted, measure_capture
+from jaxmem.unknown import Unknown
 
 FILE = RESULTS / "process_growth.json"
 OPENED = "xla_cpu_experimental_ynn_fusion_type"
@@ -128,11 +130,11 @@ class Results:
         return replace(self, rows=tuple(sorted(rows.values(), key=lambda each: order.get(each.case, len(order)))))
 
 
-# The program, in the parent to be analysed and in the child to be run.
+# The program, analysed and measured.
 
 
-def build_program(case: Case) -> tuple[Any, tuple[Any, ...]]:
-    """The jitted function of a case and its arguments, of which only shape and dtype exist."""
+def build_program(case: Case) -> "jaxmem.Program":
+    """The program of a case; of its arguments only shape and dtype exist."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -142,117 +144,54 @@ def build_program(case: Case) -> tuple[Any, tuple[Any, ...]]:
     from jaxmem_models.programs import build
     from jaxmem_models.steps import infer, train_step
 
+    named = {"name": case.network, "mode": case.mode, "compiler_options": {OPENED: ""} if case.opened else {}}
     if case.network not in HELD_OUT:
         spec = build(case.network, mode=case.mode, batch_size=case.batch_size)
-        return spec.function, spec.arguments
+        return jaxmem.Program(spec.function, *spec.arguments, **named)
     model = nnx.eval_shape(lambda: HELD_OUT[case.network](rngs=nnx.Rngs(0)))
     images = jax.ShapeDtypeStruct((case.batch_size, 224, 224, 3), jnp.float32)
     if case.mode == "infer":
         model.eval()
-        return jax.jit(infer), (model, images)
+        return jaxmem.Program(jax.jit(infer), model, images, **named)
     model.train()
     optimizer = nnx.eval_shape(lambda model: nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param), model)
     labels = jax.ShapeDtypeStruct((case.batch_size,), jnp.int32)
-    return nnx.jit(train_step, donate_argnums=(0, 1)), (model, optimizer, images, labels)
+    return jaxmem.Program(nnx.jit(train_step, donate_argnums=(0, 1)), model, optimizer, images, labels, **named)
 
 
-def compiler_options(case: Case) -> dict[str, str]:
-    """What XLA is told."""
-    return {OPENED: ""} if case.opened else {}
-
-
-def predict(case: Case) -> tuple[Row, tuple[int, ...]]:
-    """The row of a case without measurements, and XLA's statistics."""
-    import jaxmem
-
-    function, arguments = build_program(case)
-    report = jaxmem.analyze(
-        jaxmem.Program(function, *arguments, name=case.network, mode=case.mode, compiler_options=compiler_options(case))
-    )
-    xla, hidden = report.xla, report.hidden
-    sizes = (xla.argument_bytes, xla.output_bytes, xla.alias_bytes, xla.temp_bytes)
-    known = tuple(size for size in sizes if isinstance(size, int))
-    if len(known) < len(sizes) or hidden.bytes is None:
-        raise InvariantError(f"not every size of {case} is known: {sizes}, hidden: {hidden.reason}")
+def predict(case: Case) -> tuple[Row, Capture]:
+    """The row of a case without measurements, and the capture that it was read from."""
+    capture = finished(prepare(build_program(case), cpu_device(), CaptureCache()))
+    report = read_report(capture)
+    argument_bytes, hidden_bytes = report.xla.argument_bytes, report.hidden.bytes
+    if not isinstance(argument_bytes, int) or hidden_bytes is None:
+        raise InvariantError(f"not every size of {case} is known: {report.xla}, hidden: {report.hidden.reason}")
     row = Row(
         case=case,
         date=today(),
-        argument_bytes=known[0],
+        argument_bytes=argument_bytes,
         required_bytes=report.required_bytes,
         reserved_bytes=report.reserved_bytes,
-        hidden_bytes=hidden.bytes,
+        hidden_bytes=hidden_bytes,
     )
-    return row, known
+    return row, capture
 
 
-# One measurement, in a process of its own.
-
-
-def status_bytes(key: str) -> int:
-    """A size that the kernel keeps of this process (``/proc/self/status``)."""
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
-
-
-def hand_back_free_memory() -> None:
-    """So that the program cannot grow into what the compiler has freed, which would not be seen."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-
-
-def measure_here(case: Case) -> dict[str, Any]:
-    """Compile, make the arguments, run once; how far this process grew each time."""
-    import jax
-    import jax.numpy as jnp
-
-    function, abstract = build_program(case)
-    compiled = function.lower(*abstract).compile(compiler_options=compiler_options(case))
-    analysis = compiled.memory_analysis()
-
-    def real(leaf: Any) -> Any:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.split(jax.random.key(0), leaf.shape)
-        # Written by JAX into memory of its own: NumPy's would be borrowed, and could not be donated.
-        return jnp.full(leaf.shape, 0 if jnp.issubdtype(leaf.dtype, jnp.integer) else 0.01, leaf.dtype)
-
-    hand_back_free_memory()
-    empty = status_bytes("VmRSS")
-    arguments = jax.block_until_ready(jax.tree.map(real, abstract))
-    hand_back_free_memory()
-    before = status_bytes("VmRSS")
-    with open("/proc/self/clear_refs", "w") as clear:
-        clear.write("5")  # the high-water mark starts anew
-    results = compiled(*arguments)
-    jax.block_until_ready((jax.tree.leaves(results), jax.tree.leaves(arguments)))
-    return {
-        "growth": status_bytes("VmHWM") - before,
-        "resident_arguments": before - empty,
-        "statistics": [
-            analysis.argument_size_in_bytes,
-            analysis.output_size_in_bytes,
-            analysis.alias_size_in_bytes,
-            analysis.temp_size_in_bytes,
-        ],
-    }
-
-
-def measure(position: int) -> dict[str, Any]:
-    """`measure_here` in a fresh process.
+def measure(case: Case, capture: Capture) -> Counted:
+    """One fresh process.
 
     Raises:
-        EnvironmentFailure: it did not come to its end; with its own last words.
+        EnvironmentFailure: it ran out of memory, or died.
+        InvariantError: XLA compiled another program there.
     """
-    run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.process_growth", "--measure", str(position)],
-        cwd=Path(__file__).parents[1],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if run.returncode != 0:
-        raise EnvironmentFailure(f"The measuring process ended with {run.returncode}:\n{run.stderr[-2000:]}")
-    return json.loads(run.stdout.splitlines()[-1])
+    measurement = measure_capture(capture)
+    if measurement.statistics != capture.statistics:
+        raise InvariantError(
+            f"XLA says {measurement.statistics} of {case} where it ran, and {capture.statistics} here."
+        )
+    if isinstance(measurement.counted, Unknown):
+        raise EnvironmentFailure(measurement.counted.reason)
+    return measurement.counted
 
 
 # The page.
@@ -331,11 +270,7 @@ def main() -> int:
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="only these (default: all)")
     parser.add_argument("--processes", type=int, default=5, metavar="N", help="fresh processes for each row")
     parser.add_argument("--results", type=Path, default=FILE, metavar="FILE", help=f"default: {FILE}")
-    parser.add_argument("--measure", type=int, metavar="POSITION", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.measure is not None:
-        print(json.dumps(measure_here(CASES[options.measure])))
-        return 0
     try:
         run(tuple(options.networks), options.processes, options.results)
     except JaxmemError as error:
@@ -353,10 +288,10 @@ def run(networks: tuple[str, ...], processes: int, file: Path) -> None:
     results = read(Results, file) or Results(setting=this_setting())
     if results.setting != this_setting():
         raise UsageError(f"{file} was measured on another machine or with other versions. Give another --results FILE.")
-    for position, case in enumerate(CASES):
+    for case in CASES:
         if networks and case.network not in networks:
             continue
-        row, expected = predict(case)
+        row, capture = predict(case)
         if (known := results.row(case)) is not None:
             row = replace(
                 row,
@@ -366,14 +301,12 @@ def run(networks: tuple[str, ...], processes: int, file: Path) -> None:
             )
         results = results.with_row(row)
         for _ in range(processes - len(row.growth_bytes)):
-            measured = measure(position)
-            if tuple(measured["statistics"]) != expected:
-                raise InvariantError(f"XLA says {measured['statistics']} of {case} where it ran, and {expected} here.")
+            counted = measure(case, capture)
             row = replace(
                 row,
                 date=today(),
-                growth_bytes=(*row.growth_bytes, measured["growth"]),
-                resident_argument_bytes=(*row.resident_argument_bytes, measured["resident_arguments"]),
+                growth_bytes=(*row.growth_bytes, counted.step_bytes),
+                resident_argument_bytes=(*row.resident_argument_bytes, counted.argument_bytes),
             )
             results = results.with_row(row)
             write(results, file, page(results))

@@ -17,14 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from benchmarks.accuracy.captures import capture_of, target_of
 from benchmarks.accuracy.page import page
 from benchmarks.accuracy.plot import plot
-from benchmarks.accuracy.programs import DEVICES, SETTINGS, Question, questions
+from benchmarks.accuracy.programs import DEVICES, Question, questions
 from benchmarks.accuracy.rows import Failure, Results, Row, estimated_again, row_of
 from benchmarks.records import RESULTS, read, this_setting, today, write_data
-from jaxmem.analysis import Target, capture_target, estimate_target
+from jaxmem.analysis import estimate_target
 from jaxmem.assemble import read_report
-from jaxmem.capture import Capture, load, save
 from jaxmem.errors import JaxmemError, UsageError
 from jaxmem.files import write_whole
 from jaxmem_models.registry import find
@@ -50,36 +50,9 @@ def answer(question: Question, captures: Path | None) -> Row | Failure:
     return row_of(report, capture, question, find(question.network).family, today())
 
 
-def capture_of(question: Question, captures: Path | None) -> Capture:
-    """From the folder of captures where it is there, else from the cache or the compiler."""
-    path = captures / file_name(question) if captures is not None else None
-    if path is not None and path.exists():
-        return load(path)
-    capture = capture_target(_target(question))
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(capture, path)
-    return capture
-
-
-def _target(question: Question) -> Target:
-    return Target(
-        text=question.network,
-        mode=question.mode,
-        batch_size=question.batch_size,
-        device=question.device,
-        settings=SETTINGS.get(question.network, ()),
-    )
-
-
-def file_name(question: Question) -> str:
-    """What the capture of a question is called."""
-    return f"{question.network}.{question.mode}.{question.batch_size}.{question.device}.jaxmem"
-
-
 def estimate_again(question: Question, row: Row) -> Row:
     """The estimate of a program that was compared before, from a trace."""
-    return estimated_again(row, estimate_target(_target(question)))
+    return estimated_again(row, estimate_target(target_of(question)))
 
 
 def known(device: str) -> Results | None:

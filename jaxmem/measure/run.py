@@ -74,7 +74,7 @@ def refuse_elsewhere(device: Device, device_count: int = 1) -> Device:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Processes:
+class Processes:
     """The processes of one measurement, one after the other in one folder."""
 
     folder: Path
@@ -145,7 +145,7 @@ def measure_capture(
         )
     platform = capture.device.platform
     with job_folder() as folder:
-        processes = _Processes(
+        processes = Processes(
             folder=folder, capture=capture, progress=progress or (lambda phase, seconds: None), timeout=timeout
         )
         (folder / DUMP).mkdir()

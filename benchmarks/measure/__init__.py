@@ -1,0 +1,1 @@
+"""What programs really take, beside what was predicted."""
