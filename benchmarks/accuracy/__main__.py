@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from benchmarks.accuracy.captures import capture_of, target_of
+from benchmarks.accuracy.captures import capture_of, file_name, target_of
 from benchmarks.accuracy.page import page
 from benchmarks.accuracy.plot import plot
 from benchmarks.accuracy.programs import DEVICES, Question, questions

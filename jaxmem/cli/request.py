@@ -126,7 +126,7 @@ def refuse_options(options: argparse.Namespace, kind: Kind) -> None:
         )
         if value
     ]
-    if kind is Kind.REPORT and getattr(options, "measure", False):
+    if kind in (Kind.REPORT, Kind.DUMP) and getattr(options, "measure", False):
         given.append("--measure")
     if given:
         raise UsageError(
