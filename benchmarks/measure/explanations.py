@@ -2,7 +2,8 @@
 
 The malloc of glibc keeps blocks of up to 32 MiB that were freed, instead of handing them back: its threshold for mapping a
 block by itself grows with the first that is freed. A step with hundreds of library fusions, each taking and freeing such
-blocks, leaves tens to hundreds of MiB that nobody uses in the process. With ``MALLOC_MMAP_THRESHOLD_=131072`` it stays where it is.
+blocks, leaves tens to hundreds of MiB that nobody uses in the process. With ``MALLOC_MMAP_THRESHOLD_=131072`` it stays
+where it is.
 """
 
 _KEPT = (
