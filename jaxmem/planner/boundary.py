@@ -26,6 +26,9 @@ _LEAP = 8
 _PATIENCE = 6
 """After so many compiles the law has failed and the search halves what is left."""
 
+_PATIENCE_WITH_ROOM = 10
+"""The same where the compiler makes room: then there are two laws to find."""
+
 
 def find_boundary(
     measure: Measure,
@@ -78,7 +81,7 @@ class _Search:
             return None
         if not self.probes:
             step = self._by_formula(estimate)
-        elif len(self.probes) <= _PATIENCE and self._makes_room(estimate):
+        elif len(self.probes) < _PATIENCE_WITH_ROOM and self._makes_room(estimate):
             step = self._by_what_failed(estimate, below, above)
         elif len(self.probes) >= _PATIENCE:
             step = self._without_law(below, above)
@@ -155,8 +158,8 @@ class _Search:
         """Where the law of the compiles that did not fit says that the budget is reached; else the middle, or twice as far."""
         failing = sorted((probe for probe in self.probes if not probe.fits), key=self._step)
         if not failing:
-            leapt = len(self.probes) > 1 and self._step(self.probes[-1]) >= 2 * self._step(self.probes[-2])
-            return (_LEAP if leapt else 2) * below
+            is_flat = self.probes[-1].judged_bytes == self.probes[-2].judged_bytes
+            return (_LEAP if is_flat else 2) * below
         near = failing[0]
         start = self._step(near)
         if len(failing) > 1:

@@ -118,7 +118,7 @@ def test_any_growing_curve(steps: list[int], budget: int, error: float) -> None:
     true = max((batch for batch in range(1, 201) if curve[batch] <= budget), default=None)
     assert boundary.largest_batch == true
     assert boundary.next_batch == (None if true == 200 else (true or 0) + 1)
-    assert len(compiled) <= 7 + 8  # seven by a law, the rest by halves
+    assert len(compiled) <= 10 + 8  # ten by a law, the rest by halves
 
 
 @given(noise=st.lists(st.integers(0, GIB), min_size=300, max_size=300), budget=st.integers(1, 20 * GIB))
