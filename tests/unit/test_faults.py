@@ -45,6 +45,6 @@ def test_what_a_killed_process_left_in_the_cache_is_removed_an_hour_later(tmp_pa
 
 
 def test_the_compiling_process_is_the_first_to_go_where_memory_runs_out() -> None:
-    code = "from jaxmem.compilers.worker import _be_the_first_to_go as f; f(); print(open('/proc/self/oom_score_adj').read())"
+    code = "from jaxmem.compilers.child import be_the_first_to_go as f; f(); print(open('/proc/self/oom_score_adj').read())"
     ran = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "1000"
