@@ -104,6 +104,10 @@ class Evidence:
         """Whether a node is the operation it is named after, not a cast or a broadcast made for that operation's sake."""
         if not self.facts.depends[node.index] or node.instruction.opcode in COLLECTIVES - SUMS:
             return False
+        if node.instruction.opcode == "gather" and any(
+            self._gather_ended_by(reader) is node for reader in self._dataflow.readers(node.index)
+        ):
+            return False
         helper_of = _HELPERS.get(node.instruction.opcode)
         name = node.instruction.op_name
         if helper_of is None or primitive(name) == helper_of:
@@ -179,11 +183,34 @@ class Evidence:
         return not primitive(name) or name in self._argument_names
 
     def _names(self, node: Node) -> Iterator[Name]:
-        """Its name, and that of an operation merged into it: of ``scatter(0, i, u) + x`` XLA makes ``scatter(x, i, u)``."""
+        """Its name, and that of an operation merged into it, or of which it is the end.
+
+        Of ``scatter(0, i, u) + x`` XLA makes ``scatter(x, i, u)``.
+        """
         name = self.name(node)
         yield name
         if node.instruction.opcode == "scatter" and self.facts.depends[node.operands[0]]:
             yield name[0], "add_any", name[2]
+        if self._gather_ended_by(node) is not None:
+            yield name[0], "gather", name[2]
+
+    def _gather_ended_by(self, node: Node) -> Node | None:
+        """What a ``gather`` with ``mode="fill"`` has read, where a node is its last step and no buffer holds what it has read.
+
+        JAX lowers it to a gather and a selection: a constant where an index lies outside the array, by a mask that it computes
+        from the indices. One of the two is the operation, so that two leaves of the formula need two gathers.
+        """
+        selection = node.instruction
+        if selection.opcode != "select":
+            return None
+        gathered, filled = (self._dataflow.nodes[self._dataflow.origins[operand]] for operand in node.operands[1:])
+        same_place = (
+            gathered.instruction.stack_frame_id == selection.stack_frame_id
+            and gathered.instruction.op_name.rpartition("/")[0] == selection.op_name.rpartition("/")[0]
+        )
+        if gathered.instruction.opcode != "gather" or self.facts.depends[filled.index] or not same_place:
+            return None
+        return None if self._number(gathered.index) in self.holders else gathered
 
     def _function_ended_by(self, node: Node) -> str:
         """The operation that JAX lowers to a function of which a division is the last step; empty for any other division.

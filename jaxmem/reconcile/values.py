@@ -230,13 +230,16 @@ def _preference(book: Book, value: bytes, leaf: Leaf) -> tuple[bool, ...]:
     own = [buffer for buffer in holders if book.role(buffer) is leaf.role]
     wanted = leaf.keeps and evidence.is_recomputed(value)
     # A gradient is a value of its own; the sum of another one may have its name and size.
-    is_gradient = any(
-        book.role(buffer) is Role.GRADIENTS and buffer.id not in book.open and buffer.id not in book.uncounted
+    gradients = [
+        buffer
         for buffer in holders
-    )
+        if book.role(buffer) is Role.GRADIENTS and buffer.id not in book.open and buffer.id not in book.uncounted
+    ]
+    # Where the update multiplies a sum to make the gradient, XLA holds the sum in its place: no leaf has asked for that one.
+    speaks_for_another = any(evidence.is_live(buffer) or buffer.id in book.absent for buffer in gradients)
     own_live = any(map(evidence.is_live, own))
     on_the_way = evidence.is_operand_alone(value), evidence.is_step(value)
-    return not own_live, not own, *on_the_way, is_gradient, not wanted, not holders
+    return not own_live, not own, *on_the_way, bool(gradients), speaks_for_another, not wanted, not holders
 
 
 def _assign_other_shapes(book: Book, leaves: Sequence[Leaf], value_of: dict[int, bytes], taken: set[bytes]) -> None:
