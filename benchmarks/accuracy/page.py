@@ -48,7 +48,7 @@ products that Triton has no tiles for calls cuBLAS, that tables which an attenti
 gaps between temporaries count; those of RegNet and GoogLeNet showed the depth-first order and the joining of reductions. The
 errors of held-out programs were read after each step. Of held-out families themselves two dumps were opened, at batch 8 in
 training: the sizes of the arrays at the peak of ResNet-18, and the heap traces of ResNet-18 and EfficientNet-B0, on which
-the placing of arrays was checked, among others; and the scheduler's orders were compared by the errors of held-out programs too.
+the placing of arrays was checked, among others; and the scheduler's orders were compared by errors of held-out programs, too.
 On CPU, transposed copies that branches share were found in RegNet after inception_v3, held out, had come out 10 % high.
 
 {_missing(rows)}
