@@ -46,13 +46,16 @@ def random_words(plan: Plan) -> None:
 
     JAX's generator, threefry, turns a counter of two words into two random words; on CPU its rounds are a loop, which writes
     both. The one word that is asked for is the exclusive or of the two, and everything made of it, a mask of dropout too, is
-    computed again by each reader: both words wait for the backward pass in place of the mask.
+    computed again by each reader: both words wait for the backward pass in place of the mask. A key that is derived from
+    another is two words as well, each a number of its own to the loop.
     """
     for operation in _existing(plan):
         if operation.primitive in IN_A_LOOP:
             _stands_for(
                 plan, operation, "word of the random bits", "from its loop to the last mask made of it", copies=2
             )
+        elif operation.primitive == "random_fold_in":
+            _stands_for(plan, operation, "word of a key", "for the loop that draws with it", copies=2, parts=2)
 
 
 def exponentials_of_erfc(plan: Plan) -> None:
@@ -72,8 +75,8 @@ def _existing(plan: Plan) -> list[Operation]:
     return [operation for operation in operations if operation.results and operation.results[0] in plan.array_of]
 
 
-def _stands_for(plan: Plan, operation: Operation, name: str, why: str, *, copies: int) -> None:
-    """In place of a value the backend has arrays of its own, as large, written and read by the same kernels."""
+def _stands_for(plan: Plan, operation: Operation, name: str, why: str, *, copies: int, parts: int = 1) -> None:
+    """In place of a value the backend has arrays of its own, as large or in parts, written and read by the same kernels."""
     own = plan.array_of[operation.results[0]]
     plan.arrays[own] = replace(plan.arrays[own], size_bytes=0)
     value = plan.table.values[operation.results[0]]
@@ -84,7 +87,7 @@ def _stands_for(plan: Plan, operation: Operation, name: str, why: str, *, copies
             phase=operation.phase,
             name=name,
             why=why,
-            elements=value.elements,
+            elements=value.elements // parts,
             itemsize_bits=value.itemsize_bits,
         ),
         copies=copies,
