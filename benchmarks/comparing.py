@@ -233,6 +233,9 @@ def main() -> int:
     parser.add_argument("--run", choices=RUNS, action="append", help="one of them, or several; all by default")
     parser.add_argument("--again", action="store_true", help="also those that are there")
     options = parser.parse_args()
+    # A shell's background jobs ignore interrupts, and so would the command that is interrupted here.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     known = read(Results, FILE) or Results(setting=this_setting(), runs=())
     for name in options.run or RUNS:
         if not options.again and any(run.name == name for run in known.runs):
