@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from jaxmem.capture import Capture
-from jaxmem.devices import Device
-from jaxmem.result import Verdict
+from jaxmem.devices import Device, asked_for, fraction_of
+from jaxmem.result import Report, Verdict
 from jaxmem.unknown import Unknown
 
 _ASSUMPTIONS = {
@@ -40,7 +40,7 @@ def judge(capture: Capture, *, required_bytes: int, reserved_bytes: int) -> Verd
         headroom_bytes=usable - judged_bytes if known else usable,
         rule="the TPU compiler's own check: all allocations of HBM with the program's code"
         if on_tpu
-        else f"required against usable ({device.usable_source})",
+        else _required_against(device.usable_source),
         assumptions=_ASSUMPTIONS[device.platform],
     )
 
@@ -55,9 +55,34 @@ def judge_dump(device: Device | None, no_device: Unknown, *, platform: str, requ
         judged_bytes=required_bytes,
         usable_bytes=usable,
         headroom_bytes=usable - required_bytes if known else usable,
-        rule="required against usable" + (f" ({device.usable_source})" if device is not None else ""),
+        rule="required against usable" if device is None else _required_against(device.usable_source),
         assumptions=_ASSUMPTIONS[platform],
     )
+
+
+def with_memory_fraction(report: Report, fraction: float) -> Report:
+    """A finished report where JAX's allocator takes another fraction of a card; unchanged where there is no such allocator,
+    or the card's memory is not known."""
+    device, verdict = report.device, report.verdict
+    if device.platform != "cuda" or isinstance(device.memory_bytes, Unknown):
+        return report
+    usable_bytes = fraction_of(device.memory_bytes, fraction)
+    left = usable_bytes - verdict.judged_bytes - verdict.resident_bytes
+    return replace(
+        report,
+        device=replace(device, usable_bytes=usable_bytes),
+        verdict=replace(
+            verdict,
+            usable_bytes=usable_bytes,
+            headroom_bytes=left,
+            fits=left >= 0,
+            rule=_required_against(asked_for(fraction)),
+        ),
+    )
+
+
+def _required_against(source: str) -> str:
+    return f"required against usable ({source})"
 
 
 def beside(verdict: Verdict, resident_bytes: int) -> Verdict:

@@ -93,7 +93,7 @@ def estimate_target(target: Target, *, progress: Progress = silent) -> EstimateR
             threads=capture.host.threads,
         )
         return estimate_report(formula, capture.program, device_facts(capture.device, capture.device_count))
-    device = find_device(target.device or "cpu")
+    device = target.find_device()
     progress("tracing", 0.0)
     start_jax()
     return _estimate(program_of(target), device)
@@ -107,6 +107,7 @@ def analyze(
     gemm: Gemm | None = None,
     autotune_results: str | Path | None = None,
     measure: bool = False,
+    memory_fraction: float | None = None,
     use_cache: bool = True,
     progress: Progress = silent,
     **keywords: Any,
@@ -124,6 +125,7 @@ def analyze(
         autotune_results: a file that XLA wrote on the card (``xla_gpu_dump_autotune_results_to``).
         measure: also run the program once, on the attached device, in a fresh process; its arguments are made there, of
             zeros and small constants.
+        memory_fraction: what JAX's allocator takes of a GPU; None for its default, 0.75.
         use_cache: look for, and keep, the capture in the user's cache.
         progress: told what is being done.
         keywords: those of `Program` (``donate_argnums``, ``roles``, ``name``, ...), and the function's own.
@@ -132,7 +134,7 @@ def analyze(
         UsageError, InputError, EnvironmentFailure: see `jaxmem.errors`.
     """
     cache = CaptureCache() if use_cache else None
-    program, target = _program(fn, args, keywords), find_device(device)
+    program, target = _program(fn, args, keywords), find_device(device, memory_fraction)
     if measure:
         refuse_elsewhere(target)
     if autotune_results is not None:
@@ -156,7 +158,11 @@ def estimate(fn: Any, /, *args: Any, device: str = "cpu", **keywords: Any) -> Es
 
 
 def analyze_dump(
-    path: str | Path, *, device: str | None = None, roles: str | Path | None = None
+    path: str | Path,
+    *,
+    device: str | None = None,
+    roles: str | Path | None = None,
+    memory_fraction: float | None = None,
 ) -> Report | DumpFolder:
     """What an XLA dump says of a compiled program, whichever framework had it compiled; nothing is imported from any.
 
@@ -165,13 +171,14 @@ def analyze_dump(
             modules comes as their list.
         device: what it was compiled for, for the verdict; the dump does not tell.
         roles: a file that says what the arguments are for; see `jaxmem.dump.roles`.
+        memory_fraction: what JAX's allocator takes of a GPU; None for its default, 0.75.
 
     Raises:
         InputError: there is no compiled module with a buffer assignment, it is damaged, or the file of roles is.
         UsageError: the device is of another platform than the compiler, or one device or file of roles is to serve several
             modules.
     """
-    path, target = Path(path), None if device is None else find_device(device)
+    path, target = Path(path), None if device is None else find_device(device, memory_fraction)
     table = None if roles is None else read_roles(Path(roles))
     found = list(modules_in(path, None if target is None else target.platform))
     if len(found) > 1:

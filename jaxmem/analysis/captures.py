@@ -23,7 +23,7 @@ from jaxmem.capture import (
 )
 from jaxmem.capture import load as load_capture
 from jaxmem.capture.machine import COMPILING_PACKAGES
-from jaxmem.devices import Device, compiler_packages, find_device, obstacle
+from jaxmem.devices import Device, compiler_packages, obstacle, with_memory_fraction
 from jaxmem.errors import EnvironmentFailure, UsageError
 from jaxmem.layer_table import LayerTable
 from jaxmem.lowering import Lowering
@@ -70,8 +70,14 @@ class Pending:
 def prepare_target(target: Target, *, progress: Progress = silent) -> Capture | Pending:
     """The capture of what a person named, loaded or from the cache; or the compile that makes it."""
     if target.text.lower().endswith(".jaxmem"):
-        return load_capture(Path(target.text))
-    device = find_device(target.device or "cpu")
+        capture = load_capture(Path(target.text))
+        if target.memory_fraction is not None and capture.device.platform != "cuda":
+            raise UsageError(
+                f"A memory fraction is what JAX's allocator takes of a GPU, and {target.text} was compiled for "
+                f"{capture.device.name}."
+            )
+        return replace(capture, device=with_memory_fraction(capture.device, target.memory_fraction))
+    device = target.find_device()
     added = gemm_options(target.gemm, device.platform, target.compiler_options)
     target = replace(target, compiler_options=tuple(sorted((*target.compiler_options, *added))))
     cache = CaptureCache() if target.use_cache else None

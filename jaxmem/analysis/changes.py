@@ -14,7 +14,6 @@ from typing import Any
 from jaxmem.analysis.captures import Pending, prepare, prepare_target
 from jaxmem.analysis.targets import Progress, Target, is_zoo, program_of
 from jaxmem.capture import Capture, CaptureCache
-from jaxmem.devices import find_device
 from jaxmem.need import Need
 from jaxmem.program import Program, find_attribute
 from jaxmem.roles import STATE_ROLES
@@ -97,7 +96,7 @@ def _zoo_changes(target: Target, batch: int, multiple_of: int) -> Iterator[tuple
         yield "activations in bfloat16", "--dtype mixed", with_setting("dtype", "mixed"), _LESS_EXACT
     if dtype != "bfloat16":
         yield "everything in bfloat16", "--dtype bfloat16", with_setting("dtype", "bfloat16"), _LESS_EXACT
-    for what, option, note in COMPILER_OPTIONS.get(find_device(target.device or "cpu").platform, ()):
+    for what, option, note in COMPILER_OPTIONS.get(target.find_device().platform, ()):
         if option[0] not in dict(target.compiler_options):
             told = replace(target, compiler_options=tuple(sorted((*target.compiler_options, option))))
             yield what, f"--compiler-option {option[0]}={option[1]}", told, note
@@ -120,7 +119,7 @@ def _zoo_training_changes(
     from jaxmem_models.registry import find
 
     if "remat" not in settings:
-        platform = find_device(target.device or "cpu").platform
+        platform = target.find_device().platform
         for policy, what, note in REMAT_POLICIES:
             if policy != "offload" or platform != "cpu":  # on CPU the host's memory is the device's
                 yield what, f"--remat {policy}", with_setting("remat", policy), note
@@ -148,7 +147,7 @@ def _zoo_training_changes(
 
 
 def _changes_of_own(target: Target, batch: int, need: Need, multiple_of: int) -> tuple[Change, ...]:
-    device = find_device(target.device or "cpu")
+    device = target.find_device()
     cache = CaptureCache() if target.use_cache else None
 
     def make(batch_size: int, **settings: Any) -> Program:

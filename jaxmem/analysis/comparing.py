@@ -105,6 +105,7 @@ def compare(
     jobs: int | None = None,
     timeout: float | None = DEFAULT_TIMEOUT_SECONDS,
     resident_bytes: int = 0,
+    memory_fraction: float | None = None,
     use_cache: bool = True,
     on_cell: OnCell = _unseen,
 ) -> Comparison:
@@ -121,6 +122,7 @@ def compare(
         jobs: compiles at once without an executor; by default one for every two processors.
         timeout: seconds for one compile.
         resident_bytes: what else lives on each device.
+        memory_fraction: what JAX's allocator takes of a GPU; None for its default, 0.75.
         use_cache: look for, and keep, captures in the user's cache.
         on_cell: told of every cell as it is done.
 
@@ -130,7 +132,7 @@ def compare(
     named = programs.items() if isinstance(programs, Mapping) else ((None, program) for program in programs)
     sizes = tuple(batch_sizes)
     cache = CaptureCache() if use_cache else None
-    found = [find_device(name) for name in devices]
+    found = [find_device(name, memory_fraction) for name in devices]
     planned = []
     for name, program in named:
         if isinstance(program, Program) and sizes:

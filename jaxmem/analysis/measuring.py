@@ -5,7 +5,6 @@ from math import prod
 
 from jaxmem.analysis.targets import Progress, Target
 from jaxmem.capture import Capture
-from jaxmem.devices import find_device
 from jaxmem.measure import measure_capture, measured_beside, refuse_elsewhere
 from jaxmem.result import Report
 
@@ -13,7 +12,7 @@ from jaxmem.result import Report
 def refuse_early(target: Target) -> None:
     """Before the compile: refuse what cannot be measured here. A saved capture tells only once it is read."""
     if not target.text.lower().endswith(".jaxmem"):
-        refuse_elsewhere(find_device(target.device or "cpu"), prod(size for _, size in target.mesh))
+        refuse_elsewhere(target.find_device(), prod(size for _, size in target.mesh))
 
 
 def with_measurement(report: Report, capture: Capture, progress: Progress) -> Report:

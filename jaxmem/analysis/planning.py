@@ -85,7 +85,7 @@ def fit_target(target: Target, question: Question, *, progress: Progress = silen
     count = prod(size for _, size in target.mesh) if is_zoo(target) else dict(target.mesh).get("data", 1)
     subject = _Subject(
         name=target.text,
-        device=find_device(target.device or "cpu"),
+        device=target.find_device(),
         prepare=lambda batch, tell: prepare_target(replace(target, batch_size=batch), progress=tell),
         program=lambda batch: program_of(replace(target, batch_size=batch)),
         changes=lambda batch, need: changes_of_target(replace(target, batch_size=batch), need, question.multiple_of),
@@ -106,6 +106,7 @@ def fit(
     limit_bytes: int | None = None,
     resident_bytes: int = 0,
     margin_bytes: int = 0,
+    memory_fraction: float | None = None,
     advice: bool = True,
     use_cache: bool = True,
     progress: Progress = silent,
@@ -120,6 +121,7 @@ def fit(
         limit_bytes: what the program may take, instead of what is usable of the device.
         resident_bytes: what else lives on the device.
         margin_bytes: what is to stay free.
+        memory_fraction: what JAX's allocator takes of a GPU; None for its default, 0.75.
         advice: try changes as well; each is a compile.
         use_cache: look for, and keep, captures in the user's cache.
         progress: told what is being done.
@@ -128,7 +130,7 @@ def fit(
         UsageError, InputError, EnvironmentFailure: see `jaxmem.errors`.
     """
     start_jax()
-    found, cache = find_device(device), CaptureCache() if use_cache else None
+    found, cache = find_device(device, memory_fraction), CaptureCache() if use_cache else None
     name = getattr(make_program, "__name__", type(make_program).__name__)
 
     def program(batch: int, **settings: Any) -> Program:

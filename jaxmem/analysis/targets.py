@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jaxmem.devices import Device, find_device
 from jaxmem.errors import UsageError
 from jaxmem.program import Program, resolve_program
 
@@ -30,6 +31,7 @@ class Target:
             to XLA.
         use_cache: look for, and keep, the capture in the user's cache.
         measure: run it too, on the attached device.
+        memory_fraction: what JAX's allocator takes of a GPU; None for its default.
     """
 
     text: str
@@ -43,6 +45,11 @@ class Target:
     gemm: str | None = None
     use_cache: bool = True
     measure: bool = False
+    memory_fraction: float | None = None
+
+    def find_device(self) -> Device:
+        """The device it names, or this machine's processor. Raises as in `jaxmem.devices.find_device`."""
+        return find_device(self.device or "cpu", self.memory_fraction)
 
 
 def program_of(target: Target) -> Program:

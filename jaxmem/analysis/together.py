@@ -20,6 +20,7 @@ def analyze_together(
     device: str = "cpu",
     prefetched_batches: int = 0,
     resident_bytes: int = 0,
+    memory_fraction: float | None = None,
     use_cache: bool = True,
     progress: Progress = silent,
 ) -> Together:
@@ -36,6 +37,7 @@ def analyze_together(
         device: as in ``jaxmem devices``.
         prefetched_batches: batches that wait on the device, beside the one at work.
         resident_bytes: what else lives there.
+        memory_fraction: what JAX's allocator takes of a GPU; None for its default, 0.75.
         use_cache: look for, and keep, captures in the user's cache.
         progress: told what is being done.
 
@@ -57,7 +59,7 @@ def analyze_together(
         if value < 0:
             raise UsageError(f"analyze_together({name}={value}): it is 0 or more.")
     start_jax()
-    found, cache = find_device(device), CaptureCache() if use_cache else None
+    found, cache = find_device(device, memory_fraction), CaptureCache() if use_cache else None
     captures = {}
     for name, program in programs.items():
         captures[name] = finished(prepare(program, found, cache, progress=progress), progress)

@@ -19,7 +19,8 @@ class TargetType(Protocol):
     ``text`` is what the user wrote. ``mode``, ``batch_size`` and ``device`` are None where the target has its own, as a
     saved capture does. ``settings`` are the ``--set`` pairs and the options that stand for them. ``mesh`` has an
     (axis, devices) pair for each of its axes, and none on one device; ``sharding`` is what of a zoo model is divided over it.
-    ``gemm`` is the backend of a GPU's matrix products, or ``both``.
+    ``gemm`` is the backend of a GPU's matrix products, or ``both``; ``memory_fraction`` what JAX's allocator takes of a GPU,
+    None for its default.
     """
 
     def __call__(
@@ -36,6 +37,7 @@ class TargetType(Protocol):
         gemm: str | None,
         use_cache: bool,
         measure: bool,
+        memory_fraction: float | None,
     ) -> Any: ...
 
 
@@ -69,7 +71,9 @@ class Analysis(Protocol):
 
     def estimate_target(self, target: Any, *, progress: Progress) -> "EstimateReport": ...
 
-    def analyze_dump(self, path: str, *, device: str | None, roles: "Path | None") -> "Report | DumpFolder": ...
+    def analyze_dump(
+        self, path: str, *, device: str | None, roles: "Path | None", memory_fraction: float | None = None
+    ) -> "Report | DumpFolder": ...
 
     def capture_target(self, target: Any, *, progress: Progress) -> "Capture": ...
 

@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What this command takes."""
     shared.add_program_options(parser, several=True)
     shared.add_compiler_options(parser)
-    shared.add_resident_option(parser)
+    shared.add_usable_options(parser)
     group = parser.add_argument_group("the work")
     group.add_argument(
         "--boundary", action="store_true", help="the largest batch that fits as well, by further compiles"

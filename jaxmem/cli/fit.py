@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--limit", metavar="SIZE", type=shared.size, help="what the program may take (default: what the device has)"
     )
-    shared.add_resident_option(group)
+    shared.add_usable_options(group)
     group.add_argument(
         "--margin", metavar="SIZE", type=shared.size, default=0, help="what is to stay free (default: 0)"
     )

@@ -102,8 +102,14 @@ def add_compiler_options(parser: argparse.ArgumentParser, *, gemm: tuple[str, ..
     group.add_argument("--no-cache", action="store_true", help="compile even if this program was compiled before")
 
 
-def add_resident_option(parser: argparse._ActionsContainer) -> None:
-    """What else takes memory of the device."""
+def add_usable_options(parser: argparse._ActionsContainer) -> None:
+    """How much of the device the program may take."""
+    parser.add_argument(
+        "--memory-fraction",
+        metavar="F",
+        type=fraction,
+        help="GPU: what JAX's allocator takes of the card, XLA_PYTHON_CLIENT_MEM_FRACTION (default: 0.75)",
+    )
     parser.add_argument(
         "--resident", metavar="SIZE", type=size, default=0, help="what else lives on the device (default: 0)"
     )
@@ -153,6 +159,17 @@ def positive_number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is no time to wait; write a number above 0")
+    return value
+
+
+def fraction(text: str) -> float:
+    """``"0.9"`` → 0.9; above 0 and at most 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no fraction of a memory; write a number above 0, at most 1")
     return value
 
 

@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     shared.add_program_options(parser)
     shared.add_compiler_options(parser, gemm=("triton", "cublas", "both"))
     parser.add_argument("--limit", metavar="SIZE", type=shared.size, help="a budget, e.g. 2GiB: exit 1 above it")
-    shared.add_resident_option(parser)
+    shared.add_usable_options(parser)
     parser.add_argument(
         "--roles", metavar="FILE", type=Path, help="what the arguments of a dump are for, in TOML or JSON"
     )
@@ -59,7 +59,11 @@ def _results(options: argparse.Namespace, load_analysis: AnalysisLoader) -> "Res
         from jaxmem.result import Reports, load
 
         results = load(options.program)
-        return _judged(results, options) if isinstance(results, Reports) else results
+        return (
+            _judged(_at_fraction(results, options.memory_fraction), options)
+            if isinstance(results, Reports)
+            else results
+        )
     if kind is Kind.DUMP:
         return _of_dump(options, load_analysis)
     if options.roles is not None:
@@ -80,13 +84,28 @@ def _of_dump(options: argparse.Namespace, load_analysis: AnalysisLoader) -> "Res
     analysis = load_analysis()
     from jaxmem.result import Report, Reports
 
+    if options.memory_fraction is not None and options.device is None:
+        raise UsageError("--memory-fraction needs to know the card, and a dump does not tell. Name it: -d h100-sxm.")
     reports = []
     for device in options.device or (None,):
-        result = analysis.analyze_dump(options.program, device=device, roles=options.roles)
+        result = analysis.analyze_dump(
+            options.program, device=device, roles=options.roles, memory_fraction=options.memory_fraction
+        )
         if not isinstance(result, Report):
             return result
         reports.append(result)
     return _judged(Reports(reports=tuple(reports)), options)
+
+
+def _at_fraction(results: "Reports", fraction: float | None) -> "Reports":
+    """Saved reports under --memory-fraction."""
+    if fraction is None:
+        return results
+    from jaxmem.verdict import with_memory_fraction
+
+    if not any(report.device.platform == "cuda" for report in results.reports):
+        raise UsageError("--memory-fraction is what JAX's allocator takes of a GPU, and no report here is of one.")
+    return replace(results, reports=tuple(with_memory_fraction(report, fraction) for report in results.reports))
 
 
 def _judged(results: "Reports", options: argparse.Namespace) -> "Reports":

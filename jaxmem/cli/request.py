@@ -1,7 +1,7 @@
 """From options to targets: what kind of PROGRAM it is, which variants of it, for which devices."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
@@ -79,7 +79,7 @@ def requested(options: argparse.Namespace, analysis: Analysis, *, open_batch: bo
     compiler_options = _compiler_options(options)
     mesh = _mesh(options, kind, batch_size)
     devices: tuple[str | None, ...] = (None,) if kind is Kind.CAPTURE else options.device or (DEFAULT_DEVICE,)
-    _check_devices(device for device in devices if device)
+    _check_devices([device for device in devices if device], getattr(options, "memory_fraction", None))
     modes: tuple[str | None, ...] = (None,)
     if kind is Kind.ZOO:
         modes = ("train", "infer") if mode in (None, "both") else (mode,)
@@ -97,6 +97,7 @@ def requested(options: argparse.Namespace, analysis: Analysis, *, open_batch: bo
             gemm=getattr(options, "gemm", None),
             use_cache=not getattr(options, "no_cache", False),
             measure=getattr(options, "measure", False),
+            memory_fraction=getattr(options, "memory_fraction", None),
         )
         for one_mode in modes
         for device in devices
@@ -266,12 +267,16 @@ def _check_zoo(find: str, name: str, advice: str = "") -> None:
         raise EnvironmentFailure(str(error)) from None
 
 
-def _check_devices(devices: Iterable[str]) -> None:
+def _check_devices(devices: Sequence[str], memory_fraction: float | None) -> None:
     """Before the first compile, not after it."""
     from jaxmem.devices import find_device
 
-    for device in devices:
-        find_device(device)
+    platforms = {find_device(device).platform for device in devices}
+    if memory_fraction is not None and devices and "cuda" not in platforms:
+        raise UsageError(
+            f"--memory-fraction is what JAX's allocator takes of a GPU, and {', '.join(devices)} is none. "
+            "--limit sets a budget on any device."
+        )
 
 
 def _request(analysis: Analysis, **facts: Any) -> Requested:

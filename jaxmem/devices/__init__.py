@@ -9,7 +9,7 @@ from jaxmem.devices.attached import attached_device
 from jaxmem.devices.data import CudaTarget, Device, TpuTarget
 from jaxmem.devices.host import cpu_device
 from jaxmem.devices.installed import compiler_packages, obstacle, pip_line
-from jaxmem.devices.nvidia import DEFAULT_MEMORY_FRACTION, cuda_cards
+from jaxmem.devices.nvidia import DEFAULT_MEMORY_FRACTION, asked_for, cuda_cards, fraction_of, with_memory_fraction
 from jaxmem.devices.own import load_card, save_card
 from jaxmem.devices.tpu import Topology, topology_of, tpu_chips
 from jaxmem.errors import UsageError
@@ -21,16 +21,19 @@ __all__ = [
     "Device",
     "Topology",
     "TpuTarget",
+    "asked_for",
     "attached_device",
     "catalogue",
     "compiler_packages",
     "cpu_device",
     "find_device",
+    "fraction_of",
     "load_card",
     "obstacle",
     "pip_line",
     "save_card",
     "topology_of",
+    "with_memory_fraction",
 ]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -42,14 +45,23 @@ def catalogue() -> tuple[Device, ...]:
     return (cpu_device(), *cuda_cards(), *tpu_chips())
 
 
-def find_device(name: str) -> Device:
+def find_device(name: str, memory_fraction: float | None = None) -> Device:
     """The device of that name, of the card file of that path (``*.toml``), or the one in this machine (``attached``).
+
+    Args:
+        memory_fraction: what JAX's allocator takes of a GPU; None for its default.
 
     Raises:
         UsageError: there is none; the message has the nearest names.
         InputError: the card file was not understood.
         EnvironmentFailure: JAX could not say what is in this machine.
     """
+    if memory_fraction is not None and not 0 < memory_fraction <= 1:
+        raise UsageError(f"The memory fraction is {memory_fraction:g}; it is above 0 and at most 1.")
+    return with_memory_fraction(_find_device(name), memory_fraction)
+
+
+def _find_device(name: str) -> Device:
     if name.lower().endswith(".toml"):
         return load_card(name)
     if name == ATTACHED:

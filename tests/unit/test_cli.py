@@ -52,6 +52,7 @@ class FakeTarget:
     sharding: str | None = None
     gemm: str | None = None
     measure: bool = False
+    memory_fraction: float | None = None
 
 
 def a_report(target: FakeTarget, *, fits: bool = True) -> Report:
@@ -158,7 +159,9 @@ class FakeAnalysis:
         row = EstimateRow(term="all", symbol="w", formula="3 GiB", bytes=REQUIRED)
         return EstimateReport(program=report.program, device=report.device, rows=(row,), total_bytes=REQUIRED)
 
-    def analyze_dump(self, path: str, *, device: str | None, roles: Path | None) -> Report:
+    def analyze_dump(
+        self, path: str, *, device: str | None, roles: Path | None, memory_fraction: float | None = None
+    ) -> Report:
         self.dumps.append((path, device, roles))
         if self.failure is not None:
             raise self.failure
