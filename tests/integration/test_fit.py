@@ -228,10 +228,8 @@ def test_nothing_fits_and_nothing_is_left(programs: str) -> None:
 
 
 def test_a_device_of_unknown_size_needs_a_limit(programs: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jaxmem.analysis import planning
-
     unknown = replace(find_device("cpu"), usable_bytes=Unknown("nobody says"))
-    monkeypatch.setattr(planning, "find_device", lambda name: unknown)
+    monkeypatch.setattr(Target, "find_device", lambda target: unknown)
     target = Target(text=f"{programs}:make", device="cpu")
     with pytest.raises(UsageError, match=r"not known \(nobody says\).*--limit 16GiB"):
         fit_target(target, Question(advice=False))
