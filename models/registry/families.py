@@ -1,4 +1,4 @@
-"""What the networks of one family have in common: a function for each, which makes a row of `jaxmem_models.registry.networks`."""
+"""What the networks of a family have in common: a function for each, which makes a row of the table of networks."""
 
 from jaxmem_models.registry.model import Model
 
