@@ -7,7 +7,7 @@ from hashlib import sha256
 from math import prod
 from typing import Any
 
-from jaxmem.analysis.captures import finished, layer_table_of, prepare, prepare_target
+from jaxmem.analysis.captures import finished, prepare, prepare_target
 from jaxmem.analysis.changes import Change, changes_of_program, changes_of_target, not_tried
 from jaxmem.analysis.targets import Progress, Target, is_zoo, program_of, silent
 from jaxmem.assemble import device_facts
@@ -262,11 +262,12 @@ def _estimator(subject: _Subject, progress: Progress) -> Callable[[int], int | N
         progress(f"batch {batch}: the formula", 0.0)
         start_jax()
         traced = trace(subject.program(batch), platforms=(subject.device.platform,))
-        table = layer_table_of(traced)
-        if table is None:
+        if traced.layer_table is None:
             return None
         platform = subject.device.platform
-        return derive_formula(table, traced.arguments, traced.outputs, traced.facts, platform=platform).bytes
+        return derive_formula(
+            traced.layer_table, traced.arguments, traced.outputs, traced.facts, platform=platform
+        ).bytes
 
     return estimate
 

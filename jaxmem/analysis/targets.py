@@ -29,7 +29,7 @@ class Target:
         sharding: what of a zoo model is divided over the mesh: ``data`` or ``fsdp``; None otherwise.
         gemm: the backend of a GPU's matrix products: ``triton``, ``cublas``, or ``both`` for a range; None leaves it
             to XLA.
-        use_cache: look for, and keep, the capture in the user's cache.
+        use_cache: look for, and keep, the capture or the estimate in the user's cache.
         measure: run it too, on the attached device.
         memory_fraction: what JAX's allocator takes of a GPU; None for its default.
     """
@@ -66,6 +66,15 @@ def program_of(target: Target) -> Program:
 def is_zoo(target: Target) -> bool:
     """Whether it is a model that jaxmem ships."""
     return ":" not in target.text
+
+
+def program_from(fn: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Program:
+    """The program of a function and its arguments, or the finished one that was handed over."""
+    if not isinstance(fn, Program):
+        return Program(fn, *args, **keywords)
+    if args or keywords:
+        raise UsageError("A Program already has its arguments. Pass the Program alone, or the function with them.")
+    return fn
 
 
 def _mesh(target: Target) -> Any:

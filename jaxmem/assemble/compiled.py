@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from jaxmem.assemble.estimate import ACTIVATIONS
-from jaxmem.assemble.facts import NO_TABLE
+from jaxmem.assemble.estimate import ACTIVATIONS, NO_TABLE
 from jaxmem.attribution import Account, Attribution, Facts
 from jaxmem.formula import Formula
 from jaxmem.profile import Buffer, MemoryProfile

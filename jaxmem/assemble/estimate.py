@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from jaxmem.assemble.facts import NO_TABLE
 from jaxmem.formula import Formula, Leaf
 from jaxmem.lowering import ProgramFacts
 from jaxmem.result import (
@@ -16,6 +15,8 @@ from jaxmem.result import (
 )
 from jaxmem.roles import OPTIMIZER_ROLES, Role
 from jaxmem.unknown import Unknown
+
+NO_TABLE = Unknown("the program was handed over already lowered, so its operations are not known")
 
 ACTIVATIONS = frozenset({Role.SAVED_ACTIVATIONS, Role.TRANSIENT})
 

@@ -1,11 +1,10 @@
-"""What surrounds the numbers of a report: device, versions, the compiler's own words, other memories, notes."""
+"""What surrounds the numbers of a report: versions, the compiler's own words, other memories, notes."""
 
+from jaxmem.assemble.estimate import NO_TABLE
 from jaxmem.capture import Capture
-from jaxmem.devices import Device
 from jaxmem.lowering import AUTOTUNE_RESULTS_OPTION
 from jaxmem.profile import MAIN_COLORS
 from jaxmem.result import (
-    DeviceFacts,
     Hidden,
     OtherMemory,
     Versions,
@@ -15,9 +14,6 @@ from jaxmem.unknown import Unknown
 from jaxmem.xla import BufferAssignment
 from jaxmem.xla.replay import live_peak_bytes
 
-NO_TABLE = Unknown("the program was handed over already lowered, so its operations are not known")
-
-
 _MEMORIES = {
     ("tpu", 1): "VMEM (on-chip)",
     ("tpu", 2): "SMEM (on-chip)",
@@ -26,18 +22,6 @@ _MEMORIES = {
     ("cuda", 5): "host memory",
 }
 """What people call a memory space (`xla/layout.h` and, on TPU, what its dumps show)."""
-
-
-def device_facts(device: Device, device_count: int = 1) -> DeviceFacts:
-    """A device, as a report names it."""
-    return DeviceFacts(
-        name=device.name,
-        platform=device.platform,
-        memory_bytes=device.memory_bytes,
-        usable_bytes=device.usable_bytes,
-        device_count=device_count,
-        attached=device.attached or device.platform == "cpu",
-    )
 
 
 def versions(capture: Capture) -> Versions:

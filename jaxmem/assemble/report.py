@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from jaxmem.assemble.compiled import Compiled, buffer_rows, layer_rows, role_sums, schedule_of, unexplained_sum
-from jaxmem.assemble.estimate import estimates
-from jaxmem.assemble.facts import NO_TABLE, device_facts, notes, other_memories, versions, xla_numbers
+from jaxmem.assemble.device import device_facts
+from jaxmem.assemble.estimate import NO_TABLE, estimates
+from jaxmem.assemble.facts import notes, other_memories, versions, xla_numbers
 from jaxmem.attribution import Dataflow, Facts, attribute, take_account
 from jaxmem.capture import Capture
 from jaxmem.errors import InputError

@@ -1,7 +1,8 @@
-"""The cache of captures: what was compiled once is not compiled again.
+"""The cache of captures and estimates: what was compiled or derived once is not done again.
 
     folder/captures/<key>.jaxmem    a capture, under the digest of everything that decides it (`lowering_key`)
     folder/requests/<key>           the key of a capture, under the digest of a request (`request_key`)
+    folder/estimates/<key>          an estimate as text and the digest of it, under the digest of a request
 
 **Source locations count.** The bytecode of a program carries the file and line of every operation, and the report shows
 them, so they are part of the key: code that moved by a line, or is called by another path, is compiled again rather
@@ -26,11 +27,13 @@ from jaxmem.capture.file import SCHEMA, load, save
 from jaxmem.codec import encode
 from jaxmem.devices import Device
 from jaxmem.errors import InputError, JaxmemError
-from jaxmem.files import UNFINISHED, write_whole
+from jaxmem.files import UNFINISHED, read_bounded, write_whole
 from jaxmem.lowering import AUTOTUNE_RESULTS_OPTION, Lowering
 from jaxmem.units import format_bytes
 
 DEFAULT_LIMIT_BYTES = 5 * 2**30
+ESTIMATES_LIMIT_BYTES = 2**28
+"""What all estimates together may take: some thousand of them."""
 _ABANDONED_SECONDS = 3600.0
 Versions = tuple[tuple[str, str], ...]
 
@@ -183,7 +186,7 @@ class CaptureCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save(capture, path, force=True)
-            self._evict(keep=path)
+            self._evict(keep=path, limit_bytes=self.limit_bytes)
         except (JaxmemError, OSError) as error:
             self._warn(error)
 
@@ -204,17 +207,44 @@ class CaptureCache:
         except (JaxmemError, OSError) as error:
             self._warn(error)
 
+    def get_estimate(self, key: str) -> str | None:
+        """The text that a request was answered with; None where there is none, or it is not as it was written."""
+        path = self._estimate_path(key)
+        try:
+            content = read_bounded(path, limit_bytes=ESTIMATES_LIMIT_BYTES).decode()
+        except (InputError, UnicodeDecodeError):
+            return None
+        stated, _, text = content.partition("\n")
+        if stated != hashlib.sha256(text.encode()).hexdigest():
+            return None
+        with suppress(OSError):
+            os.utime(path)  # as in `get`
+        return text
+
+    def put_estimate(self, key: str, text: str) -> None:
+        """Keep the text that answers a request. A failure is a warning."""
+        path = self._estimate_path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}", force=True)
+            self._evict(keep=path, limit_bytes=ESTIMATES_LIMIT_BYTES)
+        except (JaxmemError, OSError) as error:
+            self._warn(error)
+
+    def _estimate_path(self, key: str) -> Path:
+        return self.folder / "estimates" / _checked(key)
+
     def _capture_path(self, key: str) -> Path:
         return self.folder / "captures" / f"{_checked(key)}.jaxmem"
 
     def _request_path(self, key: str) -> Path:
         return self.folder / "requests" / _checked(key)
 
-    def _evict(self, *, keep: Path) -> None:
+    def _evict(self, *, keep: Path, limit_bytes: int) -> None:
         """Remove what was used longest ago until the rest fits. Another process may remove the same files meanwhile."""
         files = []
         self._remove_unfinished(keep.parent)
-        for file in keep.parent.glob("*.jaxmem"):
+        for file in keep.parent.glob(f"[!.]*{keep.suffix}"):
             try:
                 status = file.stat()
             except FileNotFoundError:
@@ -222,7 +252,7 @@ class CaptureCache:
             files.append((status.st_mtime_ns, status.st_size, file))
         total_bytes = sum(size for _, size, _ in files)
         for _, size_bytes, file in sorted(files):
-            if total_bytes <= self.limit_bytes:
+            if total_bytes <= limit_bytes:
                 return
             if file != keep:
                 file.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What this command takes."""
     shared.add_program_options(parser)
+    shared.add_cache_option(parser, "derive it even if this estimate of a zoo model was made before")
     group = shared.add_output_options(parser, file_help="write the answer to a file instead of stdout")
     shared.add_format_option(group)
     group.add_argument("--scaling", action="store_true", help="bytes = a + b·B around the batch size, term by term")

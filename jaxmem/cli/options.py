@@ -99,7 +99,12 @@ def add_compiler_options(parser: argparse.ArgumentParser, *, gemm: tuple[str, ..
         help="GPU: what XLA measured on the card, written there with xla_gpu_dump_autotune_results_to; used for the "
         "operations in it, whose card, cuDNN and jaxlib are the same; without the card nothing can be measured anew",
     )
-    group.add_argument("--no-cache", action="store_true", help="compile even if this program was compiled before")
+    add_cache_option(group, "compile even if this program was compiled before")
+
+
+def add_cache_option(parser: argparse._ActionsContainer, help: str) -> None:
+    """Work done before is done again."""
+    parser.add_argument("--no-cache", action="store_true", help=help)
 
 
 def add_usable_options(parser: argparse._ActionsContainer) -> None:

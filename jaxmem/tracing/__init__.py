@@ -15,12 +15,14 @@ from typing import Any
 import jax
 
 from jaxmem.errors import InvariantError
+from jaxmem.layer_table import LayerTable
 from jaxmem.lowering import Argument, Lowering, Output, ProgramFacts
 from jaxmem.program import Program
 from jaxmem.roles import STATE_ROLES, Role
 from jaxmem.tracing.carried import carried_over
 from jaxmem.tracing.dataflow import UNKNOWN_FLOW, read_flow
 from jaxmem.tracing.distinct_paths import distinct_paths
+from jaxmem.tracing.layers import layer_table
 from jaxmem.tracing.roles import Decision, decide, layer_of
 from jaxmem.tracing.stablehlo import bytecode, device_count, module_name, parameter_numbers, received_by_device
 from jaxmem.tracing.stages import Staged, stage
@@ -65,6 +67,11 @@ class Traced:
         """Devices over which the arguments and results are spread."""
         leaves = [place.leaf for place in (*_places(self.staged.arguments), *_places(self.staged.results))]
         return max((leaf.sharding.num_devices for leaf in leaves if leaf.sharding is not None), default=1)
+
+    @cached_property
+    def layer_table(self) -> LayerTable | None:
+        """The traced program as plain data, made on first use; None where there is no jaxpr."""
+        return None if self.closed_jaxpr is None else layer_table(self.closed_jaxpr, self.arguments)
 
     @cached_property
     def lowering(self) -> Lowering:

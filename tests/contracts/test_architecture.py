@@ -21,6 +21,7 @@ NEVER: dict[str, frozenset[str]] = {
     "": JAX | {"rich", "google"},
     "__main__": JAX,
     "files": JAX,
+    "late_names": JAX,
     "lowering": JAX | {"tracing", "compilers", "xla", "report"},
     "layer_table": JAX | {"tracing", "compilers", "xla", "report"},
     "layer_paths": JAX | {"tracing", "xla", "attribution", "formula"},

@@ -31,7 +31,7 @@ sys.exit(main(sys.argv[1:]))
 
 def estimated(*arguments: str) -> int:
     """What `jaxmem estimate` prints as total, in a process where compiling raises."""
-    command = [sys.executable, "-c", WITHOUT_COMPILERS, "estimate", *arguments, "--format", "json", "-q"]
+    command = [sys.executable, "-c", WITHOUT_COMPILERS, "estimate", *arguments, "--format", "json", "-q", "--no-cache"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     (report,) = json.loads(run.stdout)["reports"]

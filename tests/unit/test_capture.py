@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -446,6 +447,40 @@ def test_a_broken_entry_is_a_miss_and_is_replaced(tmp_path: Path) -> None:
     assert cache.get(KEY) == make_capture()
 
 
+def test_an_estimate_is_kept_as_it_was_written(tmp_path: Path) -> None:
+    cache = CaptureCache(tmp_path)
+    assert cache.get_estimate(KEY) is None
+    cache.put_estimate(KEY, "größer\nals 1\n")
+    assert cache.get_estimate(KEY) == "größer\nals 1\n"
+    assert cache.get_estimate(OTHER) is None
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-1], lambda data: data[:70] + b"2" + data[71:], lambda _: b"\xff"]
+)
+def test_a_damaged_estimate_is_a_miss_and_is_replaced(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    cache = CaptureCache(tmp_path)
+    cache.put_estimate(KEY, "total 1111111")
+    (file,) = (tmp_path / "estimates").iterdir()
+    file.write_bytes(damage(file.read_bytes()))
+    assert cache.get_estimate(KEY) is None
+    cache.put_estimate(KEY, "total 1111111")
+    assert cache.get_estimate(KEY) == "total 1111111"
+
+
+def test_estimates_have_a_limit_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxmem.capture.cache.ESTIMATES_LIMIT_BYTES", 200)
+    cache = CaptureCache(tmp_path)
+    cache.put(KEY, make_capture())
+    for age, key in ((200, KEY), (100, OTHER)):
+        cache.put_estimate(key, "an estimate")
+        os.utime(tmp_path / "estimates" / key, (10**9 - age, 10**9 - age))
+    cache.get_estimate(KEY)
+    cache.put_estimate(THIRD, "an estimate")
+    assert [cache.get_estimate(key) is None for key in (KEY, OTHER, THIRD)] == [False, True, False]
+    assert cache.get(KEY) is not None
+
+
 def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
     size_bytes = len(pack(make_capture()))
     cache = CaptureCache(tmp_path, limit_bytes=2 * size_bytes)
@@ -474,8 +509,10 @@ def test_a_folder_that_cannot_be_written_is_one_warning(tmp_path: Path) -> None:
     cache = CaptureCache(blocked, warn=said.append)
     cache.put(KEY, make_capture())
     cache.put_request(OTHER, KEY)
+    cache.put_estimate(OTHER, "an estimate")
     assert cache.get(KEY) is None
     assert cache.get_request(OTHER) is None
+    assert cache.get_estimate(OTHER) is None
     (message,) = said
     assert str(blocked) in message
     assert "the work goes on without it" in message
