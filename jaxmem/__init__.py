@@ -6,9 +6,7 @@
 Names are looked up when they are first used, so that importing jaxmem imports nothing else.
 """
 
-from typing import TYPE_CHECKING
-
-from jaxmem.late_names import looked_up_late
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -31,16 +29,19 @@ __all__ = [
 ]
 
 
-__getattr__ = looked_up_late(
-    __name__,
-    {
-        "jaxmem.analysis": (
-            *("analyze", "analyze_dump", "analyze_together", "compare", "diff"),
-            *("estimate", "explain_oom", "fit", "load"),
-        ),
-        "jaxmem.program": ("Program",),
-    },
-)
+_NAMES = {
+    "jaxmem.analysis": (
+        *("analyze", "analyze_dump", "analyze_together", "compare", "diff"),
+        *("estimate", "explain_oom", "fit", "load"),
+    ),
+    "jaxmem.program": ("Program",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    from jaxmem.late_names import looked_up_late
+
+    return looked_up_late(__name__, _NAMES)(name)
 
 
 def __dir__() -> list[str]:
