@@ -80,7 +80,7 @@ def _long_columns() -> bytes:
 
 def _instruction(
     number: int, opcode: bytes, *, operands: tuple[int, ...] = (), calls: tuple[int, ...] = (), **more: Any
-):
+) -> Any:
     shape = more.pop("shape", MESSAGES["Shape"](element_type=11)).SerializeToString()
     return MESSAGES["Instruction"](
         id=number,
@@ -90,10 +90,10 @@ def _instruction(
         operand_ids=operands,
         called_computation_ids=calls,
         **more,
-    ).SerializeToString()
+    )
 
 
-def _computation(number: int, *instructions: bytes, root: int) -> bytes:
+def _computation(number: int, *instructions: Any, root: int) -> bytes:
     return MESSAGES["Computation"](
         id=number, name=b"c%d" % number, instructions=instructions, root_id=root
     ).SerializeToString()
@@ -126,7 +126,7 @@ def _nested_shape(depth: int) -> bytes:
     shape = b"\x10\x0b"  # element_type f32; around it, element_type tuple and what is in it
     for _ in range(depth):
         shape = b"\x10\x0d\x22" + _varint(len(shape)) + shape
-    instruction = MESSAGES["Instruction"](id=1, name=b"i1", opcode=b"parameter", shape=shape).SerializeToString()
+    instruction = MESSAGES["Instruction"](id=1, name=b"i1", opcode=b"parameter", shape=shape)
     return _module(_computation(1, instruction, root=1), entry=1)
 
 
@@ -147,7 +147,7 @@ def _frames(circle: bool) -> bytes:
         file_locations=[MESSAGES["FileLocation"](file_name_id=1, function_name_id=1)],
         stack_frames=frames,
     )
-    metadata = MESSAGES["Metadata"](stack_frame_id=count)
+    metadata = MESSAGES["Metadata"](stack_frame_id=count).SerializeToString()
     instructions = [_instruction(number + 1, b"iota", metadata=metadata) for number in range(count)]
     return _module(_computation(1, *instructions, root=1), entry=1, stack_frame_index=index)
 

@@ -12,8 +12,8 @@ from jaxmem.xla.schema import MESSAGES
 
 _INSIDE = {
     ("HloModule", "computations"): "Computation",
-    ("Computation", "instructions"): "Instruction",
     ("Instruction", "shape"): "Shape",
+    ("Instruction", "metadata"): "Metadata",
 }
 """(message, field of bytes): the message in it."""
 

@@ -135,8 +135,8 @@ def largest_workspace(module: Module) -> int:
     """The largest workspace that a call of cuDNN or cuBLAS is given: the last array of its results, of bytes."""
     largest = 0
     for instruction in module.instructions.values():
-        if instruction.opcode == "custom-call" and instruction.custom_call_target.startswith(LIBRARY_CALLS):
-            leaves = [shape for _, shape in instruction.shape.leaves()]
+        if instruction.opcode == "custom-call" and instruction.attributes.custom_call_target.startswith(LIBRARY_CALLS):
+            leaves = [shape for _, shape in instruction.shape.leaves]
             if len(leaves) > 1 and leaves[-1].element_type in ("u8", "s8") and len(leaves[-1].dimensions) == 1:
                 largest = max(largest, leaves[-1].logical_bytes)
     return largest

@@ -65,10 +65,7 @@ class _Repeated:
         self.module = proto.hlo_module
         self.entry_id: int = self.module.entry_computation_id
         self.computations = [MESSAGES["Computation"].FromString(each) for each in self.module.computations]
-        self.instructions = {
-            computation.id: [MESSAGES["Instruction"].FromString(each) for each in computation.instructions]
-            for computation in self.computations
-        }
+        self.instructions = {computation.id: list(computation.instructions) for computation in self.computations}
         entry = self.instructions[self.entry_id]
         by_id = {instruction.id: instruction for instruction in entry}
         self.root = by_id[next(c.root_id for c in self.computations if c.id == self.entry_id)]
@@ -140,7 +137,7 @@ class _Repeated:
             made.root_id = self.instruction_id(computation.root_id, turn)
             module.computations.append(made.SerializeToString())
 
-    def _instruction(self, old: Any, turn: int) -> bytes:
+    def _instruction(self, old: Any, turn: int) -> Any:
         made = MESSAGES["Instruction"]()
         made.CopyFrom(old)
         made.id = self.instruction_id(old.id, turn)
@@ -150,7 +147,9 @@ class _Repeated:
             self.instruction_id(each, turn) for each in old.control_predecessor_ids if not self.is_left_out(each, turn)
         ]
         made.called_computation_ids[:] = [self.computation_id(each, turn) for each in old.called_computation_ids]
-        return made.SerializeToString() + (self.literal if old.opcode == b"constant" else b"")
+        if old.opcode == b"constant":
+            made.MergeFromString(self.literal)
+        return made
 
     def _add_schedule(self, module: Any) -> None:
         for sequence in self.old.hlo_module.schedule.sequences:

@@ -115,7 +115,7 @@ def _hidden(compiled: Compiled, capture: Capture) -> Hidden:
         fusion.instruction_id: next(
             (
                 compiled.facts.layer[node]
-                for index, _ in compiled.profile.module.instructions[fusion.instruction_id].shape.leaves()
+                for index, _ in compiled.profile.module.instructions[fusion.instruction_id].shape.leaves
                 if (node := compiled.facts.dataflow.node_at.get((fusion.instruction_id, index))) is not None
             ),
             "",

@@ -7,15 +7,23 @@ and transposes keep its numbers in new bytes (`MOVEMENT`). Everything the rules 
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 from jaxmem.attribution.collectives import DONES, PIECEWISE, STARTS
 from jaxmem.profile import Leaf, flatten_schedule, instruction_order
-from jaxmem.xla.hlo import Instruction, Module
+from jaxmem.xla.hlo import Instruction, Module, Shape
 
 _HANDS_ON = frozenset({"bitcast", "optimization-barrier", "get-tuple-element", "tuple", "add-dependency", "domain"})
 MOVES = frozenset({"copy", "transpose", "reshape", "reverse", "copy-start", "copy-done", "bitcast-convert"})
 """Opcodes whose result holds the numbers of their operand, in another order or place."""
+
+_OF_THEIR_OWN = (
+    _HANDS_ON
+    | {"parameter", "fusion", "call", "while", "conditional", "async-start", "async-done", "async-update", "copy-done"}
+    | DONES.keys()
+    | STARTS
+    | PIECEWISE
+)
+"""Opcodes whose results are more, or something else, than computed from all operands."""
 
 ELEMENTWISE = frozenset(
     """abs add and atan2 cbrt ceil clamp compare convert cosine divide erf exponential exponential-minus-one floor
@@ -31,6 +39,7 @@ class Node:
 
     Attributes:
         leaf: where it is made.
+        shape: of the array.
         operands: nodes it is computed from.
         users: nodes computed from it.
         fusion: id of the outermost fusion around it; None for an instruction that runs on its own.
@@ -41,6 +50,7 @@ class Node:
     index: int
     instruction: Instruction
     leaf: Leaf
+    shape: Shape
     operands: list[int]
     users: list[int] = field(default_factory=list)
     fusion: int | None = None
@@ -50,18 +60,17 @@ class Node:
     @property
     def elements(self) -> int:
         """Number of elements of the array."""
-        return self.instruction.shape.subshape(self.leaf[1]).elements
+        return self.shape.elements
 
     @property
     def bits(self) -> int:
         """Bits of one element as stored."""
-        shape = self.instruction.shape.subshape(self.leaf[1])
-        return 8 * shape.logical_bytes // shape.elements if shape.elements else 0
+        return 8 * self.shape.logical_bytes // self.shape.elements if self.shape.elements else 0
 
     @property
     def dtype(self) -> str:
         """Element type by XLA's name."""
-        return self.instruction.shape.subshape(self.leaf[1]).element_type
+        return self.shape.element_type
 
 
 def _is_compilers_cast(cast: Instruction, operand: Instruction) -> bool:
@@ -86,9 +95,10 @@ class Dataflow:
         self.schedule = flatten_schedule(module)
         self._position = {identifier: position for position, identifier in enumerate(self.schedule)}
         self._visit(module.entry_computation_id, parameters=None, fusion=None, position=None)
-        for node in self.nodes:
+        nodes = self.nodes
+        for node in nodes:
             for operand in node.operands:
-                self.nodes[operand].users.append(node.index)
+                nodes[operand].users.append(node.index)
         self.value_numbers = self._number_values()
         self.origins = self._find_origins()
 
@@ -97,12 +107,11 @@ class Dataflow:
     def _add(
         self, instruction: Instruction, index: tuple[int, ...], operands: Iterable[int], *, hands_on: bool = False
     ) -> int:
-        leaf = (instruction.id, index)
-        node = Node(len(self.nodes), instruction, leaf, list(operands), hands_on=hands_on)
-        node.fusion, node.position = self._where
-        self.nodes.append(node)
-        self.node_at[leaf] = node.index
-        return node.index
+        number, leaf = len(self.nodes), (instruction.id, index)
+        shape = instruction.shape.subshape(index) if index else instruction.shape
+        self.nodes.append(Node(number, instruction, leaf, shape, list(operands), [], *self._where, hands_on))
+        self.node_at[leaf] = number
+        return number
 
     def _visit(
         self,
@@ -112,13 +121,22 @@ class Dataflow:
         fusion: int | None,
         position: int | None,
     ) -> dict[tuple[int, ...], int]:
-        """Add a computation's nodes and return the root's leaves; ``parameters``: which outer nodes each parameter receives."""
+        """Add a computation's nodes and return the root's leaves; ``parameters``: which outer nodes each parameter receives.
+
+        What most instructions make is computed from everything they are given.
+        """
         module = self.module
         made: dict[int, dict[tuple[int, ...], int]] = {}
         for identifier in instruction_order(module, computation_id):
             instruction = module.instructions[identifier]
             self._where = (fusion, self._position.get(identifier, 0) if position is None else position)
-            made[identifier] = self._visit_instruction(instruction, made, parameters, fusion, position)
+            if instruction.opcode in _OF_THEIR_OWN:
+                made[identifier] = self._visit_instruction(instruction, made, parameters, fusion, position)
+            else:
+                everything = [node for operand in instruction.operand_ids for node in made[operand].values()]
+                made[identifier] = {
+                    index: self._add(instruction, index, everything) for index, _ in instruction.shape.leaves
+                }
         return made[module.computations[computation_id].root_id]
 
     def _visit_instruction(
@@ -130,7 +148,7 @@ class Dataflow:
         position: int | None,
     ) -> dict[tuple[int, ...], int]:
         opcode, operands = instruction.opcode, [made[operand] for operand in instruction.operand_ids]
-        leaves = [index for index, _ in instruction.shape.leaves()]
+        leaves = [index for index, _ in instruction.shape.leaves]
         where = self._where
         if opcode == "parameter":
             given = parameters[instruction.parameter_number or 0] if parameters is not None else {}
@@ -290,26 +308,26 @@ class Dataflow:
 
     # Questions.
 
-    def _number_values(self) -> list[bytes]:
+    def _number_values(self) -> list[int]:
         """A number for each node such that equal numbers mean the same computation on the same arguments.
 
         XLA computes a value twice rather than keep it, in two fusions; this is how the two are known to be one. A copy has
         its source's number; where ways of a loop meet, a value is nobody's equal.
         """
-        numbers: list[bytes] = []
+        numbers: list[int] = []
+        known: dict[tuple[object, ...], int] = {}
         for node in self.nodes:
-            same = node.hands_on or node.instruction.opcode in ("copy", "copy-start")
-            if same and len(node.operands) == 1 and node.operands[0] < node.index:
-                numbers.append(numbers[node.operands[0]])
+            instruction, operands = node.instruction, node.operands
+            same = node.hands_on or instruction.opcode in ("copy", "copy-start")
+            if same and len(operands) == 1 and operands[0] < node.index:
+                numbers.append(numbers[operands[0]])
                 continue
-            digest = blake2b(node.instruction.fingerprint, digest_size=16)
-            digest.update(repr(node.leaf[1]).encode())
-            if node.instruction.opcode == "parameter" or node.hands_on:
-                digest.update(b"%d" % node.index)
+            if instruction.opcode == "parameter" or node.hands_on:
+                made_of: Iterable[int | str] = ("node", node.index)  # like no other
             else:
-                for operand in node.operands:
-                    digest.update(numbers[operand])
-            numbers.append(digest.digest())
+                made_of = (numbers[operand] for operand in operands)
+            what = (instruction.fingerprint, node.leaf[1], *made_of)
+            numbers.append(known.setdefault(what, len(known)))
         return numbers
 
     def _find_origins(self) -> list[int]:

@@ -4,7 +4,7 @@ Everything here is a query on the dataflow graph together with the lowering's ta
 the name of an HLO instruction.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from jaxmem.attribution.collectives import SUMS
 from jaxmem.attribution.dataflow import ELEMENTWISE, MOVES, Dataflow, Node
@@ -23,7 +23,11 @@ PRODUCTS = frozenset({"dot", "convolution"})
 
 _MOVES_NEARER = MOVES | {"slice", "async-start", "async-done"}
 
-_ORDER = {Phase.UNKNOWN: 0, Phase.FORWARD: 1, Phase.BACKWARD: 2, Phase.UPDATE: 3}
+_PHASES = (Phase.UNKNOWN, Phase.FORWARD, Phase.BACKWARD, Phase.UPDATE)
+_UNKNOWN, _FORWARD, _BACKWARD, _UPDATE = range(4)
+"""Phases in their order, as numbers while they are being found: comparing these is many times faster."""
+
+_ORDER = {phase: number for number, phase in enumerate(_PHASES)}
 _FIRST_BACKWARD = {Phase.UNKNOWN: 0, Phase.FORWARD: 1, Phase.UPDATE: 2, Phase.BACKWARD: 3}
 
 
@@ -48,10 +52,12 @@ class Facts:
         self.argument: list[Argument | None] = [self._entry_arguments.get(origin) for origin in dataflow.origins]
         self.depends = dataflow.spread({node: _bit(argument) for node, argument in self._entry_arguments.items()})
         self._follows_optimizer = self._find_what_follows_optimizer()
+        self._named: dict[str, tuple[str, bool]] = {}
         self.scope: list[str] = [self._find_scope(node) for node in nodes]
         self.phase = self._find_phases()
         self._run_phases = self._find_run_phases()
         self.output_nodes = self._find_output_nodes()
+        self._outputs_of: dict[int, int | None] = {}
         self._becomes = self._find_what_becomes_state()
         self.gradient_of = self._find_gradients()
         self.awaits_sum = self._find_sums()
@@ -62,17 +68,24 @@ class Facts:
         """Its name stack; for a product that XLA has turned round and left without a name, that of the moves behind it."""
         instruction = node.instruction
         if instruction.op_name or instruction.opcode not in PRODUCTS:
-            return name_stack(instruction.op_name)
+            return self._read_name(instruction.op_name)[0]
         behind = {
             name_stack(reader.instruction.op_name) for reader in self.dataflow.readers(node.index) if _moves(reader)
         }
         return behind.pop() if len(behind) == 1 else ""
 
+    def _read_name(self, op_name: str) -> tuple[str, bool]:
+        """The name stack, and whether it tells of the backward pass. Many instructions share a name: each is read once."""
+        found = self._named.get(op_name)
+        if found is None:
+            found = self._named[op_name] = name_stack(op_name), is_transposed(op_name)
+        return found
+
     def _find_entry_arguments(self, arguments: Sequence[Argument]) -> dict[int, Argument]:
         by_number = {a.parameter_number: a for a in arguments if a.parameter_number is not None}
         found = {}
         for parameter in self.dataflow.module.parameters:
-            for position, (index, _) in enumerate(parameter.shape.leaves()):
+            for position, (index, _) in enumerate(parameter.shape.leaves):
                 number = position if parameter.shape.is_tuple else parameter.parameter_number
                 if number in by_number:
                     found[self.dataflow.node_at[(parameter.id, index)]] = by_number[number]
@@ -99,39 +112,47 @@ class Facts:
         What the compiler made without a name belongs to what it is made for: from forward values and read by the backward
         pass alone, it is backward. Otherwise it belongs to what it is made from.
         """
-        nodes, phases = self.dataflow.nodes, [Phase.UNKNOWN] * len(self.dataflow.nodes)
+        nodes, depends = self.dataflow.nodes, self.depends
+        phases = [_UNKNOWN] * len(nodes)
         made_from = list(phases)
         for node in nodes:
-            index, name = node.index, node.instruction.op_name
+            index, operands, name = node.index, node.operands, node.instruction.op_name
             # What depends on no argument (a device's own number, zeros) is shared between phases, under the name of one.
-            telling = (phases[o] for o in node.operands if self.depends[o] or not self.depends[index])
-            made_from[index] = max(telling, key=_ORDER.__getitem__, default=Phase.UNKNOWN)
-            if node.instruction.opcode == "parameter" and not node.operands:
+            latest = _UNKNOWN
+            for operand in operands:
+                if phases[operand] > latest and (depends[operand] or not depends[index]):
+                    latest = phases[operand]
+            made_from[index] = latest
+            if not operands and node.instruction.opcode == "parameter":
                 continue
             if node.hands_on or not name:
-                phases[index] = made_from[index]
-            elif is_transposed(name):
-                phases[index] = Phase.BACKWARD
-            elif made_from[index] in (Phase.BACKWARD, Phase.UPDATE) or self._follows_optimizer[index]:
-                phases[index] = Phase.UPDATE
+                phases[index] = latest
+            elif self._read_name(name)[1]:
+                phases[index] = _BACKWARD
+            elif latest >= _BACKWARD or self._follows_optimizer[index]:
+                phases[index] = _UPDATE
             else:
-                phases[index] = Phase.FORWARD
+                phases[index] = _FORWARD
         made_for = list(phases)
         for node in reversed(nodes):
-            index, named = node.index, bool(node.instruction.op_name) and not node.hands_on
-            known = [made_for[user] for user in node.users if made_for[user] is not Phase.UNKNOWN]
-            earliest = min(known, key=_ORDER.__getitem__, default=Phase.UNKNOWN)
-            if node.instruction.opcode == "parameter" and not node.operands:
+            index = node.index
+            earliest = min((made_for[user] for user in node.users if made_for[user]), default=_UNKNOWN)
+            if not node.operands and node.instruction.opcode == "parameter":
                 continue
-            if phases[index] is Phase.UNKNOWN:
+            if phases[index] == _UNKNOWN:
                 phases[index] = earliest
-            elif phases[index] is Phase.FORWARD and not named and earliest is Phase.BACKWARD and not _moves(node):
-                phases[index] = Phase.BACKWARD
-            made_for[index] = earliest if _moves(node) and earliest is not Phase.UNKNOWN else phases[index]
+            elif (
+                earliest == _BACKWARD
+                and phases[index] == _FORWARD
+                and not node.instruction.op_name
+                and not _moves(node)
+            ):
+                phases[index] = _BACKWARD
+            made_for[index] = earliest if earliest and _moves(node) else phases[index]
         for node in nodes:
             if node.hands_on and len(node.operands) == 1 and node.operands[0] < node.index:
                 phases[node.index] = phases[node.operands[0]]
-        return phases
+        return [_PHASES[phase] for phase in phases]
 
     def run_phase(self, node: Node) -> Phase:
         """The phase for which a node runs.
@@ -159,27 +180,30 @@ class Facts:
         entry = self.dataflow.module.entry
         root = self.dataflow.module.instructions[entry.root_id]
         found = {}
-        for position, (index, _) in enumerate(root.shape.leaves()):
+        for position, (index, _) in enumerate(root.shape.leaves):
             if position < len(self.outputs):
                 found[self.dataflow.node_at[(root.id, index)]] = position
         return found
 
     def output_of(self, node: int) -> int | None:
         """Index of the program output that a node is, seen through names and boundaries; None if it is none."""
-        return self._follow_to_output(node, lambda user, _: user.hands_on)
+        if node not in self._outputs_of:
+            self._outputs_of[node] = self._follow_to_output(node)
+        return self._outputs_of[node]
 
     def grows_into(self, node: int) -> int | None:
         """Index of the program output that a node becomes when the parts still missing are written into it."""
-        return self._follow_to_output(node, lambda user, operand: user.hands_on or operand in continued(user))
+        return self._follow_to_output(node, parts=True)
 
-    def _follow_to_output(self, node: int, is_same: Callable[[Node, int], bool]) -> int | None:
-        waiting, seen = [node], {node}
+    def _follow_to_output(self, node: int, *, parts: bool = False) -> int | None:
+        nodes, waiting, seen = self.dataflow.nodes, [node], {node}
         while waiting:
             index = waiting.pop()
             if index in self.output_nodes:
                 return self.output_nodes[index]
-            for user in self.dataflow.nodes[index].users:
-                if user not in seen and is_same(self.dataflow.nodes[user], index):
+            for user in nodes[index].users:
+                is_same = nodes[user].hands_on or (parts and index in continued(nodes[user]))
+                if is_same and user not in seen:
                     seen.add(user)
                     waiting.append(user)
         return None
@@ -220,12 +244,12 @@ class Facts:
     def _packed_part(self, node: Node) -> int | None:
         """For a slice of a sum of many arrays packed into one, the array that was packed in its place."""
         nodes, origins = self.dataflow.nodes, self.dataflow.origins
-        if node.instruction.opcode != "slice" or len(node.instruction.slice_starts) != 1:
+        if node.instruction.opcode != "slice" or len(node.instruction.attributes.slice_starts) != 1:
             return None
         summed = nodes[origins[node.operands[0]]]
         if summed.instruction.opcode not in SUMS or len(summed.operands) != 1:
             return None
-        packed, start = nodes[origins[summed.operands[0]]], node.instruction.slice_starts[0]
+        packed, start = nodes[origins[summed.operands[0]]], node.instruction.attributes.slice_starts[0]
         for operand in packed.operands if packed.instruction.opcode == "concatenate" else ():
             if start == 0 and nodes[operand].elements == node.elements:
                 return operand
@@ -320,7 +344,7 @@ def _brings_nearer(node: Node) -> bool:
     instruction = node.instruction
     if node.hands_on and instruction.opcode not in ("fusion", "call"):
         return len(node.operands) == 1
-    moves = instruction.opcode in _MOVES_NEARER or instruction.custom_call_target == _REJOINS
+    moves = instruction.opcode in _MOVES_NEARER or instruction.attributes.custom_call_target == _REJOINS
     return moves and not instruction.op_name
 
 

@@ -66,7 +66,7 @@ def _outputs(
     module: Module, arguments: tuple[Argument, ...], aliases: dict[tuple[int, ...], int], given: dict[int, Role]
 ) -> tuple[Output, ...]:
     outputs = []
-    for index, shape in module.instructions[module.entry.root_id].shape.leaves():
+    for index, shape in module.instructions[module.entry.root_id].shape.leaves:
         number = aliases.get(index)
         role = Role.OUTPUTS if number is None else given.get(number, Role.OUTPUTS)
         outputs.append(
@@ -91,7 +91,7 @@ def _parameter_leaves(module: Module) -> list[tuple[str, Shape]]:
     leaves = []
     for parameter in module.parameters:
         name = parameter.op_name if _is_path(parameter.op_name) else parameter.name
-        for index, shape in parameter.shape.leaves():
+        for index, shape in parameter.shape.leaves:
             leaves.append((f"{name}{''.join(f'[{part}]' for part in index)}", shape))
     return leaves
 
@@ -105,7 +105,7 @@ def _number(module: Module, parameter_number: int, index: tuple[int, ...]) -> in
     """The number of the argument at a place of the entry parameters."""
     number = 0
     for parameter in module.parameters:
-        for place, _ in parameter.shape.leaves():
+        for place, _ in parameter.shape.leaves:
             if (parameter.parameter_number, place) == (parameter_number, index):
                 return number
             number += 1

@@ -159,17 +159,17 @@ def transposed_convolution_bytes(module: Module, instruction: Instruction) -> in
     two-dimensional convolutions whose input is dilated, with one feature group, no stride and no dilated kernel, up to a
     matrix of 8 GiB; 0 for everything else.
     """
-    dimensions = instruction.convolution
-    if instruction.opcode != "convolution" or dimensions is None or len(instruction.window) != 2:
+    dimensions = instruction.attributes.convolution
+    if instruction.opcode != "convolution" or dimensions is None or len(instruction.attributes.window) != 2:
         return 0
-    plain = all(each.stride == 1 and each.window_dilation == 1 for each in instruction.window)
-    if not plain or all(each.base_dilation == 1 for each in instruction.window):
+    plain = all(each.stride == 1 and each.window_dilation == 1 for each in instruction.attributes.window)
+    if not plain or all(each.base_dilation == 1 for each in instruction.attributes.window):
         return 0
     lhs, rhs = (module.instructions[operand].shape for operand in instruction.operand_ids[:2])
     if lhs.dimensions[dimensions.input_feature] != rhs.dimensions[dimensions.kernel_input_feature]:
         return 0  # several feature groups
     elements = lhs.dimensions[dimensions.input_batch] * rhs.dimensions[dimensions.kernel_output_feature]
-    for axis, window in zip(dimensions.input_spatial, instruction.window, strict=True):
+    for axis, window in zip(dimensions.input_spatial, instruction.attributes.window, strict=True):
         elements *= lhs.dimensions[axis] * window.size
     matrix_bytes = elements * (lhs.logical_bytes // lhs.elements if lhs.elements else 0)
     return matrix_bytes if matrix_bytes <= _LARGEST_MATRIX_BYTES else 0

@@ -146,12 +146,16 @@ class FusedBody:
             made = None if instruction.id in whole else rows.get(instruction.id)
             for operand in instruction.operand_ids:
                 shape = self.module.instructions[operand].shape
-                if instruction.opcode == "reduce" and 1 in instruction.dimensions and len(shape.dimensions) > 2:
+                if (
+                    instruction.opcode == "reduce"
+                    and 1 in instruction.attributes.dimensions
+                    and len(shape.dimensions) > 2
+                ):
                     needed = 1
                 elif made is None:
                     needed = None
-                elif instruction.opcode == "convolution" and instruction.window:
-                    first = instruction.window[0]
+                elif instruction.opcode == "convolution" and instruction.attributes.window:
+                    first = instruction.attributes.window[0]
                     needed = (made - 1) * first.stride + (first.size - 1) * first.window_dilation + 1
                 elif shape.dimensions == instruction.shape.dimensions and self._is_elementwise(instruction):
                     needed = made
@@ -200,9 +204,13 @@ class FusedBody:
 
     def _working_bytes(self, instruction: Instruction) -> tuple[int, int]:
         """Bytes that an operation keeps until the fusion ends, and bytes that it holds while it runs."""
-        if instruction.opcode == "convolution" and instruction.convolution and len(instruction.operand_ids) == 2:
+        if (
+            instruction.opcode == "convolution"
+            and instruction.attributes.convolution
+            and len(instruction.operand_ids) == 2
+        ):
             return self._convolution_bytes(instruction)
-        if instruction.opcode == "dot" and instruction.dot and len(instruction.operand_ids) == 2:
+        if instruction.opcode == "dot" and instruction.attributes.dot and len(instruction.operand_ids) == 2:
             return 0, self._dot_bytes(instruction)
         if instruction.opcode == "reduce-window" and instruction.operand_ids:
             return 0, self._window_bytes(instruction)
@@ -210,7 +218,7 @@ class FusedBody:
 
     def _convolution_bytes(self, instruction: Instruction) -> tuple[int, int]:
         left, kernel = (self.module.instructions[operand] for operand in instruction.operand_ids)
-        dimensions = instruction.convolution
+        dimensions = instruction.attributes.convolution
         assert dimensions is not None
         item = left.shape.logical_bytes // max(left.shape.elements, 1)
         depth = kernel.shape.elements // max(kernel.shape.dimensions[dimensions.kernel_output_feature], 1)
@@ -219,7 +227,7 @@ class FusedBody:
         product = _product(rows, columns, depth, item)
         packed = depth * -(-columns // product.block) * product.block * item
 
-        window = instruction.window
+        window = instruction.attributes.window
         padded = any(each.padding_low or each.padding_high for each in window)
         if not padded and left.id in self.storage and not self._is_elementwise(left):
             return packed, 0  # the window reads a buffer of the library's own where it stands
@@ -259,7 +267,7 @@ class FusedBody:
 
     def _dot_bytes(self, instruction: Instruction) -> int:
         left, right = (self.module.instructions[operand] for operand in instruction.operand_ids)
-        dimensions = instruction.dot
+        dimensions = instruction.attributes.dot
         assert dimensions is not None
         item = right.shape.logical_bytes // max(right.shape.elements, 1)
         depth = prod(right.shape.dimensions[number] for number in dimensions.rhs_contracting)

@@ -20,7 +20,7 @@ def without_memory(
     found = {
         (identifier, index): shape.logical_bytes
         for identifier in schedule
-        for index, shape in module.instructions[identifier].shape.leaves()
+        for index, shape in module.instructions[identifier].shape.leaves
         if shape.logical_bytes and (identifier, index) not in covered
     }
     for logical in assignment.buffers.values():

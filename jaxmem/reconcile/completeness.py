@@ -128,11 +128,9 @@ def _operations(evidence: Evidence) -> Iterator[tuple[Node, Role]]:
                 saved.add(origin)
     for node in nodes:
         name = node.instruction.op_name
-        if not name or not evidence.is_the_operation(node):
+        if not name or facts.phase[node.index] is not Phase.FORWARD or facts.dataflow.origins[node.index] != node.index:
             continue
-        if facts.dataflow.origins[node.index] != node.index or facts.phase[node.index] is not Phase.FORWARD:
-            continue
-        if facts.output_of(node.index) is not None:
+        if not evidence.is_the_operation(node) or facts.output_of(node.index) is not None:
             continue
         if node.index in saved:
             yield node, Role.SAVED_ACTIVATIONS

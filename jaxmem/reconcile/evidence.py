@@ -31,6 +31,8 @@ _XLA_NAMES = {"select_and_scatter": "select_and_scatter_add"}
 """Names that JAX's lowering gives an operation, where they differ from its primitive's."""
 
 
+_EXCHANGES = COLLECTIVES - SUMS
+
 _HELPERS = {"broadcast": "broadcast_in_dim", "convert": "convert_element_type", "iota": "iota"}
 """Opcodes that JAX's lowering of any operation may use beside the real one, and the primitive that each really is."""
 
@@ -48,12 +50,12 @@ class Evidence:
         self._argument_names = {parameter.op_name for parameter in self._dataflow.module.parameters}
         self._buffer_at = {buffer.leaf: buffer for buffer in profile.buffers}
 
-    def value(self, buffer: Buffer) -> bytes | None:
+    def value(self, buffer: Buffer) -> int | None:
         """The number of the value that a buffer holds, in whatever order; None for a table of pointers."""
         node = self.attributions[buffer.id].node
         return None if node is None else self._number(node)
 
-    def _number(self, node: int) -> bytes:
+    def _number(self, node: int) -> int:
         origin = self._dataflow.origins[node]
         return self._dataflow.value_numbers[self._dataflow.loop_state.get(origin, origin)]
 
@@ -71,9 +73,9 @@ class Evidence:
         )
 
     @cached_property
-    def holders(self) -> dict[bytes, list[Buffer]]:
+    def holders(self) -> dict[int, list[Buffer]]:
         """Value → the buffers that ever hold it, those live at the peak first, then in the order of the schedule."""
-        found: dict[bytes, list[Buffer]] = {}
+        found: dict[int, list[Buffer]] = {}
         for buffer in sorted(self.profile.buffers, key=lambda b: (not self.is_live(b), b.start, b.id)):
             value = self.value(buffer)
             if value is not None:
@@ -81,9 +83,9 @@ class Evidence:
         return found
 
     @cached_property
-    def nodes_of(self) -> dict[bytes, list[Node]]:
+    def nodes_of(self) -> dict[int, list[Node]]:
         """Value → the nodes that compute it; for what a loop carries, the node in its body."""
-        found: dict[bytes, list[Node]] = {}
+        found: dict[int, list[Node]] = {}
         for node in self._dataflow.nodes:
             if self._dataflow.loop_state.get(node.index) == node.index:
                 found.setdefault(self._dataflow.value_numbers[node.index], []).append(node)
@@ -92,9 +94,9 @@ class Evidence:
         return found
 
     @cached_property
-    def values_named(self) -> dict[Name, list[bytes]]:
+    def values_named(self) -> dict[Name, list[int]]:
         """Name → the different values that carry it, in the order of the schedule."""
-        found: dict[Name, list[bytes]] = {}
+        found: dict[Name, list[int]] = {}
         for value, nodes in sorted(self.nodes_of.items(), key=lambda pair: (pair[1][0].position, pair[1][0].index)):
             for name in {name for node in nodes if self.is_the_operation(node) for name in self._names(node)}:
                 found.setdefault(name, []).append(value)
@@ -102,7 +104,7 @@ class Evidence:
 
     def is_the_operation(self, node: Node) -> bool:
         """Whether a node is the operation it is named after, not a cast or a broadcast made for that operation's sake."""
-        if not self.facts.depends[node.index] or node.instruction.opcode in COLLECTIVES - SUMS:
+        if not self.facts.depends[node.index] or node.instruction.opcode in _EXCHANGES:
             return False
         if node.instruction.opcode == "gather" and any(
             self._gather_ended_by(reader) is node for reader in self._dataflow.readers(node.index)
@@ -118,13 +120,13 @@ class Evidence:
         )
 
     @cached_property
-    def shapes_named(self) -> dict[tuple[str, str], dict[int, list[bytes]]]:
+    def shapes_named(self) -> dict[tuple[str, str], dict[int, list[int]]]:
         """(layer, primitive) → elements → the values in tiled layouts that carry that name.
 
         Only a compiler that tiles its layouts cuts an operation into pieces of another shape; elsewhere an array of another
         size is another array.
         """
-        found: dict[tuple[str, str], dict[int, list[bytes]]] = {}
+        found: dict[tuple[str, str], dict[int, list[int]]] = {}
         for (layer, given, elements), values in self.values_named.items():
             tiled = [value for value in values if self._is_tiled(self.nodes_of[value][0])]
             if tiled:
@@ -149,7 +151,7 @@ class Evidence:
         node = self.attributions[buffer.id].node
         return self._dataflow.nodes[node].elements if node is not None else 0
 
-    def instruction_of(self, value: bytes) -> str:
+    def instruction_of(self, value: int) -> str:
         """An instruction that computes a value."""
         return self.nodes_of[value][0].instruction.name
 
@@ -161,7 +163,7 @@ class Evidence:
         given = (self._function_ended_by(node) if given == "div" else "") or _XLA_NAMES.get(given, given)
         if not given or given in MOVEMENT:
             # XLA has rewritten it without a name, or it has swallowed a transpose and taken the transpose's name.
-            target = node.instruction.custom_call_target
+            target = node.instruction.attributes.custom_call_target
             opcode = next((work for start, work in _LIBRARY_CALLS.items() if target.startswith(start)), "")
             opcode = opcode or node.instruction.opcode
             if opcode == "reduce" and (partial := self._partial_product(node)) is not None:
@@ -205,7 +207,7 @@ class Evidence:
             return None
         gathered, filled = (self._dataflow.nodes[self._dataflow.origins[operand]] for operand in node.operands[1:])
         same_place = (
-            gathered.instruction.stack_frame_id == selection.stack_frame_id
+            gathered.instruction.metadata.stack_frame_id == selection.metadata.stack_frame_id
             and gathered.instruction.op_name.rpartition("/")[0] == selection.op_name.rpartition("/")[0]
         )
         if gathered.instruction.opcode != "gather" or self.facts.depends[filled.index] or not same_place:
@@ -241,7 +243,7 @@ class Evidence:
         origin = self._dataflow.origins[node.index]
         return origin in self._dataflow.loop_state or not {first, origin}.isdisjoint(self._dataflow.next_version)
 
-    def written_over(self, value: bytes) -> bytes | None:
+    def written_over(self, value: int) -> int | None:
         """The array that a loop carries and over which a value is written as its next version; None for any other value."""
         for node in self.nodes_of.get(value, ()):
             if (state := self._dataflow.next_version.get(node.index)) is not None:
@@ -269,7 +271,7 @@ class Evidence:
             return None
         return self._dataflow.nodes[self._dataflow.origins[origin.operands[0]]]
 
-    def fusions_around(self, value: bytes) -> tuple[str, ...]:
+    def fusions_around(self, value: int) -> tuple[str, ...]:
         """The fusions inside which a value is computed; empty if any instruction outside a fusion computes it."""
         nodes = self.nodes_of.get(value, [])
         if not nodes or any(node.fusion is None for node in nodes):
@@ -277,27 +279,27 @@ class Evidence:
         instructions = self.profile.module.instructions
         return tuple(sorted({instructions[node.fusion].name for node in nodes if node.fusion is not None}))
 
-    def logical_bytes(self, value: bytes) -> int:
+    def logical_bytes(self, value: int) -> int:
         """Bytes of a value as the program computes it."""
         node = self.nodes_of[value][0]
         return node.instruction.shape.subshape(node.leaf[1]).logical_bytes
 
-    def bits_of(self, value: bytes) -> int:
+    def bits_of(self, value: int) -> int:
         """Bits of one element of a value as the program computes it."""
         return self.nodes_of[value][0].bits
 
-    def is_backward(self, value: bytes) -> bool:
+    def is_backward(self, value: int) -> bool:
         """Whether the first instruction that computes a value is one of the backward pass."""
         return self.facts.phase[self.nodes_of[value][0].index] is Phase.BACKWARD
 
-    def is_recomputed(self, value: bytes) -> bool:
+    def is_recomputed(self, value: int) -> bool:
         """Whether the backward pass computes a value inside a fusion of its own."""
         return any(
             node.fusion is not None and self.facts.run_phase(node) is Phase.BACKWARD
             for node in self.nodes_of.get(value, ())
         )
 
-    def recomputed_from(self, value: bytes) -> Iterator[tuple[Buffer, str]]:
+    def recomputed_from(self, value: int) -> Iterator[tuple[Buffer, str]]:
         """The buffers from which the backward pass or the update computes a value again, each with the fusion that does."""
         nodes, instructions = self._dataflow.nodes, self.profile.module.instructions
         for start in self.nodes_of.get(value, []):
@@ -327,7 +329,7 @@ class Evidence:
         origin = self._dataflow.nodes[self._dataflow.origins[node]]
         return self.name(origin) if origin.instruction.opcode in _HELPERS else None
 
-    def made_from(self, value: bytes) -> Iterator[tuple[Buffer, str]]:
+    def made_from(self, value: int) -> Iterator[tuple[Buffer, str]]:
         """The buffers that a fusion writes from a value of the same size that it computes on the way, with the fusion."""
         nodes, instructions = self._dataflow.nodes, self.profile.module.instructions
         for start in self.nodes_of.get(value, []):
@@ -345,9 +347,9 @@ class Evidence:
                     yield buffer, instructions[start.fusion].name
 
     @cached_property
-    def held_elsewhere(self) -> dict[bytes, list[Buffer]]:
+    def held_elsewhere(self) -> dict[int, list[Buffer]]:
         """Value → the buffers that hold it in other memories."""
-        found: dict[bytes, list[Buffer]] = {}
+        found: dict[int, list[Buffer]] = {}
         for buffer in self.profile.elsewhere:
             node = self._dataflow.node_at.get(buffer.leaf)
             if node is not None:
@@ -368,7 +370,7 @@ class Evidence:
         first = self.facts.first_gradient_position
         return first is None or buffer.start <= first
 
-    def is_operand_alone(self, value: bytes) -> bool:
+    def is_operand_alone(self, value: int) -> bool:
         """Whether a value that carries an operation's name is only an operand broadcast for its sake.
 
         A cast under that name may be the result: a mask unpacked from bits.
@@ -381,7 +383,7 @@ class Evidence:
         broadcast = helper_of is not None and node.instruction.opcode != "convert"
         return broadcast and primitive(node.instruction.op_name) not in ("", helper_of)
 
-    def is_step(self, value: bytes) -> bool:
+    def is_step(self, value: int) -> bool:
         """Whether an operation is not done with a value that carries its name: the next instruction does something else.
 
         Two multiplications of the program in one place have one name, and neither is a step of the other: a step goes, under
@@ -397,12 +399,7 @@ class Evidence:
         while waiting:
             for reader in self._dataflow.readers(waiting.pop()):
                 read = reader.instruction
-                same = (read.op_name, read.stack_frame_id, read.source_line) == (
-                    made.op_name,
-                    made.stack_frame_id,
-                    made.source_line,
-                )
-                if not same or reader.index in seen:
+                if read.metadata != made.metadata or reader.index in seen:
                     continue
                 seen.add(reader.index)
                 if read.opcode in MOVES or read.opcode in _HELPERS:

@@ -24,11 +24,11 @@ def explain_values(book: Book) -> None:
     _explain_made_on_the_way(book, leaves)
 
 
-_LeafAndValue = tuple[Leaf, bytes]
+_LeafAndValue = tuple[Leaf, int]
 
 
 def _explain_leaves(
-    book: Book, leaves: Sequence[Leaf], value_of: Mapping[int, bytes]
+    book: Book, leaves: Sequence[Leaf], value_of: Mapping[int, int]
 ) -> tuple[list[_LeafAndValue], list[_LeafAndValue]]:
     """Where each counted leaf is; returns what autodiff keeps and no buffer does, and what else the forward pass makes."""
     evidence, taken = book.evidence, frozenset(value_of.values())
@@ -55,7 +55,7 @@ def _explain_leaves(
     return absent, present
 
 
-def _explain_alive(book: Book, leaves: Sequence[Leaf], value_of: Mapping[int, bytes]) -> None:
+def _explain_alive(book: Book, leaves: Sequence[Leaf], value_of: Mapping[int, int]) -> None:
     """Buffers at XLA's peak of leaves that the formula has at another moment."""
     taken = frozenset(value_of.values())
     for index, leaf in enumerate(leaves):
@@ -163,7 +163,7 @@ def _explain_padded(book: Book, buffer: Buffer, named: Mapping[Name, Leaf]) -> b
     return True
 
 
-def _holders(book: Book, value: bytes, taken: frozenset[bytes]) -> list[Buffer]:
+def _holders(book: Book, value: int, taken: frozenset[int]) -> list[Buffer]:
     """The buffers that ever hold a value.
 
     What a scan stacks it writes part by part into an array that the loop carries, of which the formula does not speak by
@@ -193,7 +193,7 @@ def _explain_in_call(book: Book, leaf: Leaf, in_calls: set[tuple[str, str]]) -> 
             return
 
 
-def _assign_values(book: Book, leaves: Sequence[Leaf]) -> dict[int, bytes]:
+def _assign_values(book: Book, leaves: Sequence[Leaf]) -> dict[int, int]:
     """Leaf (by position) → the value it speaks of; each value serves one leaf.
 
     Several values may carry one name, and some of them are steps on the way: a value that a buffer holds under the
@@ -201,9 +201,9 @@ def _assign_values(book: Book, leaves: Sequence[Leaf]) -> dict[int, bytes]:
     the backward pass computes again comes next.
     """
     evidence = book.evidence
-    taken: set[bytes] = set()
-    queues: dict[tuple[tuple[str, str, int], Role, bool], list[bytes]] = {}
-    value_of: dict[int, bytes] = {}
+    taken: set[int] = set()
+    queues: dict[tuple[tuple[str, str, int], Role, bool], list[int]] = {}
+    value_of: dict[int, int] = {}
     for index in sorted(range(len(leaves)), key=lambda i: (not leaves[i].counted, not leaves[i].keeps, i)):
         leaf = leaves[index]
         name, backward = (leaf.layer, leaf.primitive, leaf.elements), leaf.phase is Phase.BACKWARD
@@ -224,7 +224,7 @@ def _assign_values(book: Book, leaves: Sequence[Leaf]) -> dict[int, bytes]:
     return value_of
 
 
-def _preference(book: Book, value: bytes, leaf: Leaf) -> tuple[bool, ...]:
+def _preference(book: Book, value: int, leaf: Leaf) -> tuple[bool, ...]:
     evidence = book.evidence
     holders = evidence.holders.get(value, ())
     own = [buffer for buffer in holders if book.role(buffer) is leaf.role]
@@ -242,12 +242,12 @@ def _preference(book: Book, value: bytes, leaf: Leaf) -> tuple[bool, ...]:
     return not own_live, not own, *on_the_way, bool(gradients), speaks_for_another, not wanted, not holders
 
 
-def _assign_other_shapes(book: Book, leaves: Sequence[Leaf], value_of: dict[int, bytes], taken: set[bytes]) -> None:
+def _assign_other_shapes(book: Book, leaves: Sequence[Leaf], value_of: dict[int, int], taken: set[int]) -> None:
     """Leaves whose operation the compiler does on arrays of another shape: largest value first, each once."""
     sizes: dict[tuple[str, str], set[int]] = {}
     for leaf in leaves:
         sizes.setdefault((leaf.layer, leaf.primitive), set()).add(leaf.elements)
-    queues: dict[tuple[str, str], list[bytes]] = {}
+    queues: dict[tuple[str, str], list[int]] = {}
     for index, leaf in enumerate(leaves):
         name = (leaf.layer, leaf.primitive)
         if index in value_of or (*name, leaf.elements) in book.evidence.values_named:
@@ -267,7 +267,7 @@ def _assign_other_shapes(book: Book, leaves: Sequence[Leaf], value_of: dict[int,
             book.reshaped.add(index)
 
 
-def _explain_counted(book: Book, leaf: Leaf, value: bytes, holders: Sequence[Buffer]) -> None:
+def _explain_counted(book: Book, leaf: Leaf, value: int, holders: Sequence[Buffer]) -> None:
     evidence, row = book.evidence, book.row(leaf.role, leaf.layer)
     same_role = [buffer for buffer in holders if book.role(buffer) is leaf.role]
     live_elsewhere = [buffer for buffer in holders if book.role(buffer) is not leaf.role and buffer.id in book.open]

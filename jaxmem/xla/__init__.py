@@ -10,6 +10,7 @@ from jaxmem.xla.buffers import (
     TraceEvent,
 )
 from jaxmem.xla.hlo import (
+    Attributes,
     BufferDonor,
     Computation,
     ConvolutionDimensions,
@@ -17,6 +18,7 @@ from jaxmem.xla.hlo import (
     Frame,
     InputOutputAlias,
     Instruction,
+    Metadata,
     Module,
     OutputOperandAliasing,
     Shape,
@@ -41,6 +43,7 @@ __all__ = [
     "MAXIMUM_DECOMPRESSED_BYTES",
     "Allocation",
     "Assigned",
+    "Attributes",
     "BufferAssignment",
     "BufferDonor",
     "Computation",
@@ -52,6 +55,7 @@ __all__ = [
     "Instruction",
     "LiveBuffer",
     "LogicalBuffer",
+    "Metadata",
     "Module",
     "OutputOperandAliasing",
     "PeakBuffers",

@@ -1,13 +1,16 @@
-"""XLA's buffer assignment as data: logical buffers, the allocations they live in, and the heap simulator's traces."""
+"""XLA's buffer assignment as data: logical buffers, the allocations they live in, and the heap simulator's traces.
+
+What there are many of is a named tuple: it is made in a quarter of the time of a frozen dataclass.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from jaxmem.xla.hlo import ShapeIndex
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogicalBuffer:
+class LogicalBuffer(NamedTuple):
     """One value that needs memory.
 
     Attributes:
@@ -23,8 +26,7 @@ class LogicalBuffer:
     color: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assigned:
+class Assigned(NamedTuple):
     """A logical buffer's place in an allocation, in bytes."""
 
     buffer_id: int
@@ -66,8 +68,7 @@ class Allocation:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceEvent:
+class TraceEvent(NamedTuple):
     """One step of the heap simulator.
 
     Attributes:

@@ -66,12 +66,13 @@ class _BufferReader:
         if instruction is None:
             raise self.broken(f"{what} is at instruction {instruction_id}, which is not in the module")
         index = tuple(location.shape_index)
-        try:
-            instruction.shape.subshape(index)
-        except InputError as error:
-            raise self.broken(
-                f"{what} is at element {index} of {instruction.name}, whose shape {instruction.shape.text()} has none"
-            ) from error
+        if index:
+            try:
+                instruction.shape.subshape(index)
+            except InputError as error:
+                raise self.broken(
+                    f"{what} is at element {index} of {instruction.name}, whose shape {instruction.shape.text()} has none"
+                ) from error
         return instruction_id, index
 
     def read_buffer(self, proto: Any) -> None:

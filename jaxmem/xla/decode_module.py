@@ -1,13 +1,13 @@
 """HloModuleProto to `Module`, checked: every id points somewhere, operands come before users, nothing calls itself."""
 
 from collections.abc import Iterable, Mapping
-from hashlib import blake2b
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from jaxmem.errors import InputError
 from jaxmem.xla.hlo import (
+    Attributes,
     BufferDonor,
     Computation,
     ConvolutionDimensions,
@@ -15,6 +15,7 @@ from jaxmem.xla.hlo import (
     Frame,
     InputOutputAlias,
     Instruction,
+    Metadata,
     Module,
     OutputOperandAliasing,
     Shape,
@@ -61,9 +62,13 @@ class _ModuleReader:
         self.origin = origin
         self.instructions: dict[int, Instruction] = {}
         self.computations: dict[int, Computation] = {}
-        # Most instructions share a few shapes and scopes: each is decoded once.
-        self.shapes: dict[bytes, tuple[Shape, bytes]] = {}
-        self.texts: dict[bytes, str] = {}
+        # Most instructions share a few shapes and scopes, and compute what others compute: each is decoded once. The numbers
+        # are those of different shapes and attributes; two of the same make one fingerprint.
+        self.shapes: dict[bytes, tuple[Shape, int]] = {}
+        self.shape_numbers: dict[Any, int] = {}
+        self.metadata: dict[bytes, Metadata] = {}
+        self.attributes: dict[bytes, tuple[str, Attributes, int]] = {}
+        self.fingerprints: dict[Any, int] = {}
 
     def module(self, proto: Any) -> Module:
         name = text(proto.name)
@@ -75,11 +80,10 @@ class _ModuleReader:
         verify_module(self.computations, self.instructions, proto.entry_computation_id, self.broken)
         self.check_entry_parameters(proto.entry_computation_id)
         frames = self.stack_frames(proto.stack_frame_index)
-        for instruction in self.instructions.values():
-            if not 0 <= instruction.stack_frame_id <= len(frames):
-                raise self.broken(
-                    f"instruction {instruction.name} names stack frame {instruction.stack_frame_id} of {len(frames)}"
-                )
+        for metadata in self.metadata.values():
+            if not 0 <= metadata.stack_frame_id <= len(frames):
+                name = next(each.name for each in self.instructions.values() if each.metadata is metadata)
+                raise self.broken(f"instruction {name} names stack frame {metadata.stack_frame_id} of {len(frames)}")
         return Module(
             name=name,
             entry_computation_id=proto.entry_computation_id,
@@ -115,72 +119,109 @@ class _ModuleReader:
             raise self.broken(f"a {message_name} of {len(serialized)} bytes cannot be decoded ({error})") from error
 
     def read_computation(self, proto: Any) -> None:
-        if proto.id in self.computations:
-            raise self.broken(f"two computations have the id {proto.id}")
+        computation_id = proto.id
+        if computation_id in self.computations:
+            raise self.broken(f"two computations have the id {computation_id}")
         name = text(proto.name)
-        ids = []
-        seen: set[int] = set()
-        for serialized in proto.instructions:
-            instruction = self.instruction(self.parse("Instruction", serialized), serialized, proto.id)
-            if instruction.id in self.instructions:
+        own: dict[int, Instruction] = {}
+        waiting: list[Instruction] = []
+        for entry in proto.instructions:
+            instruction = self.instruction(entry, computation_id)
+            if instruction.id in self.instructions or instruction.id in own:
                 raise self.broken(f"two instructions have the id {instruction.id} ({instruction.name} in {name})")
             for operand in instruction.operand_ids:
-                if operand not in seen:
+                if operand not in own:
                     raise self.broken(
                         f"instruction {instruction.name} in {name} uses operand {operand}, which is no earlier "
                         "instruction of that computation"
                     )
-            self.check_tuple_access(instruction)
-            self.instructions[instruction.id] = instruction
-            ids.append(instruction.id)
-            seen.add(instruction.id)
-        for instruction_id in ids:
-            for predecessor in self.instructions[instruction_id].control_predecessor_ids:
-                if predecessor not in seen:
+            if instruction.opcode == "get-tuple-element":
+                self.check_tuple_access(instruction, own)
+            if instruction.control_predecessor_ids:
+                waiting.append(instruction)
+            own[instruction.id] = instruction
+        for instruction in waiting:
+            for predecessor in instruction.control_predecessor_ids:
+                if predecessor not in own:
                     raise self.broken(
-                        f"instruction {self.instructions[instruction_id].name} in {name} must run after {predecessor}, "
+                        f"instruction {instruction.name} in {name} must run after {predecessor}, "
                         "which is not in that computation"
                     )
-        if proto.root_id not in seen:
+        if proto.root_id not in own:
             raise self.broken(f"computation {name} has the root {proto.root_id}, which is not one of its instructions")
-        self.computations[proto.id] = Computation(
-            id=proto.id,
+        self.instructions.update(own)
+        self.computations[computation_id] = Computation(
+            id=computation_id,
             name=name,
-            instruction_ids=tuple(ids),
+            instruction_ids=tuple(own),
             root_id=proto.root_id,
             is_fusion=proto.is_fusion_computation,
             execution_thread=text(proto.execution_thread),
         )
 
-    def instruction(self, proto: Any, serialized: bytes, computation_id: int) -> Instruction:
-        opcode, metadata = self.shared_text(proto.opcode), proto.metadata
-        shape, shape_without_layout = self.shape(proto.shape)
-        if not opcode:
-            raise self.broken(f"an instruction ({text(proto.name) or 'without a name'}) has no opcode")
+    def instruction(self, proto: Any, computation_id: int) -> Instruction:
+        """An instruction. Its proto is used up: what a fingerprint leaves out is cleared to see what is left."""
+        identifier, name, configuration = proto.id, proto.name.decode("utf-8", "replace"), proto.backend_config
+        operand_ids, called_ids = tuple(proto.operand_ids), tuple(proto.called_computation_ids)
+        predecessor_ids = tuple(proto.control_predecessor_ids)
+        shape, shape_number = self.shapes.get(proto.shape) or self.read_shape(proto.shape)
+        metadata = self.metadata.get(proto.metadata) or self.read_metadata(proto.metadata)
+        payload = proto.backend_config_payload
+        for field in _NOT_WHAT_IT_COMPUTES:
+            proto.ClearField(field)
+        # The rest is written with its known fields in order and its unknown ones as they came, which XLA writes in order.
+        rest = proto.SerializeToString()
+        opcode, attributes, number = self.attributes.get(rest) or self.read_attributes(proto, rest, name)
+        # What a custom call computes is written in its configuration alone.
+        what = (number, shape_number, configuration, payload) if opcode == "custom-call" else (number, shape_number)
         return Instruction(
-            id=proto.id,
-            name=text(proto.name),
-            opcode=opcode,
-            shape=shape,
-            operand_ids=tuple(proto.operand_ids),
-            control_predecessor_ids=tuple(proto.control_predecessor_ids),
-            called_computation_ids=tuple(proto.called_computation_ids),
-            computation_id=computation_id,
+            identifier,
+            name,
+            opcode,
+            shape,
+            computation_id,
+            operand_ids,
+            predecessor_ids,
+            called_ids,
+            metadata.op_name,
+            metadata,
+            attributes,
+            configuration,
+            self.fingerprints.setdefault(what, len(self.fingerprints)),
+        )
+
+    def read_shape(self, serialized: bytes) -> tuple[Shape, int]:
+        """A shape, and the number of all shapes that are the same but for their layout."""
+        shape = self.decode_shape(self.parse("Shape", serialized))
+        number = self.shape_numbers.setdefault(_without_layout(shape), len(self.shape_numbers))
+        self.shapes[serialized] = shape, number
+        return shape, number
+
+    def read_metadata(self, serialized: bytes) -> Metadata:
+        proto = self.parse("Metadata", serialized)
+        metadata = self.metadata[serialized] = Metadata(
+            op_name=text(proto.op_name),
+            stack_frame_id=proto.stack_frame_id,
+            source_file=text(proto.source_file),
+            source_line=proto.source_line,
+        )
+        return metadata
+
+    def read_attributes(self, proto: Any, serialized: bytes, name: str) -> tuple[str, Attributes, int]:
+        """Opcode and attributes, and a number that no others have."""
+        opcode = text(proto.opcode)
+        if not opcode:
+            raise self.broken(f"an instruction ({name or 'without a name'}) has no opcode")
+        attributes = Attributes(
             parameter_number=proto.parameter_number if opcode == "parameter" else None,
             tuple_index=proto.tuple_index if opcode == "get-tuple-element" else None,
-            fusion_kind=self.shared_text(proto.fusion_kind),
-            custom_call_target=self.shared_text(proto.custom_call_target),
-            op_name=self.shared_text(metadata.op_name),
-            op_type=self.shared_text(metadata.op_type),
-            stack_frame_id=metadata.stack_frame_id,
-            source_file=self.shared_text(metadata.source_file),
-            source_line=metadata.source_line,
+            fusion_kind=text(proto.fusion_kind),
+            custom_call_target=text(proto.custom_call_target),
             dimensions=tuple(proto.dimensions),
             slice_starts=tuple(dimension.start for dimension in proto.slice_dimensions),
-            window=_window(proto.window) if proto.HasField("window") else (),
+            window=_window(proto.window),
             convolution=_convolution(proto.convolution_dimension_numbers) if opcode == "convolution" else None,
             dot=_dot(proto.dot_dimension_numbers) if opcode == "dot" else None,
-            backend_config=proto.backend_config,
             output_operand_aliasing=tuple(
                 OutputOperandAliasing(
                     output_index=tuple(alias.output_shape_index),
@@ -189,23 +230,9 @@ class _ModuleReader:
                 )
                 for alias in proto.output_operand_aliasing
             ),
-            fingerprint=_fingerprint(proto, opcode, shape_without_layout),
         )
-
-    def shape(self, serialized: bytes) -> tuple[Shape, bytes]:
-        """A shape, and what a fingerprint says of it."""
-        decoded = self.shapes.get(serialized)
-        if decoded is None:
-            shape = self.decode_shape(self.parse("Shape", serialized))
-            decoded = self.shapes[serialized] = shape, repr(_without_layout(shape)).encode()
-        return decoded
-
-    def shared_text(self, value: bytes) -> str:
-        """`text` for fields that many instructions have in common."""
-        found = self.texts.get(value)
-        if found is None:
-            found = self.texts[value] = text(value)
-        return found
+        self.attributes[serialized] = opcode, attributes, len(self.attributes)
+        return self.attributes[serialized]
 
     def decode_shape(self, proto: Any) -> Shape:
         if proto.element_type not in PRIMITIVE_TYPES:
@@ -228,16 +255,13 @@ class _ModuleReader:
             element_size_in_bits=layout.element_size_in_bits,
         )
 
-    def check_tuple_access(self, instruction: Instruction) -> None:
-        if instruction.tuple_index is None:
-            return
+    def check_tuple_access(self, instruction: Instruction, own: Mapping[int, Instruction]) -> None:
         if len(instruction.operand_ids) != 1:
             raise self.broken(f"{instruction.name} takes a tuple element of {len(instruction.operand_ids)} operands")
-        elements = self.instructions[instruction.operand_ids[0]].shape.tuple_shapes
-        if not 0 <= instruction.tuple_index < len(elements):
-            raise self.broken(
-                f"{instruction.name} takes element {instruction.tuple_index} of a tuple of {len(elements)}"
-            )
+        elements = own[instruction.operand_ids[0]].shape.tuple_shapes
+        index = instruction.tuple_index or 0
+        if not 0 <= index < len(elements):
+            raise self.broken(f"{instruction.name} takes element {index} of a tuple of {len(elements)}")
 
     def check_entry_parameters(self, entry_id: int) -> None:
         entry = (self.instructions[i].parameter_number for i in self.computations[entry_id].instruction_ids)
@@ -333,18 +357,6 @@ def _dot(numbers: Any) -> DotDimensions:
         lhs_batch=tuple(numbers.lhs_batch_dimensions),
         rhs_batch=tuple(numbers.rhs_batch_dimensions),
     )
-
-
-def _fingerprint(proto: Any, opcode: str, shape: bytes) -> bytes:
-    # What a custom call computes is written in its configuration alone.
-    configuration = proto.backend_config + proto.backend_config_payload if opcode == "custom-call" else b""
-    for name in _NOT_WHAT_IT_COMPUTES:
-        proto.ClearField(name)
-    # The rest is written with its known fields in order and its unknown ones as they came, which XLA writes in order.
-    rest = proto.SerializeToString(deterministic=True)
-    # With the lengths in front, no two different triples are the same text.
-    lengths = b"%d %d " % (len(rest), len(configuration))
-    return blake2b(lengths + rest + configuration + shape, digest_size=16).digest()
 
 
 def _without_layout(shape: Shape) -> tuple[Any, ...]:

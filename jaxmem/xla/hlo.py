@@ -3,9 +3,11 @@
 Plain values without behaviour beyond looking things up. What they mean for memory is decided elsewhere.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
+from typing import NamedTuple
 
 from jaxmem.errors import InputError
 from jaxmem.xla.schema import PRIMITIVE_TYPES
@@ -16,9 +18,9 @@ ShapeIndex = tuple[int, ...]
 _STORED_BITS = dict(PRIMITIVE_TYPES.values())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Shape of an instruction's result.
+    """Shape of an instruction's result. Instructions share them, and what is asked of one is found once.
 
     Attributes:
         element_type: lower-case XLA name: ``f32``, ``bf16``, ``s32``, ``pred``, ``tuple``, ``token``, ``opaque``, ...
@@ -43,12 +45,12 @@ class Shape:
         """Whether this is a tuple of shapes."""
         return self.element_type == "tuple"
 
-    @property
+    @cached_property
     def elements(self) -> int:
         """Number of elements of an array (1 for a scalar); 0 for anything that is no array."""
         return prod(self.dimensions) if _STORED_BITS.get(self.element_type) else 0
 
-    @property
+    @cached_property
     def logical_bytes(self) -> int:
         """Bytes of the elements alone, without padding; 0 for tuple, token and opaque.
 
@@ -56,13 +58,16 @@ class Shape:
         """
         return (self.elements * (self.element_size_in_bits or _STORED_BITS.get(self.element_type, 0)) + 7) // 8
 
-    def leaves(self) -> Iterator[tuple[ShapeIndex, "Shape"]]:
+    @cached_property
+    def leaves(self) -> tuple[tuple[ShapeIndex, "Shape"], ...]:
         """Every non-tuple shape inside, with its index, in order."""
         if not self.is_tuple:
-            yield (), self
-        for position, element in enumerate(self.tuple_shapes):
-            for index, leaf in element.leaves():
-                yield (position, *index), leaf
+            return (((), self),)
+        return tuple(
+            ((position, *index), leaf)
+            for position, element in enumerate(self.tuple_shapes)
+            for index, leaf in element.leaves
+        )
 
     def subshape(self, index: ShapeIndex) -> "Shape":
         """The shape at ``index``.
@@ -141,57 +146,90 @@ class DotDimensions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Instruction:
-    """One HLO instruction.
+class Metadata:
+    """Where an instruction comes from, as the framework said.
+
+    Attributes:
+        op_name: the name stack that the framework gave, empty for most instructions the compiler made.
+        stack_frame_id: key for `Module.source`; 0 where there is none.
+        source_file, source_line: what older compilers write in place of a stack frame.
+    """
+
+    op_name: str = ""
+    stack_frame_id: int = 0
+    source_file: str = ""
+    source_line: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """What an instruction computes besides its opcode, operands and shape. Instructions that compute the same share them.
+
+    Attributes:
+        parameter_number: of a ``parameter``, else None.
+        tuple_index: of a ``get-tuple-element``, else None.
+        fusion_kind: ``kLoop``, ``kCustom``, ...; empty where it is no fusion.
+        dimensions: of broadcast, reduce, transpose, concatenate, iota, ...
+        slice_starts: of a slice, one a dimension; empty otherwise.
+        window: of a convolution or reduce-window, one entry a window dimension; empty otherwise.
+        convolution: of a convolution, else None.
+        dot: of a dot, else None.
+    """
+
+    parameter_number: int | None = None
+    tuple_index: int | None = None
+    fusion_kind: str = ""
+    custom_call_target: str = ""
+    dimensions: tuple[int, ...] = ()
+    slice_starts: tuple[int, ...] = ()
+    window: tuple[WindowDimension, ...] = ()
+    convolution: ConvolutionDimensions | None = None
+    dot: DotDimensions | None = None
+    output_operand_aliasing: tuple[OutputOperandAliasing, ...] = ()
+
+
+_NO_METADATA, _NO_ATTRIBUTES = Metadata(), Attributes()
+
+
+class Instruction(NamedTuple):
+    """One HLO instruction. There are many: a named tuple is made in a quarter of the time of a frozen dataclass.
 
     Attributes:
         id: unique in the module.
         name, opcode: e.g. ``fusion.3`` and ``fusion``.
         operand_ids, control_predecessor_ids: instructions of the same computation.
         called_computation_ids: fusion body, while condition and body, ...
-        parameter_number: of a ``parameter``, else None.
-        tuple_index: of a ``get-tuple-element``, else None.
-        fusion_kind: ``kLoop``, ``kCustom``, ...; empty where it is no fusion.
-        op_name: the name stack that the framework gave, empty for most instructions the compiler made.
-        stack_frame_id: key for `Module.source`; 0 where there is none.
-        source_file, source_line: what older compilers write in place of a stack frame.
-        dimensions: of broadcast, reduce, transpose, concatenate, iota, ...
-        slice_starts: of a slice, one a dimension; empty otherwise.
-        window: of a convolution or reduce-window, one entry a window dimension; empty otherwise.
-        convolution: of a convolution, else None.
-        dot: of a dot, else None.
+        op_name: of its metadata.
         backend_config: as the backend wrote it, uninterpreted.
-        fingerprint: digest of what the instruction computes from its operands: opcode, shape without layout, literal,
-            window, dimension numbers, comparison direction, slice bounds, and every other field of the proto that is no
-            name, id, metadata, sharding or (custom calls apart, where it says what to compute) backend configuration.
-            Operands and called computations are not in it: combine it with theirs.
+        fingerprint: the same number for two instructions of a module that compute the same from their operands: opcode, shape
+            without layout, literal, window, dimension numbers, comparison direction, slice bounds, and every other field of
+            the proto that is no name, id, metadata, sharding or (custom calls apart, where it says what to compute) backend
+            configuration. Operands and called computations are not in it: combine it with theirs.
     """
 
     id: int
     name: str
     opcode: str
     shape: Shape
+    computation_id: int
     operand_ids: tuple[int, ...] = ()
     control_predecessor_ids: tuple[int, ...] = ()
     called_computation_ids: tuple[int, ...] = ()
-    computation_id: int
-    parameter_number: int | None = None
-    tuple_index: int | None = None
-    fusion_kind: str = ""
-    custom_call_target: str = ""
     op_name: str = ""
-    op_type: str = ""
-    stack_frame_id: int = 0
-    source_file: str = ""
-    source_line: int = 0
-    dimensions: tuple[int, ...] = ()
-    slice_starts: tuple[int, ...] = ()
-    window: tuple[WindowDimension, ...] = ()
-    convolution: ConvolutionDimensions | None = None
-    dot: DotDimensions | None = None
-    backend_config: bytes = field(default=b"", repr=False)
-    output_operand_aliasing: tuple[OutputOperandAliasing, ...] = ()
-    fingerprint: bytes = field(default=b"", repr=False)
+    metadata: Metadata = _NO_METADATA
+    attributes: Attributes = _NO_ATTRIBUTES
+    backend_config: bytes = b""
+    fingerprint: int = 0
+
+    @property
+    def parameter_number(self) -> int | None:
+        """Of a ``parameter``, else None."""
+        return self.attributes.parameter_number
+
+    @property
+    def tuple_index(self) -> int | None:
+        """Of a ``get-tuple-element``, else None."""
+        return self.attributes.tuple_index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,11 +314,12 @@ class Module:
     def source(self, instruction: Instruction) -> tuple[Frame, ...]:
         """Where the instruction comes from, leaf frame first; empty where the compiler does not say."""
         frames = []
-        frame_id = instruction.stack_frame_id
+        frame_id = instruction.metadata.stack_frame_id
         while frame_id:
             entry = self.stack_frames[frame_id - 1]
             frames.append(entry.frame)
             frame_id = entry.parent_id
-        if not frames and instruction.source_file:
-            frames.append(Frame(file=instruction.source_file, function="", line=instruction.source_line, column=0))
+        if not frames and instruction.metadata.source_file:
+            file, line = instruction.metadata.source_file, instruction.metadata.source_line
+            frames.append(Frame(file=file, function="", line=line, column=0))
         return tuple(frames)

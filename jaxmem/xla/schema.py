@@ -19,11 +19,11 @@ _FIELDS = {
     "HloProtoOutline": "hlo_module=1 bytes, buffer_assignment=3 bytes",
     "HloModule": """name=1 bytes, computations=3 *bytes, entry_computation_id=6 int, schedule=7 Schedule,
         input_output_alias=8 InputOutputAlias, stack_frame_index=17 StackFrameIndex, buffer_donor=18 BufferDonor""",
-    "Computation": """name=1 bytes, instructions=2 *bytes, id=5 int, root_id=6 int, is_fusion_computation=7 bool,
+    "Computation": """name=1 bytes, instructions=2 *Instruction, id=5 int, root_id=6 int, is_fusion_computation=7 bool,
         execution_thread=8 bytes""",
     # Declared below: what is read, and what the fingerprint leaves out. All else stays unknown to the parser, which
     # keeps it byte for byte, and so reaches the fingerprint.
-    "Instruction": """name=1 bytes, opcode=2 bytes, shape=3 bytes, metadata=7 Metadata, parameter_number=9 int,
+    "Instruction": """name=1 bytes, opcode=2 bytes, shape=3 bytes, metadata=7 bytes, parameter_number=9 int,
         fusion_kind=11 bytes, tuple_index=13 int, dimensions=14 *int, window=15 Window,
         convolution_dimension_numbers=16 ConvolutionDimensionNumbers, slice_dimensions=17 *SliceDimensions,
         custom_call_target=28 bytes,
@@ -41,7 +41,7 @@ _FIELDS = {
     "DotDimensionNumbers": """lhs_contracting_dimensions=1 *int, rhs_contracting_dimensions=2 *int,
         lhs_batch_dimensions=3 *int, rhs_batch_dimensions=4 *int""",
     "OutputOperandAliasing": "output_shape_index=1 *int, operand_index=2 int, operand_shape_index=3 *int",
-    "Metadata": "op_type=1 bytes, op_name=2 bytes, source_file=3 bytes, source_line=4 int, stack_frame_id=15 int",
+    "Metadata": "op_name=2 bytes, source_file=3 bytes, source_line=4 int, stack_frame_id=15 int",
     "Shape": "element_type=2 int, dimensions=3 *int, tuple_shapes=4 *Shape, layout=5 Layout",
     "Layout": "minor_to_major=1 *int, tiles=6 *Tile, element_size_in_bits=7 int, memory_space=8 int",
     "Tile": "dimensions=1 *int",

@@ -4,7 +4,7 @@ XLA writes no module that fails here, a damaged file may: what comes after the r
 and calls without looking at every step.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from jaxmem.errors import InputError
@@ -38,12 +38,9 @@ def verify_module(
     Raises:
         InputError: by ``broken``.
     """
-    _check_nesting(computations, instructions, entry_id, broken)
-    parameters = {
-        computation.id: _parameters(computation, instructions, broken)
-        for computation in computations.values()
-        if computation.id != entry_id  # whose parameters are checked elsewhere
-    }
+    calling = [instruction for instruction in instructions.values() if instruction.called_computation_ids]
+    _check_nesting(computations, calling, len(instructions), entry_id, broken)
+    parameters = _parameters(computations, instructions, entry_id, broken)
     for instruction in instructions.values():
         if instruction.opcode in _CHECKED:
             for problem in _problems(instruction, computations, instructions, parameters):
@@ -65,13 +62,14 @@ def _all_same(some: Sequence[Shape], others: Sequence[Shape]) -> bool:
 
 def _check_nesting(
     computations: Mapping[int, Computation],
-    instructions: Mapping[int, Instruction],
+    calling: Iterable[Instruction],
+    instruction_count: int,
     entry_id: int,
     broken: Callable[[str], InputError],
 ) -> None:
     calls: dict[int, set[int]] = {computation_id: set() for computation_id in computations}
     entered: dict[int, list[int]] = {computation_id: [] for computation_id in computations}
-    for instruction in instructions.values():
+    for instruction in calling:
         for called in instruction.called_computation_ids:
             if called not in computations:
                 raise broken(f"instruction {instruction.name} calls computation {called}, which is not there")
@@ -91,27 +89,34 @@ def _check_nesting(
         depth[computation_id] = 1 + max((depth[one] for one in inner), default=0)
     if depth[entry_id] > _DEEPEST:
         raise broken(f"its computations are nested {depth[entry_id]} deep, and {_DEEPEST} are read")
-    if size[entry_id] > max(_FREELY_REPEATED, _MOST_REPEATED * len(instructions)):
+    if size[entry_id] > max(_FREELY_REPEATED, _MOST_REPEATED * instruction_count):
         raise broken("its computations are called so often that no compiler would have made a schedule of it")
 
 
 def _parameters(
-    computation: Computation, instructions: Mapping[int, Instruction], broken: Callable[[str], InputError]
-) -> tuple[Instruction, ...]:
-    """By number."""
-    found = [instructions[i] for i in computation.instruction_ids if instructions[i].opcode == "parameter"]
-    found.sort(key=lambda parameter: parameter.parameter_number or 0)
-    if any(parameter.parameter_number != number for number, parameter in enumerate(found)):
-        numbers = [parameter.parameter_number for parameter in found[:8]]
-        raise broken(f"the parameters of {computation.name} are numbered {numbers}")
-    return tuple(found)
+    computations: Mapping[int, Computation],
+    instructions: Mapping[int, Instruction],
+    entry_id: int,
+    broken: Callable[[str], InputError],
+) -> dict[int, list[Instruction]]:
+    """Of each computation by number; those of the entry are checked elsewhere."""
+    parameters: dict[int, list[Instruction]] = {}
+    for instruction in instructions.values():
+        if instruction.opcode == "parameter" and instruction.computation_id != entry_id:
+            parameters.setdefault(instruction.computation_id, []).append(instruction)
+    for computation_id, found in parameters.items():
+        found.sort(key=lambda parameter: parameter.parameter_number or 0)
+        numbers = [parameter.parameter_number for parameter in found]
+        if numbers != list(range(len(numbers))):
+            raise broken(f"the parameters of {computations[computation_id].name} are numbered {numbers[:8]}")
+    return parameters
 
 
 def _problems(
     instruction: Instruction,
     computations: Mapping[int, Computation],
     instructions: Mapping[int, Instruction],
-    parameters: Mapping[int, tuple[Instruction, ...]],
+    parameters: Mapping[int, Sequence[Instruction]],
 ) -> Iterator[str]:
     shape, called = instruction.shape, instruction.called_computation_ids
     operands = [instructions[identifier].shape for identifier in instruction.operand_ids]

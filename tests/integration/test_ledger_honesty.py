@@ -345,7 +345,7 @@ def test_an_allocation_gone(sides: Sides) -> None:
 def test_a_buffer_of_another_size(sides: Sides, factor: float) -> None:
     for buffer, allocation in live_buffers(sides):
         size = int(buffer.size_bytes * factor)
-        changed = changed_place(allocation, buffer, lambda each, size=size: replace(each, size=size))
+        changed = changed_place(allocation, buffer, lambda each, size=size: each._replace(size=size))
         broken = sides.with_allocation(changed)
         assert broken.unexplained() >= abs(size - buffer.size_bytes), buffer
 
@@ -354,8 +354,8 @@ def test_a_buffer_of_another_size_in_both_tables(sides: Sides) -> None:
     """The logical buffer says the same wrong size as its place: then the value's own shape contradicts them."""
     for buffer, allocation in live_buffers(sides):
         size = buffer.size_bytes // 2
-        changed = changed_place(allocation, buffer, lambda each, size=size: replace(each, size=size))
-        logical = {**sides.assignment.buffers, buffer.id: replace(sides.assignment.buffers[buffer.id], size=size)}
+        changed = changed_place(allocation, buffer, lambda each, size=size: each._replace(size=size))
+        logical = {**sides.assignment.buffers, buffer.id: sides.assignment.buffers[buffer.id]._replace(size=size)}
         broken = sides.with_allocation(changed)
         broken = replace(broken, assignment=replace(broken.assignment, buffers=logical))
         assert broken.unexplained() >= buffer.size_bytes - size, buffer
@@ -367,8 +367,8 @@ def test_two_buffers_that_change_their_sizes(training: Sides) -> None:
     (first, one), (second, other) = sorted(parameters, key=lambda pair: -pair[0].size_bytes)[:4:3]
     assert first.size_bytes > second.size_bytes
     broken = training.with_allocation(
-        changed_place(one, first, lambda each: replace(each, size=second.size_bytes))
-    ).with_allocation(changed_place(other, second, lambda each: replace(each, size=first.size_bytes)))
+        changed_place(one, first, lambda each: each._replace(size=second.size_bytes))
+    ).with_allocation(changed_place(other, second, lambda each: each._replace(size=first.size_bytes)))
     assert broken.unexplained() >= 2 * (first.size_bytes - second.size_bytes)
 
 

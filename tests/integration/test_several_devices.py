@@ -234,7 +234,7 @@ def test_a_collective_buffer_of_another_size(sides: Sides, factor: float) -> Non
     for buffer in sides.exchanged():
         size = int(buffer.size_bytes * factor)
         broken = sides.with_assigned(
-            lambda each, wrong=buffer.id, size=size: replace(each, size=size) if each.buffer_id == wrong else each
+            lambda each, wrong=buffer.id, size=size: each._replace(size=size) if each.buffer_id == wrong else each
         )
         assert broken.unexplained() >= abs(size - buffer.size_bytes), buffer
 
@@ -244,7 +244,7 @@ def test_two_collective_buffers_that_change_their_sizes(sides: Sides) -> None:
     (small, first), (large, second) = sizes[0], sizes[-1]
     assert small < large
     exchanged = {first: large, second: small}
-    broken = sides.with_assigned(lambda each: replace(each, size=exchanged.get(each.buffer_id, each.size)))
+    broken = sides.with_assigned(lambda each: each._replace(size=exchanged.get(each.buffer_id, each.size)))
     assert broken.unexplained() >= 2 * (large - small)
 
 
@@ -258,7 +258,7 @@ def test_a_gather_that_receives_other_arguments(sides: Sides) -> None:
     if not found:
         return
     gather = whole_result(sides, GATHERS)
-    exchanged = replace(gather, operand_ids=gather.operand_ids[::-1])
+    exchanged = gather._replace(operand_ids=gather.operand_ids[::-1])
     held = sum(buffer.size_bytes for buffer in found if buffer.leaf[0] == gather.id)
     assert held > 0
     assert sides.with_instruction(exchanged).unexplained() >= held

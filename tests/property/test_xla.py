@@ -192,7 +192,7 @@ def test_nested_tuples_are_read(depth):
     for _ in range(depth):
         shape = MESSAGES["Shape"](element_type=13, tuple_shapes=[shape])
     instruction = MESSAGES["Instruction"](id=1, opcode=b"parameter", shape=shape.SerializeToString())
-    computation = MESSAGES["Computation"](id=1, instructions=[instruction.SerializeToString()], root_id=1)
+    computation = MESSAGES["Computation"](id=1, instructions=[instruction], root_id=1)
     module = MESSAGES["HloModule"](entry_computation_id=1, computations=[computation.SerializeToString()])
     read, _ = read_hlo_proto(MESSAGES["HloProto"](hlo_module=module).SerializeToString(), origin="nested")
-    assert [index for index, _ in read.instructions[1].shape.leaves()] == [(0,) * depth]
+    assert [index for index, _ in read.instructions[1].shape.leaves] == [(0,) * depth]

@@ -1,6 +1,6 @@
 """Compiled modules small enough to read: a builder of hand-written HLO, and one training step written with it."""
 
-from hashlib import blake2b
+from dataclasses import fields as fields_of
 
 import pytest
 
@@ -9,6 +9,7 @@ from jaxmem.roles import Role
 from jaxmem.xla import (
     Allocation,
     Assigned,
+    Attributes,
     BufferAssignment,
     Computation,
     HeapTrace,
@@ -40,10 +41,12 @@ class Hlo:
         self.made = {}
         self.by_computation = {ENTRY: []}
         self.fusions = set()
+        self.fingerprints = {}
 
     def add(self, name, opcode, shape, *operands, computation=ENTRY, calls=(), **fields):
         identifier = 100 + len(self.made)
-        content = repr((opcode, shape, fields.get("tuple_index"), fields.pop("literal", ""))).encode()
+        content = repr((opcode, shape, fields.get("tuple_index"), fields.pop("literal", "")))
+        own = {each.name: fields.pop(each.name) for each in fields_of(Attributes) if each.name in fields}
         self.made[name] = Instruction(
             id=identifier,
             name=name,
@@ -52,7 +55,8 @@ class Hlo:
             operand_ids=tuple(self.made[operand].id for operand in operands),
             computation_id=computation,
             called_computation_ids=tuple(calls),
-            fingerprint=blake2b(content, digest_size=8).digest(),
+            attributes=Attributes(**own),
+            fingerprint=self.fingerprints.setdefault(content, len(self.fingerprints)),
             **fields,
         )
         self.by_computation.setdefault(computation, []).append(identifier)

@@ -8,6 +8,7 @@ import pytest
 
 from jaxmem.hidden import hidden_need, opaque_fusions, pool_threads
 from jaxmem.xla import (
+    Attributes,
     Computation,
     ConvolutionDimensions,
     DotDimensions,
@@ -57,7 +58,7 @@ class Body:
     def __init__(self):
         self.instructions = []
 
-    def add(self, opcode, shape, *operands, **fields):
+    def add(self, opcode, shape, *operands, **attributes):
         identifier = 1000 + len(self.instructions)
         self.instructions.append(
             Instruction(
@@ -68,7 +69,7 @@ class Body:
                 operand_ids=operands,
                 computation_id=2,
                 op_name=f"scope/{opcode}",
-                **fields,
+                attributes=Attributes(**attributes),
             )
         )
         return identifier
@@ -94,9 +95,8 @@ def entry(fusions, config=YNN):
         ]  # every body needs ids of its own in the module
         move = {each.id: new for each, new in zip(body.instructions, shifted, strict=True)}
         for each in body.instructions:
-            fields = {name: getattr(each, name) for name in each.__dataclass_fields__}
-            fields |= {"id": move[each.id], "operand_ids": tuple(move[o] for o in each.operand_ids)}
-            instructions[move[each.id]] = Instruction(**fields)
+            operands_moved = tuple(move[operand] for operand in each.operand_ids)
+            instructions[move[each.id]] = each._replace(id=move[each.id], operand_ids=operands_moved)
         computations[10 + number] = Computation(
             id=10 + number, name=f"body.{number}", instruction_ids=tuple(shifted), root_id=shifted[-1], is_fusion=True
         )
@@ -110,7 +110,7 @@ def entry(fusions, config=YNN):
             operand_ids=tuple(names[operand] for operand in operands),
             called_computation_ids=(10 + number,),
             computation_id=1,
-            fusion_kind="kCustom",
+            attributes=Attributes(fusion_kind="kCustom"),
             backend_config=config,
         )
     computations[1] = Computation(id=1, name="main", instruction_ids=tuple(ids), root_id=ids[-1])
@@ -322,8 +322,7 @@ def transposed_convolution(*, base_dilation=2, stride=1, window_dilation=1, inpu
             shape=f32(4, 10, 14, 10),
             operand_ids=(1, 2),
             computation_id=1,
-            window=(window, window),
-            convolution=NHWC,
+            attributes=Attributes(window=(window, window), convolution=NHWC),
         ),
     )
     entry = Computation(id=1, name="main", instruction_ids=(1, 2, 3), root_id=3)

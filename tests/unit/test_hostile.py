@@ -182,9 +182,7 @@ ARRAY = MESSAGES["Shape"](element_type=11)
 PAIR = MESSAGES["Shape"](element_type=13, tuple_shapes=[ARRAY, ARRAY])
 
 
-def instruction(
-    number: int, opcode: str, shape: Any = ARRAY, operands: Any = (), calls: Any = (), **more: Any
-) -> bytes:
+def instruction(number: int, opcode: str, shape: Any = ARRAY, operands: Any = (), calls: Any = (), **more: Any) -> Any:
     return MESSAGES["Instruction"](
         id=number,
         name=f"{opcode}.{number}".encode(),
@@ -193,19 +191,17 @@ def instruction(
         operand_ids=operands,
         called_computation_ids=calls,
         **more,
-    ).SerializeToString()
+    )
 
 
-def module(*instructions: bytes, inner: tuple[bytes, ...] = (), **more: Any) -> bytes:
+def module(*instructions: Any, inner: tuple[Any, ...] = (), **more: Any) -> bytes:
     """An entry computation, and another one with number 2 where one is called. The last instruction is the root."""
     computations = [(1, instructions), *([(2, inner)] if inner else [])]
     return MESSAGES["HloProto"](
         hlo_module=MESSAGES["HloModule"](
             entry_computation_id=1,
             computations=[
-                MESSAGES["Computation"](
-                    id=number, instructions=body, root_id=MESSAGES["Instruction"].FromString(body[-1]).id
-                ).SerializeToString()
+                MESSAGES["Computation"](id=number, instructions=body, root_id=body[-1].id).SerializeToString()
                 for number, body in reversed(computations)
             ],
             **more,

@@ -121,7 +121,7 @@ def test_a_buffer_of_another_size_than_its_value_is_damage(step, change):
         replace(
             each,
             assigned=tuple(
-                replace(place, size=place.size + change) if place.buffer_id == identifier else place
+                place._replace(size=place.size + change) if place.buffer_id == identifier else place
                 for place in each.assigned
             ),
         )
@@ -129,7 +129,7 @@ def test_a_buffer_of_another_size_than_its_value_is_damage(step, change):
     )
     for buffers in (
         assignment.buffers,
-        {**assignment.buffers, identifier: replace(logical, size=logical.size + change)},
+        {**assignment.buffers, identifier: logical._replace(size=logical.size + change)},
     ):
         broken = replace(assignment, allocations=allocations, buffers=buffers)
         (damage,) = profile_memory(step.hlo.module(), broken, platform="cpu").damage

@@ -136,7 +136,7 @@ def test_an_unnamed_instruction_for_the_backward_pass_alone_is_backward(step):
     hlo = step.hlo
     module = hlo.module()
     unnamed = module.instructions[hlo.id("index_map")]
-    instructions = dict(module.instructions) | {unnamed.id: replace(unnamed, op_name="")}
+    instructions = dict(module.instructions) | {unnamed.id: unnamed._replace(op_name="")}
     facts = Facts(Dataflow(replace(module, instructions=instructions)), step.arguments, step.outputs)
     (node,) = (node for node in facts.dataflow.nodes if node.instruction.name == "index_map")
     assert facts.phase[node.index] is Phase.BACKWARD

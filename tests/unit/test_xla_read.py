@@ -34,11 +34,15 @@ def instruction(identifier, opcode, operands=(), result=None, **fields):
     )
 
 
+def metadata(**fields):
+    return MESSAGES["Metadata"](**fields).SerializeToString()
+
+
 def computation(identifier, *instructions, root=None):
     return MESSAGES["Computation"](
         id=identifier,
         name=f"computation.{identifier}".encode(),
-        instructions=[each.SerializeToString() for each in instructions],
+        instructions=instructions,
         root_id=instructions[-1].id if root is None else root,
     )
 
@@ -119,7 +123,7 @@ class TestShape:
         leaf, other = Shape(element_type="f32", dimensions=(2,)), Shape(element_type="s32")
         inner = Shape(element_type="tuple", tuple_shapes=(leaf, other))
         outer = Shape(element_type="tuple", tuple_shapes=(other, inner, Shape(element_type="tuple")))
-        assert list(outer.leaves()) == [((0,), other), ((1, 0), leaf), ((1, 1), other)]
+        assert outer.leaves == (((0,), other), ((1, 0), leaf), ((1, 1), other))
         assert outer.subshape((1, 0)) is leaf
         with pytest.raises(InputError, match=r"has no element \(1, 2\)"):
             outer.subshape((1, 2))
@@ -162,7 +166,7 @@ class TestModule:
                 MESSAGES["StackFrame"](file_location_id=1, parent_frame_id=1),
             ],
         )
-        placed = instruction(1, "parameter", metadata=MESSAGES["Metadata"](stack_frame_id=2))
+        placed = instruction(1, "parameter", metadata=metadata(stack_frame_id=2))
         found = read_module(computation(1, placed), stack_frame_index=frames)
         assert found.source(found.instructions[1]) == (
             Frame(file="model.py", function="forward", line=10, column=4),
@@ -170,7 +174,7 @@ class TestModule:
         )
 
     def test_source_of_compilers_without_stack_frames(self):
-        placed = instruction(1, "parameter", metadata=MESSAGES["Metadata"](source_file=b"old.py", source_line=7))
+        placed = instruction(1, "parameter", metadata=metadata(source_file=b"old.py", source_line=7))
         found = read_module(computation(1, placed))
         assert found.source(found.instructions[1]) == (Frame(file="old.py", function="", line=7, column=0),)
 
@@ -210,7 +214,12 @@ class TestModule:
                 "takes element 2 of a tuple of 2",
             ),
             (
-                [computation(1, instruction(1, "parameter", metadata=MESSAGES["Metadata"](stack_frame_id=1)))],
+                [
+                    computation(
+                        1,
+                        instruction(1, "parameter", metadata=metadata(stack_frame_id=1)),
+                    )
+                ],
                 "names stack frame 1 of 0",
             ),
         ],
@@ -245,37 +254,42 @@ class TestModule:
 
 
 class TestFingerprint:
-    def fingerprint(self, opcode="reduce-window", result=None, extra=b"", **fields):
-        made = instruction(1, opcode, result=result, **fields).SerializeToString() + extra
-        holder = MESSAGES["Computation"](id=1, name=b"c", instructions=[made], root_id=1)
-        return read_module(holder).instructions[1].fingerprint
+    def fingerprints(self, *changes):
+        """Of instructions of one module that differ in what is given: fields, and more of its bytes under ``extra``."""
+        made = []
+        for number, fields in enumerate(changes, start=1):
+            extra = fields.pop("extra", b"")
+            made.append(instruction(number, fields.pop("opcode", "reduce-window"), **fields))
+            made[-1].MergeFromString(extra)
+        return [each.fingerprint for each in read_module(computation(1, *made)).instructions.values()]
 
     def test_names_places_and_layouts_do_not_count(self):
-        here = MESSAGES["Metadata"](op_name=b"here")
+        here = metadata(op_name=b"here")
         laid_out = MESSAGES["Shape"](
             element_type=F32, dimensions=[3], layout=MESSAGES["Layout"](minor_to_major=[0], memory_space=1)
         )
-        assert self.fingerprint() == self.fingerprint(
-            metadata=here, backend_config=b"tuned", sharding=b"", frontend_attributes=b"", result=laid_out
-        )
+        elsewhere = {"metadata": here, "backend_config": b"tuned", "sharding": b"", "frontend_attributes": b""}
+        plain, other = self.fingerprints({}, {**elsewhere, "result": laid_out})
+        assert plain == other
 
     def test_everything_else_counts_also_what_the_schema_does_not_name(self):
         window = b"\x7a\x02\x08\x01"  # field 15, two bytes
         other_window = b"\x7a\x02\x08\x02"
-        digests = [
-            self.fingerprint(),
-            self.fingerprint(opcode="reduce"),
-            self.fingerprint(result=shape(4)),
-            self.fingerprint(result=shape(3, element_type=12)),
-            self.fingerprint(dimensions=[1]),
-            self.fingerprint(extra=window),
-            self.fingerprint(extra=other_window),
-        ]
-        assert len(set(digests)) == len(digests)
+        found = self.fingerprints(
+            {},
+            {"opcode": "reduce"},
+            {"result": shape(4)},
+            {"result": shape(3, element_type=12)},
+            {"dimensions": [1]},
+            {"extra": window},
+            {"extra": other_window},
+        )
+        assert len(set(found)) == len(found)
 
     def test_configuration_counts_for_custom_calls_alone(self):
-        assert self.fingerprint("custom-call", backend_config=b"x") != self.fingerprint("custom-call")
-        assert self.fingerprint("add", backend_config=b"x") == self.fingerprint("add")
+        for opcode, counts in (("custom-call", True), ("add", False)):
+            configured, plain = self.fingerprints({"opcode": opcode, "backend_config": b"x"}, {"opcode": opcode})
+            assert (configured != plain) is counts
 
 
 class TestBuffers:

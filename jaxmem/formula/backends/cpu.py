@@ -346,10 +346,12 @@ def copied_arguments(plan: Plan) -> None:
             kernels = plan.kernels_computing(result for operation in found for result in operation.results)
             reading[argument] = sorted(kernels)
     updates = {argument: plan.kernel_of[plan.array_of[plan.equals.of[plan.replaced[argument]]]] for argument in reading}
-    before = waits_for(plan, [*{kernel for kernels in reading.values() for kernel in kernels}, *set(updates.values())])
+    wanted = tuple(dict.fromkeys((*(kernel for kernels in reading.values() for kernel in kernels), *updates.values())))
+    before = waits_for(plan, wanted)
+    bit = {kernel: 1 << number for number, kernel in enumerate(wanted)}
     for argument, kernels in reading.items():
         update = updates[argument]
-        if all(kernel == update or kernel in before[update] for kernel in kernels):
+        if all(kernel == update or bit[kernel] & before[update] for kernel in kernels):
             continue
         found = readers[argument]
         value = plan.table.values[argument]

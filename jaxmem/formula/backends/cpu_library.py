@@ -45,49 +45,62 @@ def hidden_bytes(plan: Plan, *, threads: int) -> int:
             size_bytes = bytes_of(plan.table, operation, threads=threads)
             held.append((size_bytes, plan.kernel_of[plan.array_of[operation.results[0]]]))
     held.sort(key=lambda pair: (-pair[0], pair[1]))
-    before = waits_for(plan, [kernel for _, kernel in held])
+    kernels = [kernel for _, kernel in held]
+    before, behind = waits_for(plan, kernels), waits_for(plan, kernels, behind=True)
+    all_bits = (1 << len(held)) - 1
     most = 0
-    for position, (size_bytes, first) in enumerate(held):
+    for position, (size_bytes, kernel) in enumerate(held):
         if size_bytes * threads <= most:
             break
-        together, total = [first], size_bytes
-        for other_bytes, other in held[position + 1 :]:
-            if len(together) >= threads:
+        total = size_bytes
+        # The lowest bit left is the largest that waits for none of those taken, nor they for it.
+        beside = all_bits & ~(before[kernel] | behind[kernel]) & -1 << position + 1
+        for _ in range(threads - 1):
+            if not beside:
                 break
-            if all(not _ordered(before, other, one) for one in together):
-                together.append(other)
-                total += other_bytes
+            other_bytes, other = held[(beside & -beside).bit_length() - 1]
+            total += other_bytes
+            beside &= (beside - 1) & ~(before[other] | behind[other])
         most = max(most, total)
     return most
 
 
-def _ordered(before: dict[int, set[int]], one: int, other: int) -> bool:
-    return one in before[other] or other in before[one]
-
-
-def waits_for(plan: Plan, wanted: Sequence[int]) -> dict[int, set[int]]:
-    """Each of some kernels → those of them that must have run before it."""
-    bit = {kernel: 1 << number for number, kernel in enumerate(wanted)}
+def waits_for(plan: Plan, wanted: Sequence[int], *, behind: bool = False) -> dict[int, int]:
+    """Each of some kernels → which of them must have run before it, or must run behind it: bit n is the n-th wanted."""
+    writer = {array: index for index, kernel in enumerate(plan.kernels) for array in kernel.writes}
+    nearest: list[list[int]] = [
+        [writer[array] for array in kernel.reads if array in writer and writer[array] != index]
+        for index, kernel in enumerate(plan.kernels)
+    ]
+    if behind:
+        nearest = _turned_round(nearest)
+    bit: dict[int, int] = {}
+    for number, kernel in enumerate(wanted):
+        bit[kernel] = bit.get(kernel, 0) | 1 << number
     reached: dict[int, int] = {}
-    for root in range(len(plan.kernels)):
+    for root in range(len(nearest)):
         stack = [root]
         while stack:
             kernel = stack[-1]
-            if kernel in reached:
-                stack.pop()
-                continue
-            below = [plan.kernel_writing(array) for array in plan.kernels[kernel].reads]
-            missing = [one for one in below if one is not None and one not in reached and one != kernel]
+            missing = [one for one in nearest[kernel] if one not in reached]
             if missing:
                 stack.extend(missing)
                 continue
             stack.pop()
-            mask = 0
-            for one in below:
-                if one is not None and one != kernel:
+            if kernel not in reached:
+                mask = 0
+                for one in nearest[kernel]:
                     mask |= reached[one] | bit.get(one, 0)
-            reached[kernel] = mask
-    return {kernel: {other for other, its_bit in bit.items() if reached[kernel] & its_bit} for kernel in wanted}
+                reached[kernel] = mask
+    return {kernel: reached[kernel] for kernel in wanted}
+
+
+def _turned_round(nearest: Sequence[Sequence[int]]) -> list[list[int]]:
+    turned: list[list[int]] = [[] for _ in nearest]
+    for index, others in enumerate(nearest):
+        for other in others:
+            turned[other].append(index)
+    return turned
 
 
 def convolution_bytes(table: LayerTable, operation: Operation, *, threads: int) -> int:
