@@ -115,7 +115,7 @@ def as_html(results: Shown) -> str:
 
 
 def in_notebook(results: Shown) -> str:
-    """The same page as an element for the output of a notebook's cell."""
+    """The same page as an element for the output of a notebook's cell: tall where there are charts."""
     from jaxmem.report.html import framed
 
-    return framed(as_html(results))
+    return framed(as_html(results), height=900 if isinstance(results, Report | Reports) else 420)

@@ -1,10 +1,10 @@
 """Programs × devices × batch sizes in one table."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from jaxmem.errors import InvariantError
+from jaxmem.result.shown import Shown
 from jaxmem.unknown import Unknown
 
 COMPARISON_SCHEMA = "jaxmem.compare/1"
@@ -48,19 +48,8 @@ class ComparisonCell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Comparison:
+class Comparison(Shown):
     """Every cell that was asked for, in the order of the request."""
 
     schema: Literal["jaxmem.compare/1"] = COMPARISON_SCHEMA
     cells: tuple[ComparisonCell, ...]
-
-    def __repr__(self) -> str:
-        from jaxmem.report import as_text
-
-        return as_text(self)
-
-    def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write the table to a file; see `Report.save`."""
-        from jaxmem.result.json_text import save
-
-        save(self, path, force=force)

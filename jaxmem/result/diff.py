@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from jaxmem.errors import InvariantError
 from jaxmem.lowering import ProgramFacts
 from jaxmem.result.buffers import BufferRow
 from jaxmem.result.facts import DeviceFacts, Versions
+from jaxmem.result.shown import Shown
 from jaxmem.roles import Role
 
 DIFF_SCHEMA = "jaxmem.diff/1"
@@ -100,7 +100,7 @@ class BufferChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Diff:
+class Diff(Shown):
     """What changed between two results. Every difference is new minus old, and largest changes come first.
 
     Attributes:
@@ -137,18 +137,12 @@ class Diff:
             if sizes != sorted(sizes, reverse=True):
                 raise InvariantError(f"the {name} of the diff are not sorted by how much they changed.")
 
-    def __repr__(self) -> str:
-        from jaxmem.report import as_text
-
-        return as_text(self)
-
-    def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write the diff to a JSON file; see `Report.save`."""
-        Diffs(reports=(self,)).save(path, force=force)
+    def _in_file(self) -> "Diffs":
+        return Diffs(reports=(self,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Diffs:
+class Diffs(Shown):
     """The diffs of two files: one for each pair of program, mode, device and batch size that both have.
 
     Attributes:
@@ -159,17 +153,6 @@ class Diffs:
     reports: tuple[Diff, ...]
     only_old: tuple[str, ...] = ()
     only_new: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        from jaxmem.report import as_text
-
-        return as_text(self)
-
-    def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write the diffs to one JSON file; see `Report.save`."""
-        from jaxmem.result.json_text import save
-
-        save(self, path, force=force)
 
 
 def _check_difference(what: str, old_bytes: int, new_bytes: int, difference_bytes: int) -> None:

@@ -1,9 +1,9 @@
 """The compiled modules of a dump folder, in one table."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
+from jaxmem.result.shown import Shown
 from jaxmem.unknown import Unknown
 
 DUMP_FOLDER_SCHEMA = "jaxmem.dump/1"
@@ -28,20 +28,9 @@ class DumpedModule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class DumpFolder:
+class DumpFolder(Shown):
     """The compiled modules of a folder, those with the highest live peak first."""
 
     schema: Literal["jaxmem.dump/1"] = DUMP_FOLDER_SCHEMA
     folder: str
     modules: tuple[DumpedModule, ...]
-
-    def __repr__(self) -> str:
-        from jaxmem.report import as_text
-
-        return as_text(self)
-
-    def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write the list to a file; see `Report.save`."""
-        from jaxmem.result.json_text import save
-
-        save(self, path, force=force)

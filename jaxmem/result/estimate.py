@@ -1,13 +1,13 @@
 """The formula's answer alone, without a compile."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from jaxmem.errors import InvariantError
 from jaxmem.lowering import ProgramFacts
 from jaxmem.result.facts import DeviceFacts
 from jaxmem.result.ledger import Estimate
+from jaxmem.result.shown import Shown
 
 ESTIMATE_SCHEMA = "jaxmem.estimate/1"
 
@@ -77,7 +77,7 @@ class ScalingLaw:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class EstimateReport:
+class EstimateReport(Shown):
     """The formula alone, without a compile.
 
     Attributes:
@@ -106,24 +106,16 @@ class EstimateReport:
                 f"the rows of the estimate add up to {total} B, but the total is {self.total_bytes} B."
             )
 
-    def __repr__(self) -> str:
-        from jaxmem.report import as_text
-
-        return as_text(self)
+    def _in_file(self) -> "EstimateReports":
+        return EstimateReports(reports=(self,))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EstimateReports:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class EstimateReports(Shown):
     """The estimates of one request: one per program, mode, device and batch size."""
 
     schema: Literal["jaxmem.estimate/1"] = ESTIMATE_SCHEMA
     reports: tuple[EstimateReport, ...]
-
-    def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write the estimates to one file; see `Report.save`."""
-        from jaxmem.result.json_text import save
-
-        save(self, path, force=force)
 
 
 def scaling_law(lower: EstimateReport, middle: EstimateReport, upper: EstimateReport) -> ScalingLaw:

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Literal
 
 from jaxmem.errors import InvariantError
 from jaxmem.lowering import ProgramFacts
 from jaxmem.result.facts import DeviceFacts
+from jaxmem.result.shown import Shown
 from jaxmem.roles import Role
 from jaxmem.unknown import Unknown
 
@@ -134,7 +134,7 @@ class DonationLeaf:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Fit:
+class Fit(Shown):
     """How much of a program fits on a device, and what would change that.
 
     Attributes:
@@ -173,25 +173,13 @@ class Fit:
         if self.asked_batch is not None and self.asked_batch not in [probe.batch_size for probe in self.boundary.proof]:
             raise InvariantError(f"batch {self.asked_batch} was asked about, and no compile shows whether it fits.")
 
-    def __repr__(self) -> str:
-        from jaxmem.report import as_text
-
-        return as_text(self)
-
-    def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write the answer to a JSON file; see `Report.save`."""
-        Fits(reports=(self,)).save(path, force=force)
+    def _in_file(self) -> "Fits":
+        return Fits(reports=(self,))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fits:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Fits(Shown):
     """The answers of one request: one per program, mode and device."""
 
     schema: Literal["jaxmem.fit/1"] = FIT_SCHEMA
     reports: tuple[Fit, ...]
-
-    def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write the answers to one file; see `Report.save`."""
-        from jaxmem.result.json_text import save
-
-        save(self, path, force=force)

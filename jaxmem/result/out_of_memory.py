@@ -1,9 +1,9 @@
 """An out-of-memory failure, explained."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
+from jaxmem.result.shown import Shown
 from jaxmem.roles import Phase, Role
 from jaxmem.unknown import Unknown
 
@@ -44,8 +44,8 @@ class LargeBuffer:
     shape: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutOfMemory:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class OutOfMemory(Shown):
     """What failed, how much was asked for, how much there is, what held it, and what to try.
 
     Attributes:
@@ -76,9 +76,3 @@ class OutOfMemory:
     buffers: tuple[LargeBuffer, ...] = ()
     advice: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write the explanation to a file; see `Report.save`."""
-        from jaxmem.result.json_text import save
-
-        save(self, path, force=force)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from jaxmem.errors import InvariantError
@@ -20,6 +19,7 @@ from jaxmem.result.facts import (
     XlaNumbers,
 )
 from jaxmem.result.ledger import Estimate, LayerRow, LedgerRow
+from jaxmem.result.shown import Shown
 from jaxmem.roles import Role
 from jaxmem.unknown import Unknown
 
@@ -38,7 +38,7 @@ def _sum_known(sizes: Iterable[int | Unknown]) -> int | Unknown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Report:
+class Report(Shown):
     """How much memory one program needs on one device, and where every byte goes. Sizes are for one device.
 
     Attributes:
@@ -114,43 +114,13 @@ class Report:
                 f"unexplained is given as {self.unexplained_bytes}, but the rows of the ledger make it {unexplained}."
             )
 
-    def __repr__(self) -> str:
-        from jaxmem.report import as_text  # the renderer is needed only when somebody looks
-
-        return as_text(self)
-
-    def _repr_html_(self) -> str:
-        from jaxmem.report import in_notebook
-
-        return in_notebook(self)
-
-    def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write the report to a file that `jaxmem.load` and ``jaxmem report`` read.
-
-        Args:
-            force: replace an existing file.
-
-        Raises:
-            UsageError: the file exists, or its folder does not.
-            EnvironmentFailure: the disk is full or the folder not writable.
-        """
-        Reports(reports=(self,)).save(path, force=force)
+    def _in_file(self) -> "Reports":
+        return Reports(reports=(self,))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reports:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Reports(Shown):
     """The reports of one request: one per program, mode, device and batch size."""
 
     schema: Literal["jaxmem.report/1"] = REPORT_SCHEMA
     reports: tuple[Report, ...]
-
-    def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write the reports to one file; see `Report.save`."""
-        from jaxmem.result.json_text import save
-
-        save(self, path, force=force)
-
-    def _repr_html_(self) -> str:
-        from jaxmem.report import in_notebook
-
-        return in_notebook(self)

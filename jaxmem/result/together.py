@@ -1,13 +1,13 @@
 """What lives on a device at once over a whole training run."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from jaxmem.errors import InvariantError
 from jaxmem.lowering import ProgramFacts
 from jaxmem.result.facts import DeviceFacts, Verdict
 from jaxmem.result.out_of_memory import NamedSize
+from jaxmem.result.shown import Shown
 
 TOGETHER_SCHEMA = "jaxmem.together/1"
 
@@ -37,7 +37,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Together:
+class Together(Shown):
     """The most that a training run needs at any moment. Sizes are for one device.
 
     Attributes:
@@ -62,14 +62,3 @@ class Together:
         most = max(self.moments, key=lambda moment: moment.required_bytes)
         if (most.name, most.required_bytes) != (self.largest, self.required_bytes):
             raise InvariantError(f"the most is {most.required_bytes} B in {most.name}, not {self.required_bytes} B.")
-
-    def __repr__(self) -> str:
-        from jaxmem.report import as_text
-
-        return as_text(self)
-
-    def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write the answer to a file; see `Report.save`."""
-        from jaxmem.result.json_text import save
-
-        save(self, path, force=force)

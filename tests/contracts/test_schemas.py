@@ -64,10 +64,12 @@ from jaxmem.result import (
     XlaNumbers,
     from_json,
     gemm_range,
+    load,
     to_json,
 )
 from jaxmem.result.json_text import FIT_AT_THE_TOP, SCHEMAS, Results
 from jaxmem.result.schema import NAMES, derived, published
+from jaxmem.result.shown import Shown
 from jaxmem.roles import Phase, Role
 from jaxmem.unknown import Unknown
 
@@ -226,6 +228,15 @@ def test_the_published_schema_is_what_the_dataclasses_say(name: str, update_gold
 def test_every_answer_has_a_schema_and_an_example_here() -> None:
     assert set(ANSWERS) == set(NAMES) == {path.stem for path in FOLDER.iterdir()}
     assert set(NAMES.values()) == set(SCHEMAS)
+
+
+def test_every_answer_shows_itself_and_is_kept(tmp_path: Path) -> None:
+    for name, answer in answers().items():
+        assert isinstance(answer, Shown)
+        assert answer._repr_html_().startswith("<iframe")
+        assert repr(answer).strip()
+        answer.save(tmp_path / f"{name}.json")
+        assert load(tmp_path / f"{name}.json") == answer
 
 
 def test_every_field_is_described() -> None:

@@ -3,7 +3,7 @@
 from jaxmem.report.html.escape import attribute
 
 
-def framed(page: str, *, height: int = 900) -> str:
+def framed(page: str, *, height: int) -> str:
     """A whole page as an element for the output of a notebook's cell.
 
     Args:

@@ -11,12 +11,12 @@ from html.parser import HTMLParser
 import pytest
 
 from jaxmem.errors import EnvironmentFailure
-from jaxmem.report import as_html, in_notebook
+from jaxmem.report import as_html, as_text, in_notebook
 from jaxmem.report.document import Column, Difference, Document, Heading, Missing, Paragraph, Row, Size, Table, Text
 from jaxmem.report.html import documents_as_html, libraries
 from jaxmem.report.html.escape import inert, isolated
 from jaxmem.report.html.moments import peak_of
-from jaxmem.result import BufferRow, BufferTable, EstimateReport, Report, Reports, Schedule
+from jaxmem.result import BufferRow, BufferTable, EstimateReport, EstimateReports, Report, Reports, Schedule
 from jaxmem.roles import Role
 from jaxmem.unknown import Unknown
 
@@ -107,8 +107,9 @@ def test_a_frame_in_a_notebook_holds_the_whole_page(report: Report) -> None:
 
 
 def test_what_jupyter_shows(report: Report, estimate_report: EstimateReport) -> None:
-    for one in (report, Reports(reports=(report,))):
+    for one in (report, Reports(reports=(report,)), estimate_report, EstimateReports(reports=(estimate_report,))):
         assert one._repr_html_() == in_notebook(one)
+        assert repr(one) == as_text(one)
 
 
 def test_a_file_gets_the_same_page_twice(report: Report) -> None:
