@@ -1,6 +1,7 @@
 """Options that several commands share, and how their values are read."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,23 +159,21 @@ def positive_integers(text: str) -> tuple[int, ...]:
 
 def positive_number(text: str) -> float:
     """``"90"`` or ``"1.5"``; what is not above 0 is refused."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no time to wait; write a number above 0")
-    return value
+    return _number(text, lambda value: 0 < value < float("inf"), "is no time to wait; write a number above 0")
 
 
 def fraction(text: str) -> float:
     """``"0.9"`` → 0.9; above 0 and at most 1."""
+    return _number(text, lambda value: 0 < value <= 1, "is no fraction of a memory; write a number above 0, at most 1")
+
+
+def _number(text: str, allowed: Callable[[float], bool], complaint: str) -> float:
     try:
         value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no fraction of a memory; write a number above 0, at most 1")
+    if not allowed(value):
+        raise argparse.ArgumentTypeError(f"{text} {complaint}")
     return value
 
 

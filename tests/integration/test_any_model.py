@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from perceptrons import ADAM, WIDTHS, array, perceptron, perceptron_parameters, squared_error
 
 from jaxmem.assemble import read_report
 from jaxmem.capture import Capture
@@ -19,30 +20,7 @@ from jaxmem.roles import Role
 
 Compile = Callable[[Program], Capture]
 
-WIDTHS = (64, 113, 59, 10)
 PARAMETER_BYTES = 4 * sum(fan_in * fan_out + fan_out for fan_in, fan_out in pairwise(WIDTHS))
-ADAM = optax.adam(1e-3)
-
-
-def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def perceptron_parameters() -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-    return {
-        f"layer{i}": {"kernel": array(fan_in, fan_out), "bias": array(fan_out)}
-        for i, (fan_in, fan_out) in enumerate(pairwise(WIDTHS))
-    }
-
-
-def perceptron(parameters: Any, x: Any) -> Any:
-    for layer in parameters.values():
-        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
-    return x
-
-
-def loss(parameters: Any, x: Any, y: Any) -> Any:
-    return jnp.mean((perceptron(parameters, x) - y) ** 2)
 
 
 def report_of(compiled: Compile, fn: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Report:
@@ -62,7 +40,7 @@ def assert_adam_state(report: Report, parameter_bytes: int) -> None:
 def test_accumulated_gradients_are_gradients_from_their_zeros_on(compiled: Compile) -> None:
     def step(parameters: Any, state: Any, x: Any, y: Any) -> Any:
         def body(carry: Any, batch: Any) -> Any:
-            value, gradients = jax.value_and_grad(loss)(parameters, *batch)
+            value, gradients = jax.value_and_grad(squared_error)(parameters, *batch)
             return (jax.tree.map(jnp.add, carry[0], gradients), carry[1] + value), None
 
         zeros = jax.tree.map(jnp.zeros_like, parameters)
@@ -82,7 +60,7 @@ def test_a_loop_over_steps_carries_its_state(compiled: Compile) -> None:
     def epoch(parameters: Any, state: Any, x: Any, y: Any) -> Any:
         def step(carry: Any, batch: Any) -> Any:
             parameters, state = carry
-            value, gradients = jax.value_and_grad(loss)(parameters, *batch)
+            value, gradients = jax.value_and_grad(squared_error)(parameters, *batch)
             updates, state = ADAM.update(gradients, state, parameters)
             return (optax.apply_updates(parameters, updates), state), value
 
@@ -160,7 +138,7 @@ def test_what_chooses_a_branch_has_a_role(compiled: Compile) -> None:
 
 def test_per_example_gradients_are_as_many_as_examples(compiled: Compile) -> None:
     def step(parameters: Any, x: Any, y: Any) -> Any:
-        each = jax.vmap(jax.grad(loss), (None, 0, 0))(parameters, x, y)
+        each = jax.vmap(jax.grad(squared_error), (None, 0, 0))(parameters, x, y)
         mean = jax.tree.map(lambda gradient: jnp.clip(gradient, -1, 1).mean(0), each)
         return jax.tree.map(lambda parameter, gradient: parameter - 0.1 * gradient, parameters, mean)
 

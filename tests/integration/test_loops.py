@@ -5,13 +5,13 @@ Widths and numbers of layers, turns and examples are small and occur nowhere els
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from perceptrons import ADAM, array, perceptron, perceptron_parameters, squared_error
 
 from jaxmem.assemble import read_report
 from jaxmem.compilers import compile_lowering
@@ -21,30 +21,6 @@ from jaxmem.result import Report
 from jaxmem.roles import Role
 from jaxmem.tracing import trace
 from jaxmem.tracing.layers import layer_table
-
-WIDTHS = (64, 113, 59, 10)
-ADAM = optax.adam(1e-3)
-
-
-def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def perceptron_parameters() -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-    return {
-        f"layer{i}": {"kernel": array(fan_in, fan_out), "bias": array(fan_out)}
-        for i, (fan_in, fan_out) in enumerate(pairwise(WIDTHS))
-    }
-
-
-def perceptron(parameters: Any, x: Any) -> Any:
-    for layer in parameters.values():
-        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
-    return x
-
-
-def squared_error(parameters: Any, x: Any, y: Any) -> Any:
-    return jnp.mean((perceptron(parameters, x) - y) ** 2)
 
 
 def training(
