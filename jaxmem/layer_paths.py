@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterable
+from functools import cache
 
 _TRANSFORMATION = re.compile(r"^(?:jvp|transpose|vmap|linearize|pmap)\((.*)\)$")
+_BRACKET_OR_SLASH = re.compile("[()/]")
 _NOT_A_LAYER = re.compile(
     r"^(?:jit|pjit|shard_map|custom_jvp_call|custom_vjp_call|closed_call|core_call)\(.*\)$"
     r"|^(?:|while|body|cond|branch_\d+_fun|scan|checkpoint|remat\d*|rematted_computation|closed_call|core_call"
@@ -81,15 +83,17 @@ def _without_repetition(parts: tuple[str, ...]) -> tuple[str, ...]:
 
 def _split_scope(scope: str) -> tuple[str, ...]:
     """Split at the slashes that are outside brackets."""
+    if "(" not in scope:
+        return tuple(scope.split("/"))
     parts, depth, start = [], 0, 0
-    for position, character in enumerate(scope):
-        if character == "(":
+    for mark in _BRACKET_OR_SLASH.finditer(scope):
+        if mark[0] == "(":
             depth += 1
-        elif character == ")":
+        elif mark[0] == ")":
             depth -= 1
-        elif character == "/" and depth == 0:
-            parts.append(scope[start:position])
-            start = position + 1
+        elif depth == 0:
+            parts.append(scope[start : mark.start()])
+            start = mark.end()
     parts.append(scope[start:])
     return tuple(parts)
 
@@ -105,6 +109,7 @@ class ScopeLayers:
         self._known = {tuple(layer.split("/")) for layer in parameter_layers}
         self._prefixes = {path[:length] for path in self._known for length in range(1, len(path) + 1)}
         self._cache: dict[str, str] = {}
+        self._components = cache(scope_components)
         self._roots: tuple[tuple[str, ...], ...] = ((),)
         self._follows_tree = False
 
@@ -112,7 +117,7 @@ class ScopeLayers:
         """See all scopes once: find what stands before the parameter tree (a class name, say) and whether they follow it."""
         roots: dict[tuple[str, ...], int] = {}
         for scope in set(scopes):
-            components = scope_components(scope)
+            components = self._components(scope)
             for start in range(len(components)):
                 if components[start:] in self._known or any(
                     components[start:end] in self._known for end in range(start + 1, len(components) + 1)
@@ -131,7 +136,7 @@ class ScopeLayers:
     def _find(self, scope: str) -> str:
         if not self._follows_tree:
             return ""
-        components = scope_components(scope)
+        components = self._components(scope)
         for root in self._roots:
             if components[: len(root)] != root:
                 continue

@@ -178,6 +178,14 @@ class Plan:
             self.kernel_of = {written: index for index, kernel in enumerate(self.kernels) for written in kernel.writes}
         return self.kernel_of.get(array)
 
+    def kernels_reading(self) -> dict[int, list[int]]:
+        """Array → the kernels that read it, as they are now."""
+        reading: dict[int, list[int]] = {}
+        for index, kernel in enumerate(self.kernels):
+            for array in kernel.reads:
+                reading.setdefault(array, []).append(index)
+        return reading
+
     def is_argument(self, value: int) -> bool:
         """Whether a value is an argument of the program."""
         return self.table.values[value].argument is not None

@@ -46,14 +46,14 @@ UNKNOWN_FLOW = Flow(differentiates=None)
 
 def read_flow(closed_jaxpr: Any) -> Flow:
     """Walk a traced program front to back, in time linear in its equations."""
-    jaxpr = closed_jaxpr.jaxpr
+    jaxpr, equations = closed_jaxpr.jaxpr, _Equations()
     # A set of arguments is the bits of an integer; the lowest bit is the backward pass.
     arguments = [2 << index for index in range(len(jaxpr.invars))]
-    masks = _walk(jaxpr, arguments, sums_only=False)
+    masks = _walk(jaxpr, arguments, equations, sums_only=False)
     return Flow(
-        differentiates=contains_backward(jaxpr),
+        differentiates=equations.contain_backward(jaxpr),
         reached_by=_sets(masks),
-        added_to=_sets(_walk(jaxpr, arguments, sums_only=True)),
+        added_to=_sets(_walk(jaxpr, arguments, equations, sums_only=True)),
         from_backward=tuple(bool(mask & 1) for mask in masks),
     )
 
@@ -71,40 +71,72 @@ def _arguments_in(mask: int) -> Iterator[int]:
         mask ^= lowest
 
 
-def contains_backward(jaxpr: Any) -> bool:
-    """Whether any equation, at any depth, belongs to a backward pass."""
-    return any(
-        "transpose(" in str(equation.source_info.name_stack)
-        or any(contains_backward(inner) for inner in _inner_jaxprs(equation))
-        for equation in jaxpr.eqns
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Equation:
+    """What a walk asks of an equation.
+
+    Attributes:
+        made_by: ``transpose``, ``jvp``, or empty for what differentiation has not made.
+        inner: the jaxprs among its parameters.
+        contains_backward: any of these has a backward pass in it.
+    """
+
+    equation: Any
+    made_by: str
+    inner: tuple[Any, ...]
+    contains_backward: bool
+
+
+class _Equations:
+    """The equations of jaxprs, each read once however often it is walked over."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[_Equation, ...]] = {}  # by identity: the program keeps its jaxprs
+
+    def of(self, jaxpr: Any) -> tuple[_Equation, ...]:
+        known = self._known.get(id(jaxpr))
+        if known is None:
+            known = self._known[id(jaxpr)] = tuple(map(self._read, jaxpr.eqns))
+        return known
+
+    def contain_backward(self, jaxpr: Any) -> bool:
+        """Whether any equation, at any depth, belongs to a backward pass."""
+        return any(each.made_by == "transpose" or each.contains_backward for each in self.of(jaxpr))
+
+    def _read(self, equation: Any) -> _Equation:
+        stack, inner = str(equation.source_info.name_stack), tuple(_inner_jaxprs(equation))
+        return _Equation(
+            equation=equation,
+            made_by="transpose" if "transpose(" in stack else "jvp" if "jvp(" in stack else "",
+            inner=inner,
+            contains_backward=any(map(self.contain_backward, inner)),
+        )
 
 
 _SUMS = frozenset({"add", "add_any", "sub", "convert_element_type", "copy", "reshape", "squeeze", "select_n"})
 """Primitives that keep a sum a sum."""
 
 
-def _walk(jaxpr: Any, arguments: Sequence[int], *, sums_only: bool) -> list[int]:
+def _walk(jaxpr: Any, arguments: Sequence[int], equations: _Equations, *, sums_only: bool) -> list[int]:
     masks: dict[Any, int] = dict(zip(jaxpr.invars, arguments, strict=True))
 
     def of(atom: Any) -> int:
         return 0 if hasattr(atom, "val") else masks.get(atom, 0)
 
-    for equation in jaxpr.eqns:
-        stack = str(equation.source_info.name_stack)
+    for each in equations.of(jaxpr):
+        equation = each.equation
         operands = [of(atom) for atom in equation.invars]
-        inner = list(_inner_jaxprs(equation))
-        if "transpose(" in stack:
+        if each.made_by == "transpose":
             results = [1] * len(equation.outvars)
-        elif "jvp(" in stack:
+        elif each.made_by == "jvp":
             results = [0] * len(equation.outvars)
-        elif len(inner) == 1 and _is_call(equation, inner[0]):
-            results = _walk(inner[0], operands, sums_only=sums_only)
-        elif equation.primitive.name in ("scan", "while") and any(contains_backward(body) for body in inner):
-            results = _walk_loop(equation, operands, sums_only=sums_only)
+        elif len(each.inner) == 1 and _is_call(equation, each.inner[0]):
+            results = _walk(each.inner[0], operands, equations, sums_only=sums_only)
+        elif equation.primitive.name in ("scan", "while") and each.contains_backward:
+            results = _walk_loop(equation, operands, equations, sums_only=sums_only)
         elif sums_only and equation.primitive.name not in _SUMS:
             results = [0] * len(equation.outvars)
-        elif any(contains_backward(body) for body in inner):
+        elif each.contains_backward:
             results = [1] * len(equation.outvars)  # a branch in which the backward pass is
         else:
             everything = 0
@@ -115,7 +147,7 @@ def _walk(jaxpr: Any, arguments: Sequence[int], *, sums_only: bool) -> list[int]
     return [of(atom) for atom in jaxpr.outvars]
 
 
-def _walk_loop(equation: Any, operands: Sequence[int], *, sums_only: bool) -> list[int]:
+def _walk_loop(equation: Any, operands: Sequence[int], equations: _Equations, *, sums_only: bool) -> list[int]:
     """A loop over steps or micro-batches: what it carries is reached by whatever reaches it in any of its turns.
 
     State of which each turn makes a new version is reached by itself; gradients that are added up from zeros are not.
@@ -129,7 +161,7 @@ def _walk_loop(equation: Any, operands: Sequence[int], *, sums_only: bool) -> li
         before = list(operands[parameters["cond_nconsts"] :])
         carries = len(before) - constants
     while True:
-        after = _walk(body, before, sums_only=sums_only)
+        after = _walk(body, before, equations, sums_only=sums_only)
         carried = [one | other for one, other in zip(before[constants : constants + carries], after, strict=False)]
         if carried == before[constants : constants + carries]:
             return carried + after[carries:]

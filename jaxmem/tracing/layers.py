@@ -7,6 +7,7 @@ one for each array that it returns, so that dataflow stays acyclic and linear.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from jaxmem.layer_paths import ScopeLayers
@@ -36,6 +37,9 @@ def layer_table(closed_jaxpr: Any, arguments: Sequence[Argument]) -> LayerTable:
     for index, variable in enumerate(jaxpr.invars):
         environment[variable] = builder.add_value(variable.aval, argument=index)
         argument_values.append(environment[variable])
+    builder.late = {
+        value for value, argument in zip(argument_values, arguments, strict=True) if argument.role in OPTIMIZER_ROLES
+    }
     for variable in jaxpr.constvars:
         environment[variable] = builder.add_value(variable.aval)
     builder.inline(jaxpr, environment, scope="", repeat=1)
@@ -44,7 +48,6 @@ def layer_table(closed_jaxpr: Any, arguments: Sequence[Argument]) -> LayerTable:
     operations = tuple(builder.operations[index] for index in kept)
     values = _renumber_producers(builder.values, operations)
     table = LayerTable(values=values, operations=operations, arguments=tuple(argument_values), outputs=outputs)
-    table = _with_phases(table, arguments)
     equations = [builder.equations[index] for index in kept]
     return _with_layers(divide(table, arguments, equations, builder.passed), arguments)
 
@@ -62,6 +65,10 @@ class _Builder:
     passed: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Value that a loop or branch receives or returns → the value that it is on the other side, and the number of leading
     dimensions that it has lost (below 0: won) on the way."""
+    late: set[int] = field(default_factory=set)
+    """Values that depend on the backward pass or on optimizer state, and that state itself."""
+    sources: dict[int, str] = field(default_factory=dict)
+    """Where an equation was made, by the identity of its traceback: equations that were made by one line share it."""
 
     def add_value(self, aval: Any, *, argument: int | None = None, continues: int | None = None) -> int:
         shape, dtype, bits = _array_of(aval)
@@ -79,23 +86,39 @@ class _Builder:
         primitive: str = "",
         hands_on: int = 0,
     ) -> None:
+        operands, results = tuple(operands), tuple(results)
+        phase = self._phase(scope, operands[: hands_on or None])
+        if phase is not Phase.FORWARD:
+            self.late.update(results)
         self.equations.append(equation)
         self.operations.append(
             Operation(
                 primitive=primitive or equation.primitive.name,
                 scope=scope,
                 layer="",
-                phase=Phase.UNKNOWN,
-                operands=tuple(operands),
-                results=tuple(results),
+                phase=phase,
+                operands=operands,
+                results=results,
                 repeat=repeat,
-                source=_source(equation),
+                source=self._source(equation.source_info.traceback),
                 # What enters and leaves a loop has none of the loop's parameters, and is no one's equal.
                 sizes=() if primitive else whole_numbers(equation.params),
                 same="" if primitive else digest(equation),
                 hands_on=hands_on,
             )
         )
+
+    def _source(self, traceback: Any) -> str:
+        source = self.sources.get(id(traceback))
+        if source is None:
+            source = self.sources[id(traceback)] = _user_line(traceback)
+        return source
+
+    def _phase(self, scope: str, operands: Iterable[int]) -> Phase:
+        """Backward is what autodiff transposed; update is what depends on it, or on optimizer state; the rest is forward."""
+        if "transpose(" in scope:
+            return Phase.BACKWARD
+        return Phase.FORWARD if self.late.isdisjoint(operands) else Phase.UPDATE
 
     def inline(self, jaxpr: Any, environment: dict[Any, int], *, scope: str, repeat: int | None) -> None:
         for equation in jaxpr.eqns:
@@ -283,19 +306,23 @@ def _array_of(aval: Any) -> tuple[tuple[int, ...], str, int]:
     key_shape = getattr(getattr(dtype, "_impl", None), "key_shape", None)
     if key_shape is not None:
         return shape + tuple(key_shape), "uint32", 32
+    return shape, *_name_and_bits(dtype)
+
+
+@cache
+def _name_and_bits(dtype: Any) -> tuple[str, int]:
     name = str(dtype)
     match = re.search(r"int([24])$", name)
-    bits = 8 if name == "bool" else int(match[1]) if match else int(dtype.itemsize) * 8
-    return shape, name, bits
+    return name, 8 if name == "bool" else int(match[1]) if match else int(dtype.itemsize) * 8
 
 
-def _source(equation: Any) -> str:
+def _user_line(traceback: Any) -> str:
     """``file:line`` of the user's code that made an equation; empty where JAX does not say."""
     # JAX has no public way from an equation to its frame; losing it costs a column of the report, nothing else.
     try:
         from jax._src import source_info_util
 
-        frame = source_info_util.user_frame(equation.source_info.traceback)
+        frame = source_info_util.user_frame(traceback)
     except (ImportError, AttributeError, TypeError):
         return ""
     return f"{frame.file_name}:{frame.start_line}" if frame is not None else ""
@@ -314,26 +341,38 @@ def _without_dead_code(operations: Sequence[Operation], outputs: Iterable[int | 
 
 def _renumber_producers(values: Sequence[Value], operations: Sequence[Operation]) -> tuple[Value, ...]:
     producer = {result: index for index, operation in enumerate(operations) for result in operation.results}
-    return tuple(replace(value, operation=producer.get(index)) for index, value in enumerate(values))
+    return tuple(_made_by(producer.get(index), value) for index, value in enumerate(values))
 
 
-def _with_phases(table: LayerTable, arguments: Sequence[Argument]) -> LayerTable:
-    """Backward is what autodiff transposed; update is what depends on it, or on optimizer state; the rest is forward."""
-    late = {
-        value for value, argument in zip(table.arguments, arguments, strict=True) if argument.role in OPTIMIZER_ROLES
-    }
-    operations = []
-    for operation in table.operations:
-        if "transpose(" in operation.scope:
-            phase = Phase.BACKWARD
-        elif not late.isdisjoint(operation.operands[: operation.hands_on or None]):
-            phase = Phase.UPDATE
-        else:
-            phase = Phase.FORWARD
-        if phase is not Phase.FORWARD:
-            late.update(operation.results)
-        operations.append(replace(operation, phase=phase))
-    return replace(table, operations=tuple(operations))
+# `dataclasses.replace` looks through the fields each time, which takes three times as long; a network has 100,000 of these.
+
+
+def _made_by(operation: int | None, value: Value) -> Value:
+    return Value(
+        shape=value.shape,
+        dtype=value.dtype,
+        itemsize_bits=value.itemsize_bits,
+        operation=operation,
+        argument=value.argument,
+        divided_over=value.divided_over,
+        continues=value.continues,
+    )
+
+
+def _in_layer(layer: str, operation: Operation) -> Operation:
+    return Operation(
+        primitive=operation.primitive,
+        scope=operation.scope,
+        layer=layer,
+        phase=operation.phase,
+        operands=operation.operands,
+        results=operation.results,
+        repeat=operation.repeat,
+        source=operation.source,
+        sizes=operation.sizes,
+        same=operation.same,
+        hands_on=operation.hands_on,
+    )
 
 
 def _with_layers(table: LayerTable, arguments: Sequence[Argument]) -> LayerTable:
@@ -386,9 +425,7 @@ def _with_layers(table: LayerTable, arguments: Sequence[Argument]) -> LayerTable
         if layers[index]:
             for operand in operation.operands:
                 consumer_layer[operand] = layers[index]
-    operations = tuple(
-        replace(operation, layer=layer) for operation, layer in zip(table.operations, layers, strict=True)
-    )
+    operations = tuple(map(_in_layer, layers, table.operations))
     return replace(table, operations=operations)
 
 

@@ -3,6 +3,7 @@
 What its library fusions allocate while they run is not among them: it depends on the number of threads of the machine.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -49,23 +50,35 @@ def random_words(plan: Plan) -> None:
     computed again by each reader: both words wait for the backward pass in place of the mask. A key that is derived from
     another is two words as well, each a number of its own to the loop.
     """
+    reading = plan.kernels_reading()
     for operation in _existing(plan):
         if operation.primitive in IN_A_LOOP:
             _stands_for(
-                plan, operation, "word of the random bits", "from its loop to the last mask made of it", copies=2
+                plan,
+                reading,
+                operation,
+                "word of the random bits",
+                "from its loop to the last mask made of it",
+                copies=2,
             )
         elif operation.primitive == "random_fold_in":
-            _stands_for(plan, operation, "word of a key", "for the loop that draws with it", copies=2, parts=2)
+            _stands_for(plan, reading, operation, "word of a key", "for the loop that draws with it", copies=2, parts=2)
 
 
 def exponentials_of_erfc(plan: Plan) -> None:
     """exp(-x²) is a step of erfc(x), and the gradient's factor: computed once, and kept (`jaxmem.formula.cpu_fusion`)."""
     fusion = plan.fusion
     assert isinstance(fusion, CpuFusion)
+    reading = plan.kernels_reading()
     for operation in _existing(plan):
         if is_inside_erfc(fusion, operation):
             _stands_for(
-                plan, operation, "exponential inside erfc", "for the gradient, which has it as a factor", copies=1
+                plan,
+                reading,
+                operation,
+                "exponential inside erfc",
+                "for the gradient, which has it as a factor",
+                copies=1,
             )
 
 
@@ -75,7 +88,16 @@ def _existing(plan: Plan) -> list[Operation]:
     return [operation for operation in operations if operation.results and operation.results[0] in plan.array_of]
 
 
-def _stands_for(plan: Plan, operation: Operation, name: str, why: str, *, copies: int, parts: int = 1) -> None:
+def _stands_for(
+    plan: Plan,
+    reading: Mapping[int, Sequence[int]],
+    operation: Operation,
+    name: str,
+    why: str,
+    *,
+    copies: int,
+    parts: int = 1,
+) -> None:
     """In place of a value the backend has arrays of its own, as large or in parts, written and read by the same kernels."""
     own = plan.array_of[operation.results[0]]
     plan.arrays[own] = replace(plan.arrays[own], size_bytes=0)
@@ -93,9 +115,8 @@ def _stands_for(plan: Plan, operation: Operation, name: str, why: str, *, copies
         copies=copies,
     )
     plan.extend(plan.kernel_of[own], writes=arrays)
-    for number, kernel in enumerate(plan.kernels):
-        if own in kernel.reads:
-            plan.extend(number, reads=arrays)
+    for kernel in reading.get(own, ()):
+        plan.extend(kernel, reads=arrays)
 
 
 def depthwise_gradients(plan: Plan) -> None:
