@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from jaxmem.formula.backends import ADDITIONS
 from jaxmem.formula.backends.cpu_library import hidden_bytes
-from jaxmem.formula.backends.tpu import ON_CHIP_BYTES, padding_bytes
+from jaxmem.formula.backends.tpu import ON_CHIP_BYTES, feature_maps, padding_bytes
 from jaxmem.formula.equal import moved
 from jaxmem.formula.loops import carried_in_place
 from jaxmem.formula.packing import gap_bytes
@@ -74,8 +74,9 @@ def find_live_ranges(
 
 
 def _on_chip_where_it_fits(table: LayerTable, ranges: LiveRanges) -> LiveRanges:
+    maps = feature_maps(table)
     at_peak = [value for index, value in enumerate(table.values) if ranges.at_peak(index)]
-    if sum(value.logical_bytes + padding_bytes(value) for value in at_peak) > ON_CHIP_BYTES:
+    if sum(value.logical_bytes + padding_bytes(value, maps) for value in at_peak) > ON_CHIP_BYTES:
         return ranges
     return replace(ranges, exists=(False,) * len(table.values), on_chip=True)
 

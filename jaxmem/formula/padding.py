@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jaxmem.formula.backends.tpu import compact_padding_bytes, padding_bytes
+from jaxmem.formula.backends.tpu import feature_maps, padding_bytes
 from jaxmem.formula.leaves import Leaf
 from jaxmem.formula.ranges import LiveRanges
 from jaxmem.layer_table import LayerTable
@@ -26,7 +26,7 @@ def padding_leaves(
         used: indices of the arguments that the program receives.
     """
     leaves = [
-        _leaf(argument.layer, argument.path, compact_padding_bytes(table.values[table.arguments[index]]))
+        _leaf(argument.layer, argument.path, padding_bytes(table.values[table.arguments[index]]))
         for index, argument in enumerate(arguments)
         if index in used
     ]
@@ -34,11 +34,12 @@ def padding_leaves(
         replaced = output.argument_index
         in_place = replaced is not None and replaced in used and arguments[replaced].donated
         if value is not None and not in_place:
-            leaves.append(_leaf(output.layer, output.path, compact_padding_bytes(table.values[value])))
+            leaves.append(_leaf(output.layer, output.path, padding_bytes(table.values[value])))
+    maps = feature_maps(table)
     for operation in table.operations:
         for result in operation.results:
             if ranges.origin[result] == result and not ranges.constant[result] and ranges.at_peak(result):
-                leaves.append(_leaf(operation.layer, operation.primitive, padding_bytes(table.values[result])))
+                leaves.append(_leaf(operation.layer, operation.primitive, padding_bytes(table.values[result], maps)))
     return [leaf for leaf in leaves if leaf.bytes]
 
 

@@ -6,21 +6,23 @@ programs for v5e:
 
 - A dimension of 1, 2 or up to 4 in the sublanes gets a tile of as many, any longer one tiles of 8.
 - An array of one dimension is a row of tiles of 128, 256, 512 or at most 1,024 lanes; a scalar takes 512 bytes.
-- What the caller hands in and takes back lies as compactly as possible: of all pairs of dimensions for lanes and sublanes
-  the one that fills up least.
-- Convolutions have the channels in the lanes and the images in the sublanes, or the other way round: so do feature maps.
+- An array lies as compactly as possible, be it handed in by the caller or computed: of all pairs of dimensions for lanes and
+  sublanes the one that fills up least.
+- Convolutions have the channels in the lanes and the images in the sublanes, or the other way round: so do feature maps,
+  which are what a convolution reads or makes and all that has its shape. ViT's attention, heads × tokens × tokens, is none.
 
 What the program computes lies in the on-chip memory, an account of its own, where all of it fits there; else in main memory.
 That some of it may lie on the chip then too, and the program's code, is not derived.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from itertools import permutations
 from math import prod
 
 from jaxmem.formula.plan import Plan
-from jaxmem.layer_table import Value
+from jaxmem.layer_table import LayerTable, Value
+from jaxmem.roles import Phase
 
 LANES = 128
 SUBLANES = 8
@@ -34,25 +36,34 @@ ON_CHIP_BYTES = 128 << 20
 
 def add_tpu(plan: Plan) -> None:
     """Let every array take what it takes in tiles."""
+    maps = feature_maps(plan.table)
     for value, array in plan.array_of.items():
         if plan.arrays[array].size_bytes:
             stored = plan.table.values[value]
-            plan.arrays[array] = replace(plan.arrays[array], size_bytes=stored.logical_bytes + padding_bytes(stored))
+            padded_bytes = stored.logical_bytes + padding_bytes(stored, maps)
+            plan.arrays[array] = replace(plan.arrays[array], size_bytes=padded_bytes)
 
 
-def padding_bytes(value: Value) -> int:
-    """What tiles add to an array that an operation makes; 0 for one that is divided over devices, along which is not known."""
+def feature_maps(table: LayerTable) -> frozenset[tuple[int, ...]]:
+    """The shapes of what the convolutions of the forward pass read and make, kernels apart: gradients have the same."""
+    return frozenset(
+        table.values[value].shape
+        for operation in table.operations
+        if operation.primitive == "conv_general_dilated" and operation.phase is Phase.FORWARD
+        for value in (operation.operands[0], *operation.results)
+    )
+
+
+def padding_bytes(value: Value, maps: Container[tuple[int, ...]] = ()) -> int:
+    """What tiles add to an array; 0 for one that is divided over devices, along which dimension is not known.
+
+    Args:
+        maps: the shapes of feature maps, where it is one that the program computes.
+    """
     if value.divided_over > 1 or not value.elements:
         return 0
-    pairs = ((-1, 0), (0, -1)) if len(value.shape) > 3 else None
+    pairs = ((-1, 0), (0, -1)) if value.shape in maps else None
     return tiled_bytes(value.shape, value.itemsize_bits, pairs) - value.logical_bytes
-
-
-def compact_padding_bytes(value: Value) -> int:
-    """What tiles add to an array that the caller hands in or takes back; 0 for one that is divided over devices."""
-    if value.divided_over > 1 or not value.elements:
-        return 0
-    return tiled_bytes(value.shape, value.itemsize_bits) - value.logical_bytes
 
 
 def tiled_bytes(shape: Sequence[int], itemsize_bits: int, pairs: Iterable[tuple[int, int]] | None = None) -> int:
