@@ -111,21 +111,31 @@ def find_readers(table: LayerTable, equals: Equals) -> dict[int, list[int]]:
     return readers
 
 
-def fuse(table: LayerTable, equals: Equals, swallowed: Mapping[int, int], *, by_priority: bool = False) -> Fusion:
+def fuse(
+    table: LayerTable,
+    equals: Equals,
+    swallowed: Mapping[int, int],
+    *,
+    by_priority: bool = False,
+    into_contractions: bool = False,
+) -> Fusion:
     """Decide for every value whether it exists. Linear in the number of operands.
 
     Args:
         table, equals: the program.
         swallowed: value → the one that the library that computes it writes in its place.
         by_priority: it is XLA's fusion for GPUs.
+        into_contractions: matrix products and convolutions compute what they read as they need it, and windows do not, as on a
+            TPU; elsewhere windows do, and what a product or a convolution reads is written before.
     """
+    whole = WHOLE | (WINDOWS if into_contractions else CONTRACTIONS)
     fusion = Fusion(table, equals, find_readers(table, equals), by_priority=by_priority)
     must = {equals.of[value] for value in table.outputs if value is not None}
     for index in equals.operations:
         operation = table.operations[index]
         if operation.primitive in IN_MEMORY:
             must.update(operation.results)
-        if operation.primitive in CONTRACTIONS | WHOLE and not operation.hands_on:
+        if operation.primitive in whole and not operation.hands_on:
             must.update(fusion.operands(operation))
     must = (must - set(swallowed)) | set(swallowed.values())
     for index in equals.operations:

@@ -61,7 +61,9 @@ class Plan:
         self.fusion: Fusion = (
             fuse_for_cpu(table, self.equals)
             if platform == "cpu"
-            else fuse(table, self.equals, self.swallowed, by_priority=platform == "cuda")
+            else fuse(
+                table, self.equals, self.swallowed, by_priority=platform == "cuda", into_contractions=platform == "tpu"
+            )
         )
         self.arrays: list[Array] = []
         self.kernels: list[Kernel] = []

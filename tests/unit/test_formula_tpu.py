@@ -6,7 +6,7 @@ import pytest
 from layer_tables import Table
 
 from jaxmem.capture import load
-from jaxmem.formula.backends.tpu import ON_CHIP_BYTES, padding_bytes, tiled_bytes
+from jaxmem.formula.backends.tpu import ON_CHIP_BYTES, feature_maps, padding_bytes, tiled_bytes
 from jaxmem.formula.live_ranges import find_live_ranges
 from jaxmem.layer_table import Value
 from jaxmem.roles import Phase
@@ -48,11 +48,44 @@ def test_every_argument_takes_what_the_compiler_gives_it(path):
 
 def test_a_feature_map_has_channels_or_images_in_the_lanes():
     # 64 channels fill half of 128 lanes, 32 images four rows of 8: twice its size. 256 images fill the lanes.
+    maps = {(32, 14, 14, 64), (256, 14, 14, 64)}
     few = Value(shape=(32, 14, 14, 64), dtype="float32", itemsize_bits=32)
-    assert padding_bytes(few) == few.logical_bytes
-    assert padding_bytes(Value(shape=(256, 14, 14, 64), dtype="float32", itemsize_bits=32)) == 0
+    assert padding_bytes(few, maps) == few.logical_bytes
+    assert padding_bytes(Value(shape=(256, 14, 14, 64), dtype="float32", itemsize_bits=32), maps) == 0
     # Along which dimension a device's part is cut is not known.
-    assert padding_bytes(Value(shape=(32, 14, 14, 64), dtype="float32", itemsize_bits=32, divided_over=4)) == 0
+    assert padding_bytes(Value(shape=(32, 14, 14, 64), dtype="float32", itemsize_bits=32, divided_over=4), maps) == 0
+
+
+def test_what_is_no_feature_map_lies_compactly():
+    # ViT's attention: 12 heads of 197 × 197, with 197 in the lanes and 8 images in the sublanes.
+    scores = Value(shape=(8, 12, 197, 197), dtype="float32", itemsize_bits=32)
+    assert padding_bytes(scores) == 4 * 8 * 12 * 197 * (256 - 197)
+    table = Table()
+    table.argument("x", 8, 14, 14, 64)
+    table.argument("w", 3, 3, 64, 32)
+    table.do("y", "conv_general_dilated", Phase.FORWARD, (8, 14, 14, 32), "x", "w")
+    table.do("z", "reshape", Phase.FORWARD, (8, 196, 32), "y")
+    assert feature_maps(table.table("z")) == {(8, 14, 14, 64), (8, 14, 14, 32)}
+
+
+@pytest.mark.parametrize(
+    ("reader", "platform", "written"),
+    [
+        ("conv_general_dilated", "tpu", False),
+        ("reduce_window_max", "tpu", True),
+        ("conv_general_dilated", "cuda", True),
+        ("reduce_window_max", "cuda", False),
+    ],
+)
+def test_a_convolution_of_a_tpu_computes_what_it_reads_and_a_pool_does_not(reader, platform, written):
+    table = Table()
+    table.argument("x", 2048, 14, 14, 64)
+    table.argument("w", 1, 1, 64, 64)
+    table.do("clipped", "max", Phase.FORWARD, (2048, 14, 14, 64), "x")
+    table.do("y", reader, Phase.FORWARD, (2048, 14, 14, 64), "clipped", *(["w"] if "conv" in reader else []))
+    table.do("loss", "reduce_sum", Phase.FORWARD, (), "y")
+    ranges = find_live_ranges(table.table("loss"), platform=platform)
+    assert ranges.exists[table.names["clipped"]] is written
 
 
 @pytest.mark.parametrize("fits", [True, False])

@@ -11,6 +11,10 @@ programs for v5e:
 - Convolutions have the channels in the lanes and the images in the sublanes, or the other way round: so do feature maps,
   which are what a convolution reads or makes and all that has its shape. ViT's attention, heads × tokens × tokens, is none.
 
+A convolution or a matrix product computes what it reads on the way (`fuse` with ``into_contractions``): the normalized and
+clipped maps of MobileNet and the widened activations of ViT are never written, forward or backward, but computed again from
+the outputs of convolutions and products. A pool does not: VGG's maps before each pool are written.
+
 What the program computes lies in the on-chip memory, an account of its own, where all of it fits there; else in main memory.
 That some of it may lie on the chip then too, and the program's code, is not derived.
 """
