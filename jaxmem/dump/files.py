@@ -6,8 +6,7 @@ from pathlib import Path
 
 from jaxmem.dump.names import compiled_files, platform_named, ran_out
 from jaxmem.errors import InputError
-from jaxmem.files import read_bounded
-from jaxmem.xla import MAXIMUM_DECOMPRESSED_BYTES, BufferAssignment, Module, has_buffer_assignment, read_hlo_proto
+from jaxmem.xla import BufferAssignment, Module, dump_content, has_buffer_assignment, read_hlo_proto
 
 _PLATFORM_IN_CONFIGURATION = (
     ("cuda", (b"operation_queue_id", b"fusion_backend_config", b"gemm_backend_config", b"cudnn_conv_backend_config")),
@@ -71,7 +70,7 @@ def read_dump(path: Path, platform: str | None = None) -> Dump:
     Raises:
         InputError: it cannot be read, is damaged, has no buffer assignment, or nothing tells whose compiler wrote it.
     """
-    module, assignment = read_hlo_proto(_content(path), origin=str(path))
+    module, assignment = read_hlo_proto(dump_content(path), origin=str(path))
     if assignment is None:
         when = (
             "before XLA optimized the module" if "before_optimizations" in path.name else "before buffers were assigned"
@@ -107,14 +106,10 @@ def find_dump(folder: str | Path) -> Path:
     return found[0].path
 
 
-def _content(path: Path) -> bytes:
-    return read_bounded(path, limit_bytes=MAXIMUM_DECOMPRESSED_BYTES)
-
-
 def _may_hold_buffers(path: Path) -> bool:
     """Whether a file is to be read: it has a buffer assignment, or is too broken to tell."""
     try:
-        return has_buffer_assignment(_content(path), origin=str(path))
+        return has_buffer_assignment(dump_content(path), origin=str(path))
     except InputError:
         return True
 

@@ -26,7 +26,7 @@ from jaxmem.xla.hlo import (
     StackFrame,
     WindowDimension,
 )
-from jaxmem.xla.read import MAXIMUM_DECOMPRESSED_BYTES, has_buffer_assignment, read_hlo_proto
+from jaxmem.xla.read import dump_content, has_buffer_assignment, read_hlo_proto
 from jaxmem.xla.replay import (
     LiveBuffer,
     Replay,
@@ -40,7 +40,6 @@ from jaxmem.xla.replay import (
 )
 
 __all__ = [
-    "MAXIMUM_DECOMPRESSED_BYTES",
     "Allocation",
     "Assigned",
     "Attributes",
@@ -65,6 +64,7 @@ __all__ = [
     "StackFrame",
     "TraceEvent",
     "WindowDimension",
+    "dump_content",
     "has_buffer_assignment",
     "live_peak_bytes",
     "read_hlo_proto",

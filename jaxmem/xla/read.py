@@ -1,14 +1,19 @@
 """From the bytes of an XLA dump to a module and its buffer assignment."""
 
+import io
+import os
+import stat
 import zlib
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from google.protobuf.message import DecodeError
 
 from jaxmem.errors import InputError
-from jaxmem.files import unpacked_limit
+from jaxmem.files import read_bounded, unpacked_limit
 from jaxmem.units import format_bytes
 from jaxmem.xla.buffers import BufferAssignment
+from jaxmem.xla.condense import NotAProto, condensed
 from jaxmem.xla.decode_buffers import decode_buffers
 from jaxmem.xla.decode_module import broken, decode_module
 from jaxmem.xla.hlo import Module
@@ -17,7 +22,27 @@ from jaxmem.xla.schema import MESSAGES
 MAXIMUM_DECOMPRESSED_BYTES = 1 << 30
 """A gzip file that grows beyond this is refused: it is a bomb, or a dump that should be handed over unpacked."""
 
+LARGE_BYTES = 1 << 26
+"""A dump of more than this is condensed before it is parsed: parsing copies whatever there is, some of it twice."""
+
 _GZIP_MAGIC = b"\x1f\x8b"
+
+
+def dump_content(path: str | Path) -> bytes:
+    """The content of a dump's file; of a large one, what is read of it.
+
+    Raises:
+        InputError: it cannot be read, is larger than is read at all, or is large and damaged.
+    """
+    try:
+        with open(path, "rb") as stream:
+            status = os.fstat(stream.fileno())
+            is_large = LARGE_BYTES < status.st_size <= MAXIMUM_DECOMPRESSED_BYTES and stat.S_ISREG(status.st_mode)
+            if is_large and not stream.peek(2).startswith(_GZIP_MAGIC):
+                return _condensed(stream, status.st_size, str(path))
+    except (OSError, ValueError):
+        pass  # which says so in its own words
+    return read_bounded(path, limit_bytes=MAXIMUM_DECOMPRESSED_BYTES)
 
 
 def read_hlo_proto(data: bytes, *, origin: str) -> tuple[Module, BufferAssignment | None]:
@@ -56,10 +81,19 @@ def _parse(message_name: str, data: bytes, origin: str) -> Any:
         data = _decompress(data, origin)
     if not data:
         raise broken(origin, "it is empty")
+    if len(data) > LARGE_BYTES:
+        data = _condensed(io.BytesIO(data), len(data), origin)
     try:
         return MESSAGES[message_name].FromString(data)
     except DecodeError as error:
         raise broken(origin, f"its {len(data)} bytes are truncated or no HloProto ({error})") from error
+
+
+def _condensed(stream: BinaryIO, size_bytes: int, origin: str) -> bytes:
+    try:
+        return condensed(stream, size_bytes)
+    except NotAProto as error:
+        raise broken(origin, f"its {size_bytes} bytes are truncated or no HloProto ({error})") from error
 
 
 def _decompress(data: bytes, origin: str) -> bytes:

@@ -1,5 +1,7 @@
 """Random protos round-trip, damaged dumps are refused, and the replay equals a simulation written another way."""
 
+import contextlib
+import io
 import zlib
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from jaxmem.errors import InputError
 from jaxmem.xla import HeapTrace, LogicalBuffer, TraceEvent, read_hlo_proto, replay_trace
+from jaxmem.xla.condense import NotAProto, condensed
 from jaxmem.xla.schema import MESSAGES
 
 DUMP = zlib.decompress((Path(__file__).parents[1] / "data" / "dumps" / "mlp_train.cpu.hlo.pb.gz").read_bytes(), 31)
@@ -196,3 +199,68 @@ def test_nested_tuples_are_read(depth):
     module = MESSAGES["HloModule"](entry_computation_id=1, computations=[computation.SerializeToString()])
     read, _ = read_hlo_proto(MESSAGES["HloProto"](hlo_module=module).SerializeToString(), origin="nested")
     assert [index for index, _ in read.instructions[1].shape.leaves] == [(0,) * depth]
+
+
+class Watched(io.BytesIO):
+    """A stream that knows the most that was read of it at a time."""
+
+    most = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self.most = max(self.most, len(content))
+        return content
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 5000))
+def test_a_condensed_dump_reads_as_the_whole_one(large_bytes):
+    found = condensed(io.BytesIO(DUMP), len(DUMP), large_bytes=large_bytes)
+    assert read_hlo_proto(found, origin="condensed") == read_hlo_proto(DUMP, origin="whole")
+
+
+@settings(max_examples=20)
+@given(modules(), st.integers(0, 40))
+def test_a_condensed_module_reads_as_the_whole_one(written, large_bytes):
+    data, _ = written
+    found = condensed(io.BytesIO(data), len(data), large_bytes=large_bytes)
+    assert read_hlo_proto(found, origin="condensed") == read_hlo_proto(data, origin="whole")
+
+
+def test_values_of_constants_are_told_apart_and_never_held():
+    """Three constants of 3 MB, two of the same value, among instructions that stay as they are."""
+    values = [bytes(3_000_000), b"\1" + bytes(2_999_999), bytes(3_000_000)]
+    shape = MESSAGES["Shape"](element_type=6, dimensions=[3_000_000]).SerializeToString()
+    instructions = [
+        MESSAGES["Instruction"](id=number, opcode=b"constant", shape=shape) for number in range(1, len(values) + 1)
+    ]
+    for instruction, value in zip(instructions, values, strict=True):
+        instruction.MergeFromString(field(8, field(3, value)))
+    computation = MESSAGES["Computation"](id=1, instructions=instructions, root_id=1).SerializeToString()
+    module = MESSAGES["HloModule"](entry_computation_id=1, computations=[computation])
+    data = MESSAGES["HloProto"](hlo_module=module).SerializeToString() + field(99, bytes(2_000_000))
+    stream = Watched(data)
+    found = condensed(stream, len(data))
+    assert len(found) < 1000
+    assert stream.most <= 1 << 20
+    first, other, same = (each.fingerprint for each in read_hlo_proto(found, origin="x")[0].instructions.values())
+    assert first == same != other
+
+
+@settings(max_examples=30)
+@given(st.integers(1, len(DUMP) - 1), st.integers(0, 2000))
+def test_a_condensed_beginning_reads_as_the_beginning(end, large_bytes):
+    """What is cut off is refused, unless the cut is between two parts: then both read the same."""
+    whole = read_or_refuse(DUMP[:end])
+    try:
+        found = read_or_refuse(condensed(io.BytesIO(DUMP[:end]), end, large_bytes=large_bytes))
+    except NotAProto:
+        found = None
+    assert found == whole
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=200), st.integers(0, 40))
+def test_arbitrary_bytes_are_condensed_or_refused(data, large_bytes):
+    with contextlib.suppress(NotAProto):
+        read_or_refuse(condensed(io.BytesIO(data), len(data), large_bytes=large_bytes))

@@ -129,6 +129,17 @@ def test_the_one_compiled_module_of_a_folder(tmp_path: Path) -> None:
         find_dump(tmp_path / "nowhere")
 
 
+def test_a_large_file_reads_as_a_small_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / TENSORFLOW.name.removesuffix(".gz")
+    path.write_bytes(gzip.decompress(TENSORFLOW.read_bytes()))
+    expected = report_of(path)
+    monkeypatch.setattr(read, "LARGE_BYTES", 1000)
+    assert report_of(path) == expected
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(InputError, match="is not a usable XLA dump"):
+        report_of(path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
