@@ -134,9 +134,10 @@ class Dataflow:
                 made[identifier] = self._visit_instruction(instruction, made, parameters, fusion, position)
             else:
                 everything = [node for operand in instruction.operand_ids for node in made[operand].values()]
-                made[identifier] = {
-                    index: self._add(instruction, index, everything) for index, _ in instruction.shape.leaves
-                }
+                if not instruction.shape.is_tuple:
+                    made[identifier] = {(): self._add(instruction, (), everything)}
+                else:
+                    made[identifier] = {i: self._add(instruction, i, everything) for i, _ in instruction.shape.leaves}
         return made[module.computations[computation_id].root_id]
 
     def _visit_instruction(
@@ -374,20 +375,23 @@ class Dataflow:
         bits = [0] * len(self.nodes)
         for node, value in start.items():
             bits[node] |= value
-        order = range(len(self.nodes) - 1, -1, -1) if backwards else range(len(self.nodes))
+        order = reversed if backwards else iter
         changed = True
         while changed:
             changed = False
-            for index in order:
-                node = self.nodes[index]
-                gathered = bits[index]
+            for node in order(self.nodes):
+                index = node.index
+                gathered = before = bits[index]
                 for neighbour in node.users if backwards else node.operands:
-                    reader, maker = (neighbour, index) if backwards else (index, neighbour)
-                    if maker < reader or reader not in anew:
-                        gathered |= bits[neighbour]
-                    # Only an edge against the order, the way round a loop, can need another pass.
-                if gathered != bits[index]:
+                    if bits[neighbour] | gathered != gathered:
+                        reader, maker = (neighbour, index) if backwards else (index, neighbour)
+                        if maker < reader or reader not in anew:
+                            gathered |= bits[neighbour]
+                if gathered != before:
                     bits[index] = gathered
-                    if any((user <= index) != backwards for user in (node.operands if backwards else node.users)):
-                        changed = True
+                    # Only an edge against the order, the way round a loop, can need another pass.
+                    if backwards:
+                        changed = changed or max(node.operands, default=-1) > index
+                    else:
+                        changed = changed or min(node.users, default=index + 1) <= index
         return bits

@@ -97,13 +97,14 @@ class Facts:
         A loop over training steps makes everything depend on the optimizer of the step before; that does not make it part
         of the update.
         """
-        follows: list[bool] = []
+        follows = [False] * len(self.dataflow.nodes)
+        for index, argument in self._entry_arguments.items():
+            follows[index] = argument.role in OPTIMIZER_ROLES
         for node in self.dataflow.nodes:
-            argument = self._entry_arguments.get(node.index)
-            follows.append(
-                (argument is not None and argument.role in OPTIMIZER_ROLES)
-                or any(follows[operand] for operand in node.operands if operand < node.index)
-            )
+            for operand in node.operands:
+                if follows[operand] and operand < node.index:
+                    follows[node.index] = True
+                    break
         return follows
 
     def _find_phases(self) -> list[Phase]:
@@ -165,14 +166,20 @@ class Facts:
     def _find_run_phases(self) -> list[Phase]:
         phases = list(self.phase)
         for node in reversed(self.dataflow.nodes):
+            index, phase = node.index, phases[node.index]
+            in_fusion = node.fusion is not None
+            if in_fusion and (phase is Phase.BACKWARD or phase is Phase.UPDATE):
+                continue
+            if not in_fusion and not _brings_nearer(node):
+                continue
             # Users inside the same fusion come later, as do the fusion's own results.
-            later = [phases[user] for user in node.users if user > node.index and phases[user] is not Phase.UNKNOWN]
-            if node.fusion is not None and self.phase[node.index] in (Phase.UNKNOWN, Phase.FORWARD):
+            later = [phases[user] for user in node.users if user > index and phases[user] is not Phase.UNKNOWN]
+            if in_fusion:
                 # The update may be fused into the gradient: what the gradient reads is read backward.
-                phases[node.index] = max(later, key=_FIRST_BACKWARD.__getitem__, default=phases[node.index])
-            elif node.fusion is None and _brings_nearer(node):
-                unread = Phase.UNKNOWN if node.hands_on and not node.users else phases[node.index]
-                phases[node.index] = min(later, key=_ORDER.__getitem__, default=unread)
+                phases[index] = max(later, key=_FIRST_BACKWARD.__getitem__, default=phase)
+            else:
+                unread = Phase.UNKNOWN if node.hands_on and not node.users else phase
+                phases[index] = min(later, key=_ORDER.__getitem__, default=unread)
         return phases
 
     def _find_output_nodes(self) -> dict[int, int]:
@@ -375,42 +382,38 @@ class _Layers:
         self._rule = [""] * len(self._nodes)
 
     def find(self) -> tuple[list[str], list[str]]:
+        layers, rules = self._layer, self._rule
         for node in self._nodes:
-            self._decide(node)
+            layers[node.index], rules[node.index] = self._answer(node)
         for node in reversed(self._nodes):
-            wants_layer = self._facts.phase[node.index] is not Phase.UPDATE and self._facts.argument[node.index] is None
-            if not self._layer[node.index] and wants_layer:
-                for user in node.users:
-                    if self._layer[user]:
-                        self._set(node, self._layer[user], "its consumer's layer")
-                        break
-        return self._layer, self._rule
-
-    def _set(self, node: Node, layer: str, rule: str) -> None:
-        self._layer[node.index], self._rule[node.index] = layer, rule
-
-    def _decide(self, node: Node) -> None:
-        self._set(node, *self._answer(node))
+            index = node.index
+            if layers[index] or self._facts.phase[index] is Phase.UPDATE or self._facts.argument[index] is not None:
+                continue
+            for user in node.users:
+                if layers[user]:
+                    layers[index], rules[index] = layers[user], "its consumer's layer"
+                    break
+        return layers, rules
 
     def _answer(self, node: Node) -> tuple[str, str]:
-        facts = self._facts
-        argument = facts.argument[node.index] or facts.carried_argument(node)
+        facts, index = self._facts, node.index
+        argument = facts.argument[index] or facts.carried_argument(node)
         if argument is not None:
             return argument.layer, "the argument's own layer"
-        origin = facts.dataflow.origins[node.index]
-        if origin != node.index and self._layer[origin]:
+        origin = facts.dataflow.origins[index]
+        if origin != index and self._layer[origin]:
             return self._layer[origin], self._rule[origin]
         if node.hands_on:
             return self._largest(node.operands), "its producer's layer"
-        if named := self._scopes.layer(facts.scope[node.index]):
+        if named := self._scopes.layer(facts.scope[index]):
             return named, "the scope names the layer"
         if flowing := self._parameter(node):
             return flowing.layer, "a parameter of the layer flows in"
         # In the update, too: many gradients packed into one sum over the devices come from one producer.
-        output = facts.gradient_of[node.index]
+        output = facts.gradient_of[index]
         if output is not None:
             return facts.outputs[output].layer, "it is the gradient of a parameter of the layer"
-        if facts.phase[node.index] is Phase.BACKWARD:
+        if facts.phase[index] is Phase.BACKWARD:
             forward = [operand for operand in node.operands if self._made_forward(operand)]
             if layer := self._largest(forward):
                 return layer, "it reads what the layer's forward pass left for it"
@@ -421,15 +424,17 @@ class _Layers:
 
     def _largest(self, candidates: Sequence[int]) -> str:
         layered = [candidate for candidate in candidates if self._layer[candidate]]
+        if len(layered) == 1:
+            return self._layer[layered[0]]
         return self._layer[max(layered, key=lambda index: self._nodes[index].elements)] if layered else ""
 
     def _parameter(self, node: Node) -> Argument | None:
         """The largest state argument that flows in directly, or through a cast, a broadcast or padding."""
-        flowing = []
+        flowing, nodes, origins = [], self._nodes, self._facts.dataflow.origins
         for operand in node.operands:
-            origin = self._nodes[self._facts.dataflow.origins[operand]]
+            origin = nodes[origins[operand]]
             while origin.instruction.opcode in ("convert", "broadcast", "pad") and origin.operands:
-                origin = self._nodes[self._facts.dataflow.origins[origin.operands[0]]]
+                origin = nodes[origins[origin.operands[0]]]
             argument = self._facts.argument[origin.index] or self._facts.carried_argument(origin)
             if argument is not None and argument.layer and argument.role in STATE_ROLES:
                 flowing.append(argument)

@@ -68,11 +68,17 @@ class Fusion:
     roots: dict[int, tuple[int, ...]] = field(default_factory=dict)
     cost: dict[int, float] = field(default_factory=dict)
     by_priority: bool = False
+    _operands: dict[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict)
 
     def operands(self, operation: Operation) -> tuple[int, ...]:
         """The operands of an operation that depend on an argument, each by the first value that holds its numbers."""
-        firsts = operands_of(operation, self.equals)
-        return tuple(first for first in firsts if not self.equals.constant[first])
+        found = self._operands.get(operation.results)
+        if found is None:
+            constant = self.equals.constant
+            found = tuple(first for first in operands_of(operation, self.equals) if not constant[first])
+            if operation.results:  # by which the operation is known
+                self._operands[operation.results] = found
+        return found
 
     def sources(self, value: int) -> tuple[int, ...]:
         """What a reader of a value reads: the value itself where it exists or is an argument, else its roots."""
@@ -98,8 +104,10 @@ class Fusion:
 
 def operands_of(operation: Operation, equals: Equals) -> tuple[int, ...]:
     """The operands of an operation, each by the first value that holds its numbers, with what a scatter adds to."""
-    added = (equals.scattered_into[result] for result in operation.results if result in equals.scattered_into)
-    return tuple(dict.fromkeys((*(equals.of[operand] for operand in operation.operands), *added)))
+    firsts = [equals.of[operand] for operand in operation.operands]
+    if equals.scattered_into:
+        firsts += [equals.scattered_into[result] for result in operation.results if result in equals.scattered_into]
+    return tuple(dict.fromkeys(firsts))
 
 
 def find_readers(table: LayerTable, equals: Equals) -> dict[int, list[int]]:

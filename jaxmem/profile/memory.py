@@ -107,8 +107,6 @@ def _traced_at_peak(
     module: Module, assignment: BufferAssignment, buffers: Mapping[int, Buffer], schedule: tuple[int, ...]
 ) -> tuple[tuple[frozenset[int], frozenset[int]], int]:
     """((live at the peak, all) of the buffers that the largest heap trace of main memory speaks of, position of the peak)."""
-    by_name = {instruction.name: instruction.id for instruction in module.instructions.values()}
-    position = {identifier: place for place, identifier in enumerate(schedule)}
     best = None
     for trace in assignment.traces:
         mentioned = frozenset(event.buffer_id for event in trace.events)
@@ -121,7 +119,8 @@ def _traced_at_peak(
     replay, trace, mentioned = best
     assert replay.peak_event is not None
     event = trace.events[replay.peak_event]
-    peak = position.get(by_name.get(event.instruction_name, -1), buffers[event.buffer_id].start)
+    named = (place for place, i in enumerate(schedule) if module.instructions[i].name == event.instruction_name)
+    peak = next(named, buffers[event.buffer_id].start)
     return (frozenset(occupant for _, occupant in replay.live_at_peak), mentioned), peak
 
 

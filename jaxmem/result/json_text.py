@@ -8,6 +8,7 @@ type, a sum that does not close is an error that names the place.
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -185,27 +186,29 @@ def _number(size: int | Unknown) -> Any:
     return {"unknown": size.reason} if isinstance(size, Unknown) else size
 
 
+_one_line = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
 def layout(value: Any, indent: str = "") -> str:
     """JSON text in which small things and columns take one line each, however long the column."""
     if not isinstance(value, dict | list) or _is_column(value):
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return _one_line(value)
     children = value.values() if isinstance(value, dict) else value
     if not any(isinstance(child, dict | list) and not _is_column(child) for child in children):
-        line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        line = _one_line(value)
         if len(line) <= 160:
             return line
     deeper = indent + "  "
     if isinstance(value, dict):
-        lines = [
-            f"{deeper}{json.dumps(name, ensure_ascii=False)}: {layout(child, deeper)}" for name, child in value.items()
-        ]
+        lines = [f"{deeper}{_one_line(name)}: {layout(child, deeper)}" for name, child in value.items()]
         return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
     return "[\n" + ",\n".join(deeper + layout(child, deeper) for child in value) + f"\n{indent}]"
 
 
 def _is_column(value: Any) -> bool:
     """A list of numbers and words, or of shapes."""
-    return isinstance(value, list) and not any(
-        isinstance(child, dict) or (isinstance(child, list) and any(isinstance(part, dict | list) for part in child))
-        for child in value
-    )
+    if not isinstance(value, list):
+        return False
+    kinds = set(map(type, value))
+    inside = chain.from_iterable(child for child in value if type(child) is list) if list in kinds else ()
+    return dict not in kinds and {dict, list}.isdisjoint(map(type, inside))

@@ -167,8 +167,9 @@ class _ModuleReader:
         shape, shape_number = self.shapes.get(proto.shape) or self.read_shape(proto.shape)
         metadata = self.metadata.get(proto.metadata) or self.read_metadata(proto.metadata)
         payload = proto.backend_config_payload
+        clear = proto.ClearField
         for field in _NOT_WHAT_IT_COMPUTES:
-            proto.ClearField(field)
+            clear(field)
         # The rest is written with its known fields in order and its unknown ones as they came, which XLA writes in order.
         rest = proto.SerializeToString()
         opcode, attributes, number = self.attributes.get(rest) or self.read_attributes(proto, rest, name)
