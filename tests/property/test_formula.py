@@ -1,6 +1,7 @@
 """The formula's faster ways give what the definitions give: places of temporaries, and which kernels wait for which."""
 
 from types import SimpleNamespace
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,7 +67,7 @@ def test_a_kernel_waits_for_what_it_is_reached_from(data):
     def before(kernel):
         return {one for read in reads[kernel] if read != kernel for one in (read, *before(read))}
 
-    plan = SimpleNamespace(kernels=kernels)
+    plan: Any = SimpleNamespace(kernels=kernels)
     found, behind = waits_for(plan, wanted), waits_for(plan, wanted, behind=True)
     for kernel in wanted:
         assert found[kernel] == sum(1 << n for n, one in enumerate(wanted) if one in before(kernel))
