@@ -162,8 +162,10 @@ class _ModuleReader:
     def instruction(self, proto: Any, computation_id: int) -> Instruction:
         """An instruction. Its proto is used up: what a fingerprint leaves out is cleared to see what is left."""
         identifier, name, configuration = proto.id, proto.name.decode("utf-8", "replace"), proto.backend_config
-        operand_ids, called_ids = tuple(proto.operand_ids), tuple(proto.called_computation_ids)
-        predecessor_ids = tuple(proto.control_predecessor_ids)
+        # Most instructions call nothing and wait for nothing but their operands.
+        called, waits_for = proto.called_computation_ids, proto.control_predecessor_ids
+        operand_ids = tuple(proto.operand_ids)
+        called_ids, predecessor_ids = tuple(called) if called else (), tuple(waits_for) if waits_for else ()
         shape, shape_number = self.shapes.get(proto.shape) or self.read_shape(proto.shape)
         metadata = self.metadata.get(proto.metadata) or self.read_metadata(proto.metadata)
         payload = proto.backend_config_payload

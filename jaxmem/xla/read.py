@@ -1,5 +1,6 @@
 """From the bytes of an XLA dump to a module and its buffer assignment."""
 
+import contextlib
 import io
 import os
 import stat
@@ -34,14 +35,12 @@ def dump_content(path: str | Path) -> bytes:
     Raises:
         InputError: it cannot be read, is larger than is read at all, or is large and damaged.
     """
-    try:
-        with open(path, "rb") as stream:
-            status = os.fstat(stream.fileno())
-            is_large = LARGE_BYTES < status.st_size <= MAXIMUM_DECOMPRESSED_BYTES and stat.S_ISREG(status.st_mode)
-            if is_large and not stream.peek(2).startswith(_GZIP_MAGIC):
-                return _condensed(stream, status.st_size, str(path))
-    except (OSError, ValueError):
-        pass  # which says so in its own words
+    with contextlib.suppress(OSError, ValueError):  # what is wrong with it is said below
+        status = os.stat(path)
+        if LARGE_BYTES < status.st_size <= MAXIMUM_DECOMPRESSED_BYTES and stat.S_ISREG(status.st_mode):
+            with open(path, "rb") as stream:
+                if not stream.peek(2).startswith(_GZIP_MAGIC):
+                    return _condensed(stream, os.fstat(stream.fileno()).st_size, str(path))
     return read_bounded(path, limit_bytes=MAXIMUM_DECOMPRESSED_BYTES)
 
 
