@@ -1,6 +1,6 @@
 """The formula alone: what the program should need, term by term, without a compile.
 
-The textbook answers to the same question stand beside it.
+The textbook answers to the same question stand beside it. Ends with 1 where the estimate is above --limit.
 """
 
 import argparse
@@ -23,6 +23,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What this command takes."""
     shared.add_program_options(parser)
     shared.add_cache_option(parser, "derive it even if this estimate of a zoo model was made before")
+    parser.add_argument(
+        "--limit", metavar="SIZE", type=shared.size, help="a budget, e.g. 2GiB: exit 1 where the estimate is above it"
+    )
     group = shared.add_output_options(parser, file_help="write the answer to a file instead of stdout")
     shared.add_format_option(group)
     group.add_argument("--scaling", action="store_true", help="bytes = a + b·B around the batch size, term by term")
@@ -43,11 +46,25 @@ def run(options: argparse.Namespace, load_analysis: AnalysisLoader) -> int:
                 report = _with_scaling(
                     report, request.target, lambda target: analysis.estimate_target(target, progress=tell)
                 )
-            reports.append(report)
+            reports.append(report if options.limit is None else _with_limit(report, options.limit))
     from jaxmem.result import EstimateReports
 
     hand_over(EstimateReports(reports=tuple(reports)), options)
-    return 0
+    return int(options.limit is not None and any(report.total_bytes > options.limit for report in reports))
+
+
+def _with_limit(report: "EstimateReport", limit_bytes: int) -> "EstimateReport":
+    """The report with a note on how far it is from the limit."""
+    from jaxmem.units import format_bytes
+
+    over = report.total_bytes - limit_bytes
+    side = (
+        f"over the limit of {format_bytes(limit_bytes)}"
+        if over > 0
+        else f"below the limit of {format_bytes(limit_bytes)}"
+    )
+    note = f"The estimate is {format_bytes(abs(over))} {side}; a formula is no upper bound, `jaxmem report` compiles."
+    return replace(report, notes=(*report.notes, note))
 
 
 def _with_scaling(

@@ -385,6 +385,14 @@ def test_estimate(fake: FakeAnalysis, capsys: pytest.CaptureFixture[str]) -> Non
     assert json.loads(capsys.readouterr().out)["schema"] == "jaxmem.estimate/1"
 
 
+@pytest.mark.parametrize(("limit", "code", "said"), [("3GiB", 0, "below the limit"), ("3071MiB", 1, "1.00 MiB over")])
+def test_an_estimate_is_held_against_a_limit(
+    fake: FakeAnalysis, limit: str, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["estimate", "vgg16", "--mode", "train", "--limit", limit], analysis=fake) == code
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_file_called_json_gets_json_and_is_read_again(fake: FakeAnalysis, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "vgg16", "-o", "r.json"], analysis=fake) == 0
     assert capsys.readouterr().out == ""
