@@ -8,28 +8,32 @@ their pages, hands free memory back to the system, notes its resident memory, st
 runs the program once. Growth is the high-water mark less what was resident before. What jaxmem says comes from the report of
 the same capture, and XLA's own statistics must be equal on both sides.
 
-Each measurement is written as it is made; an interrupted command goes on where it stopped. The predictions are made
-again every time, so that they are those of the present rules.
+Each measurement is written as it is made; an interrupted command goes on where it stopped. The library behind XLA picks its
+kernels by the processor's instruction set, so each kind of processor has a file of its own. The predictions are made again
+every time, for all of them, so that they are those of the present rules.
 """
 
 import argparse
 import os
 import statistics
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jaxmem
-from benchmarks.records import RESULTS, Setting, in_words, read, table, this_setting, today, write
+from benchmarks.records import RESULTS, Setting, in_words, read, table, this_setting, today, write_data
 from jaxmem.analysis.captures import finished, prepare
 from jaxmem.assemble import read_report
-from jaxmem.capture import Capture, CaptureCache
+from jaxmem.capture import Capture, CaptureCache, this_host
 from jaxmem.devices import cpu_device
+from jaxmem.devices.library_kernels import TYPICAL, instruction_set
 from jaxmem.errors import EnvironmentFailure, InvariantError, JaxmemError, UsageError
+from jaxmem.files import write_whole
 from jaxmem.measure import Counted, measure_capture
 from jaxmem.unknown import Unknown
 
-FILE = RESULTS / "process_growth.json"
+FOLDER, PAGE = RESULTS / "process_growth", RESULTS / "process_growth.md"
 OPENED = "xla_cpu_experimental_ynn_fusion_type"
 """Set to nothing, this option of XLA's CPU compiler leaves no fusion to the library (YNNPACK)."""
 
@@ -159,14 +163,21 @@ def build_program(case: Case) -> "jaxmem.Program":
     return jaxmem.Program(nnx.jit(train_step, donate_argnums=(0, 1)), model, optimizer, images, labels, **named)
 
 
-def predict(case: Case) -> tuple[Row, Capture]:
-    """The row of a case without measurements, and the capture that it was read from."""
-    capture = finished(prepare(build_program(case), cpu_device(), CaptureCache()))
+def compiled(case: Case) -> Capture:
+    """The capture of a case on this machine."""
+    return finished(prepare(build_program(case), cpu_device(), CaptureCache()))
+
+
+def predict(case: Case, capture: Capture, kind: str) -> Row:
+    """The row of a case without measurements, for a kind of processor: XLA's own numbers are the same for all."""
+    if kind != instruction_set(frozenset(capture.host.cpu_features)):
+        features = tuple(sorted(TYPICAL[kind]))
+        capture = replace(capture, host=replace(capture.host, cpu_features=features))
     report = read_report(capture)
     argument_bytes, hidden_bytes = report.xla.argument_bytes, report.hidden.bytes
     if not isinstance(argument_bytes, int) or hidden_bytes is None:
         raise InvariantError(f"not every size of {case} is known: {report.xla}, hidden: {report.hidden.reason}")
-    row = Row(
+    return Row(
         case=case,
         date=today(),
         argument_bytes=argument_bytes,
@@ -174,7 +185,6 @@ def predict(case: Case) -> tuple[Row, Capture]:
         reserved_bytes=report.reserved_bytes,
         hidden_bytes=hidden_bytes,
     )
-    return row, capture
 
 
 def measure(case: Case, capture: Capture) -> Counted:
@@ -197,8 +207,28 @@ def measure(case: Case, capture: Capture) -> Counted:
 # The page.
 
 
-def page(results: Results) -> str:
-    """The table, and which rows do not hold."""
+def page(found: Mapping[str, Results]) -> str:
+    """One table for each kind of processor, and which rows do not hold."""
+    sections = "\n".join(section(kind, results) for kind, results in found.items())
+    return f"""# Growth of a process on CPU against what jaxmem requires
+
+    python -m benchmarks.process_growth
+
+Sizes in MiB. Every row: a fresh process compiles the program, makes its arguments and touches them, and runs it once;
+*growth* is the median of its high-water mark less what was resident before, *spread* the largest less the smallest.
+*Difference* is required − arguments − growth: above zero, jaxmem says more than the process took. *Error* is that
+difference against arguments + growth, then against the growth alone. *Opened* is the compiler option
+`{OPENED}=` (empty): no fusion is left to a library that allocates for itself.
+zfnet and resnet18 (`benchmarks/networks.py`) took no part in deriving the rules for such fusions.
+
+Asked for, of the error: with fusions opened at most {OPENED_LIMIT_BYTES // MIB} MiB and {OPENED_LIMIT_PERCENT:g} %,
+by default at most {DEFAULT_LIMIT_PERCENT:g} %.
+
+{sections}"""
+
+
+def section(kind: str, results: Results) -> str:
+    """The table of one kind of processor."""
     rows = [row for row in results.rows if row.growth_bytes]
     cells = [
         (
@@ -223,23 +253,11 @@ def page(results: Results) -> str:
     )
     whole = [row for row in rows if not row.holds(row.error_percent)]
     alone = [row for row in rows if not row.holds(row.growth_error_percent)]
-    return f"""# Growth of a process on CPU against what jaxmem requires
+    return f"""## {kind}
 
 {in_words(results.setting, tuple(row.date for row in rows))}
 
-    python -m benchmarks.process_growth
-
-Sizes in MiB. Every row: a fresh process compiles the program, makes its arguments and touches them, and runs it once;
-*growth* is the median of its high-water mark less what was resident before, *spread* the largest less the smallest.
-*Difference* is required − arguments − growth: above zero, jaxmem says more than the process took. *Error* is that
-difference against arguments + growth, then against the growth alone. *Opened* is the compiler option
-`{OPENED}=` (empty): no fusion is left to a library that allocates for itself.
-zfnet and resnet18 (`benchmarks/networks.py`) took no part in deriving the rules for such fusions.
-
 {table(header, cells, left=4)}
-
-Asked for, of the error: with fusions opened at most {OPENED_LIMIT_BYTES // MIB} MiB and {OPENED_LIMIT_PERCENT:g} %,
-by default at most {DEFAULT_LIMIT_PERCENT:g} %.
 
 - {_count(rows, whole)} {_named(whole)}
 - Were the same asked of the growth alone: {_count(rows, alone)} {_named(alone)}
@@ -269,37 +287,52 @@ def main() -> int:
     )
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="only these (default: all)")
     parser.add_argument("--processes", type=int, default=5, metavar="N", help="fresh processes for each row")
-    parser.add_argument("--results", type=Path, default=FILE, metavar="FILE", help=f"default: {FILE}")
+    parser.add_argument("--results", type=Path, default=FOLDER, metavar="FOLDER", help=f"default: {FOLDER}")
+    parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help=f"default: {PAGE}")
     options = parser.parse_args()
     try:
-        run(tuple(options.networks), options.processes, options.results)
+        run(tuple(options.networks), options.processes, options.results, options.page)
     except JaxmemError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def run(networks: tuple[str, ...], processes: int, file: Path) -> None:
+def run(networks: tuple[str, ...], processes: int, folder: Path, file: Path) -> None:
     """Go through the cases; write after every measurement."""
     strangers = sorted(set(networks) - {case.network for case in CASES})
     if strangers:
         raise UsageError(f"No rows for {', '.join(strangers)}. There are: {', '.join({c.network for c in CASES})}.")
     os.environ["JAX_PLATFORMS"] = "cpu"
-    results = read(Results, file) or Results(setting=this_setting())
-    if results.setting != this_setting():
-        raise UsageError(f"{file} was measured on another machine or with other versions. Give another --results FILE.")
+    here = instruction_set(frozenset(this_host().cpu_features))
+    files = {path.stem: path for path in sorted(folder.glob("*.json"))} | {here: folder / f"{here}.json"}
+    found = {kind: read(Results, path) or Results(setting=this_setting()) for kind, path in files.items()}
+    if found[here].setting != this_setting():
+        raise UsageError(
+            f"{files[here]} was measured on another machine or with other versions. Give another --results FOLDER."
+        )
+
+    def keep(kind: str, row: Row) -> None:
+        found[kind] = found[kind].with_row(row)
+        write_data(found[kind], files[kind])
+        write_whole(file, page(found), force=True)
+
     for case in CASES:
         if networks and case.network not in networks:
             continue
-        row, capture = predict(case)
-        if (known := results.row(case)) is not None:
-            row = replace(
-                row,
-                date=known.date,
-                growth_bytes=known.growth_bytes,
-                resident_argument_bytes=known.resident_argument_bytes,
-            )
-        results = results.with_row(row)
+        capture = compiled(case)
+        for kind in [kind for kind in files if kind != here and found[kind].row(case)] + [here]:
+            row = predict(case, capture, kind)
+            if (known := found[kind].row(case)) is not None:
+                row = replace(
+                    row,
+                    date=known.date,
+                    growth_bytes=known.growth_bytes,
+                    resident_argument_bytes=known.resident_argument_bytes,
+                )
+            keep(kind, row)
+        row = found[here].row(case)
+        assert row is not None
         for _ in range(processes - len(row.growth_bytes)):
             counted = measure(case, capture)
             row = replace(
@@ -308,9 +341,9 @@ def run(networks: tuple[str, ...], processes: int, file: Path) -> None:
                 growth_bytes=(*row.growth_bytes, counted.step_bytes),
                 resident_argument_bytes=(*row.resident_argument_bytes, counted.argument_bytes),
             )
-            results = results.with_row(row)
-            write(results, file, page(results))
-        write(results, file, page(results))
+            keep(here, row)
+        if not row.growth_bytes:
+            continue
         print(
             f"{case.network} {case.mode} {case.batch_size} {'opened' if case.opened else 'default'}: "
             f"growth {row.growth / MIB:,.1f} MiB, predicted {row.predicted_growth / MIB:,.1f} MiB "

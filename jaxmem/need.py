@@ -38,7 +38,7 @@ def read_need(capture: Capture, *, origin: str = "the capture") -> Need:
     # A card's libraries and code are not known without it; a TPU's compiler plans all there is.
     hidden_bytes = None if platform == "cuda" else 0
     if platform == "cpu":
-        hidden_bytes = hidden_need(module, threads=capture.host.threads).bytes
+        hidden_bytes = hidden_need(module, capture.host).bytes
     required_bytes = reserved_bytes + (hidden_bytes or 0)
     return Need(
         required_bytes=required_bytes,

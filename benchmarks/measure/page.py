@@ -64,8 +64,9 @@ def _processor_section(results: Results) -> str:
 *spread* the largest less the smallest. The process's own first touches (threads, the code of kernels) are in it, which weigh
 in a small program. *memory_analysis()* is argument + output − alias + temp, as XLA reports them.
 
-What the library takes unseen was derived for the kernels of AVX2. On a processor with AVX-512, VGG-16's inference with batch 8
-took 762 MiB where 887 are said to be required (+16 %, two processes): there *hidden* is too high for wide convolutions.
+What libraries take unseen follows the processor's instruction set and its threads; this page is of one processor, and
+[the growth of processes](process_growth.md) tells of two kinds. The rules were derived from single operations, VGG-16,
+ResNet-18, MobileNet v2 and v3 and RegNet (a look at each is where a rule was missing); the other networks took no part.
 
 {table(header, cells, left=2)}
 

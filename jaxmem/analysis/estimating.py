@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jaxmem.analysis.requests import zoo_request
 from jaxmem.analysis.targets import Progress, Target, is_zoo, program_from, program_of, silent
 from jaxmem.assemble import device_facts
-from jaxmem.capture import Capture, CaptureCache, this_host
+from jaxmem.capture import Capture, CaptureCache, Host, this_host
 from jaxmem.capture import load as load_capture
 from jaxmem.devices import Device, find_device
 from jaxmem.errors import InputError, UsageError
@@ -56,7 +56,7 @@ def _estimate_capture(target: Target) -> EstimateReport:
         capture,
         capture.program,
         device_facts(capture.device, capture.device_count),
-        threads=capture.host.threads,
+        host=capture.host,
     )
 
 
@@ -85,16 +85,22 @@ def _estimate(program: Program, device: Device) -> EstimateReport:
     if traced.layer_table is None:
         raise UsageError(f"There is no formula for this program: {traced.without_jaxpr}.")
     facts = device_facts(device, traced.device_count)
-    return _derive(traced.layer_table, traced, traced.facts, facts, threads=this_host().threads)
+    return _derive(traced.layer_table, traced, traced.facts, facts, host=this_host())
 
 
 def _derive(
-    table: LayerTable, tables: "Capture | Traced", program: ProgramFacts, device: DeviceFacts, *, threads: int
+    table: LayerTable, tables: "Capture | Traced", program: ProgramFacts, device: DeviceFacts, *, host: Host
 ) -> EstimateReport:
     from jaxmem.assemble import estimate_report  # what is found in the cache has no use for the formula
     from jaxmem.formula import derive_formula
 
     formula = derive_formula(
-        table, tables.arguments, tables.outputs, program, platform=device.platform, threads=threads
+        table,
+        tables.arguments,
+        tables.outputs,
+        program,
+        platform=device.platform,
+        threads=host.threads,
+        features=host.cpu_features,
     )
     return estimate_report(formula, program, device)

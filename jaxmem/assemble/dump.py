@@ -126,7 +126,7 @@ def _hidden(dump: Dump) -> Hidden:
     if dump.platform != "cpu":
         return _HIDDEN[dump.platform]
     # What a library's fusion needs depends on the threads that share its work, and the dump does not tell their number.
-    fusions = opaque_fusions(dump.module, threads=1)
+    fusions = opaque_fusions(dump.module, threads=1, features=frozenset())
     if not fusions:
         return Hidden(bytes=0, reason="no opaque fusions")
     return Hidden(

@@ -82,8 +82,9 @@ def notes(capture: Capture, hidden: Hidden) -> tuple[str, ...]:
         )
     if hidden.fusions:
         notes.append(
-            "The opaque fusions run inside a library that allocates memory XLA does not see; it is counted as hidden. "
-            "The compiler option xla_cpu_experimental_ynn_fusion_type= (empty) opens the library's."
+            "Opaque fusions run inside a library that allocates memory XLA does not see, as does XLA's runtime for other "
+            "convolutions and products; it is counted as hidden. The compiler option "
+            "xla_cpu_experimental_ynn_fusion_type= (empty) opens the library's fusions."
         )
     if capture.layer_table is None:
         notes.append(f"There is no formula: {NO_TABLE.reason}.")

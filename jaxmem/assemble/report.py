@@ -60,6 +60,7 @@ def _read_report(capture: Capture, origin: str) -> Report:
             capture.program,
             platform=capture.device.platform,
             threads=capture.host.threads,
+            features=capture.host.cpu_features,
         )
         if capture.layer_table is not None
         else None
@@ -110,7 +111,7 @@ def _hidden(compiled: Compiled, capture: Capture) -> Hidden:
         planned = "planned as 0 bytes"
         where_not = f"{planned} where no result was recorded"
         return replace(hidden, reason=hidden.reason.replace(planned, where_not)) if recorded else hidden
-    need = hidden_need(compiled.profile.module, threads=capture.host.threads)
+    need = hidden_need(compiled.profile.module, capture.host)
     layer = {
         fusion.instruction_id: next(
             (

@@ -46,7 +46,8 @@ class Host:
         machine: architecture, e.g. ``x86_64``.
         cpu_model: as the operating system names it, empty where it does not.
         cpu_features: instruction set extensions, sorted; empty where the operating system does not list them.
-        threads: processors this process may run on. XLA divides its work among them.
+        threads: of the pool that XLA's CPU backend divides its work among: what PJRT_NPROC or NPROC says, else the
+            processors this process may run on.
         xla_flags: ``XLA_FLAGS`` of the environment, which every compile obeys.
     """
 

@@ -37,6 +37,9 @@ def this_host() -> Host:
 
 
 def _threads() -> int:
+    for name in ("PJRT_NPROC", "NPROC"):
+        if os.environ.get(name, "").isdecimal() and int(os.environ[name]) > 0:
+            return int(os.environ[name])
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

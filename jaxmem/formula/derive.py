@@ -17,7 +17,7 @@ Inference needs w + inputs + outputs + the working set: where every layer reads 
 successive maps.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from jaxmem.formula.collectives import gathered_leaves, gathered_parameters, with_peak_of
@@ -54,6 +54,7 @@ def derive_formula(
     *,
     platform: str,
     threads: int | None = None,
+    features: Iterable[str] = (),
 ) -> Formula:
     """Derive the formula of a traced program on a platform. Nothing is compiled.
 
@@ -61,11 +62,14 @@ def derive_formula(
         table, arguments, outputs, program: the traced program.
         platform: whose backend is to compile it.
         threads: of the pool that a CPU program runs on; without it, what its library allocates is left out.
+        features: extensions of that CPU, as Linux names them; without them likewise, but for what does not depend on them.
     """
     used = _used_arguments(table)
     outputs = _as_divided(table, outputs)
     over = slots(arguments, outputs, used)
-    ranges = find_live_ranges(table, platform=platform, replaced=_replaced(table, over), threads=threads)
+    ranges = find_live_ranges(
+        table, platform=platform, replaced=_replaced(table, over), threads=threads, features=features
+    )
     gathered = gathered_parameters(table, arguments, ranges, platform=platform)
     ranges = with_peak_of(table, ranges, gathered)
     gradients = gradient_values(table, outputs)

@@ -8,7 +8,7 @@
 A program with loops, or on several devices, runs in the order of its trace (`jaxmem.formula.trace_order`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from jaxmem.formula.backends import ADDITIONS
@@ -26,7 +26,12 @@ from jaxmem.roles import Phase
 
 
 def find_live_ranges(
-    table: LayerTable, *, platform: str, replaced: Mapping[int, int] | None = None, threads: int | None = None
+    table: LayerTable,
+    *,
+    platform: str,
+    replaced: Mapping[int, int] | None = None,
+    threads: int | None = None,
+    features: Iterable[str] = (),
 ) -> LiveRanges:
     """Derive the formula's schedule from the traced program. Linear in its size but for sorting.
 
@@ -35,6 +40,7 @@ def find_live_ranges(
         platform: whose backend compiles it.
         replaced: value of a donated argument → the result that is written over it.
         threads: of the pool that a CPU program runs on; None where that is not known, and not needed elsewhere.
+        features: extensions of that CPU, as Linux names them.
     """
     loops = any(operation.hands_on for operation in table.operations)
     if loops or any(value.divided_over > 1 for value in table.values):
@@ -68,7 +74,9 @@ def find_live_ranges(
         peak=schedule.peak,
         additions=tuple(_additions(plan, schedule)),
         gap_bytes=gap_bytes(schedule.intervals) if platform == "cuda" else 0,
-        hidden_bytes=hidden_bytes(plan, threads=threads) if platform == "cpu" and threads else 0,
+        hidden_bytes=(
+            hidden_bytes(plan, threads=threads, features=frozenset(features)) if platform == "cpu" and threads else 0
+        ),
         on_chip=on_chip,
     )
 

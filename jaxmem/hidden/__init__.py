@@ -6,7 +6,6 @@ from jaxmem.hidden.fusions import (
     OpaqueFusion,
     hidden_need,
     opaque_fusions,
-    pool_threads,
 )
 
-__all__ = ["OPAQUE_FUSION_KINDS", "Hidden", "OpaqueFusion", "hidden_need", "opaque_fusions", "pool_threads"]
+__all__ = ["OPAQUE_FUSION_KINDS", "Hidden", "OpaqueFusion", "hidden_need", "opaque_fusions"]

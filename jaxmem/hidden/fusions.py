@@ -2,30 +2,35 @@
 
 On CPU, XLA hands convolutions, matrix products and reductions to YNNPACK (`xla/backends/cpu/ynn_emitter.cc`). Such a
 fusion is one instruction to the buffer assignment, whatever stands inside, and the library takes its memory from
-malloc, where XLA's own numbers do not see it. Fusions that do not wait for one another run at the same time on a pool
-of several threads (XLA's ThunkExecutor).
+malloc, where XLA's own numbers do not see it. How much depends on the processor, which a capture records. What no library
+takes, XLA's runtime hands to Eigen, which allocates likewise (`jaxmem.hidden.runtime`). What does not wait for one another
+runs at the same time on a pool of several threads (XLA's ThunkExecutor).
 """
 
 import json
-import os
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
+from jaxmem.capture.data import Host
+from jaxmem.devices.library_kernels import TYPICAL, X86_MACHINES
+from jaxmem.hidden.kernels import UnknownKernel
 from jaxmem.hidden.library import WHOLE, FusedBody
-from jaxmem.xla.hlo import Instruction, Module
+from jaxmem.hidden.runtime import runtime_bytes
+from jaxmem.units import format_bytes
+from jaxmem.unknown import Unknown
+from jaxmem.xla.hlo import Computation, Instruction, Module
 
 OPAQUE_FUSION_KINDS = frozenset({"__ynn_fusion", "__xnn_fusion", "__onednn_fusion"})
 """The fusion kinds of XLA's CPU backend whose body a library runs (``fusion_config.kind`` of the backend config)."""
 
 
-TRANSPOSED_CONVOLUTION = "transposed convolution"
-"""The kind of a convolution that XLA's own runtime runs as a matrix product, with a matrix it allocates itself."""
-
-_LARGEST_MATRIX_BYTES = 8 << 30
+RUNTIME = "runtime"
+"""The kind of a convolution or product that XLA's own runtime runs, with matrices that it allocates itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpaqueFusion:
-    """A fusion whose body a library runs, or a transposed convolution of XLA's runtime.
+    """A fusion whose body a library runs, or a convolution or product of XLA's runtime.
 
     Attributes:
         instruction_id, name: the fusion instruction.
@@ -34,7 +39,7 @@ class OpaqueFusion:
         position: its place in that computation's schedule.
         operations: opcodes of the fused operations that take memory of their own, in order.
         op_names: name stacks inside, each once, in order: they say which layers it covers.
-        inside_bytes: the most that the library holds at once while it runs.
+        inside_bytes: the most that the library holds at once while it runs; unknown where its kernels are.
     """
 
     instruction_id: int
@@ -44,7 +49,7 @@ class OpaqueFusion:
     position: int
     operations: tuple[str, ...]
     op_names: tuple[str, ...] = field(repr=False)
-    inside_bytes: int
+    inside_bytes: int | Unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,36 +57,29 @@ class Hidden:
     """What the opaque fusions of a module need.
 
     Attributes:
-        bytes: the largest need of fusions that can run at the same time, anywhere in the schedule.
-        reason: where the number comes from, in a sentence.
+        bytes: the largest need of fusions that can run at the same time, anywhere in the schedule; None where it is not
+            known.
+        reason: where the number comes from, in a sentence, or why it is not known and the range where there is one.
         fusions: all opaque fusions, in the order of the schedule.
         concurrent: names of those that make the largest need together.
         threads: size of the thread pool that the number holds for.
     """
 
-    bytes: int
+    bytes: int | None
     reason: str
     fusions: tuple[OpaqueFusion, ...] = ()
     concurrent: tuple[str, ...] = ()
     threads: int = 1
 
 
-def pool_threads() -> int:
-    """Threads of the pool that XLA's CPU backend makes here: what NPROC says, else the CPUs this process may use."""
-    for name in ("PJRT_NPROC", "NPROC"):
-        if os.environ.get(name, "").isdecimal() and int(os.environ[name]) > 0:
-            return int(os.environ[name])
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def opaque_fusions(module: Module, *, threads: int | None = None) -> tuple[OpaqueFusion, ...]:
+def opaque_fusions(module: Module, *, threads: int, features: frozenset[str]) -> tuple[OpaqueFusion, ...]:
     """Every opaque fusion of the module, computation by computation, in the order of the schedule.
 
     Args:
         module: the optimized module.
-        threads: size of the thread pool; that of this machine if not given.
+        threads: size of the thread pool.
+        features: extensions of the processor it runs on, as Linux names them.
     """
-    workers = pool_threads() if threads is None else threads
     found = []
     for computation in module.computations.values():
         if computation.is_fusion:
@@ -89,12 +87,12 @@ def opaque_fusions(module: Module, *, threads: int | None = None) -> tuple[Opaqu
         for position, instruction_id in enumerate(module.schedule.get(computation.id, computation.instruction_ids)):
             instruction = module.instructions[instruction_id]
             kind = _opaque_kind(instruction)
-            if not kind and (matrix_bytes := transposed_convolution_bytes(module, instruction)):
+            if not kind and (matrix_bytes := runtime_bytes(module, instruction)):
                 found.append(
                     OpaqueFusion(
                         instruction_id=instruction_id,
                         name=instruction.name,
-                        kind=TRANSPOSED_CONVOLUTION,
+                        kind=RUNTIME,
                         computation=computation.name,
                         position=position,
                         operations=(instruction.opcode,),
@@ -114,35 +112,59 @@ def opaque_fusions(module: Module, *, threads: int | None = None) -> tuple[Opaqu
                         position=position,
                         operations=tuple(each.opcode for each in inside if each.opcode in WHOLE),
                         op_names=tuple(dict.fromkeys(each.op_name for each in inside if each.op_name)),
-                        inside_bytes=FusedBody(module, body, workers).most_bytes(),
+                        inside_bytes=_inside(module, body, threads, features),
                     )
                 )
     return tuple(found)
 
 
-def hidden_need(module: Module, *, threads: int | None = None) -> Hidden:
+def hidden_need(module: Module, host: Host) -> Hidden:
     """The largest concurrent need of the module's opaque fusions.
 
-    Fusions of one computation that do not wait for one another count together, as many as the pool has threads.
+    Fusions of one computation that do not wait for one another count together, as many as the pool has threads. Where the
+    extensions of an x86 processor are not known, it is known only if it is the same with all that they may be.
 
     Args:
         module: the optimized module.
-        threads: size of the thread pool; that of this machine if not given.
+        host: the machine it was compiled for.
     """
-    workers = pool_threads() if threads is None else threads
-    fusions = opaque_fusions(module, threads=workers)
+    if host.cpu_features or host.machine not in X86_MACHINES:
+        return _need(module, host.threads, frozenset(host.cpu_features))
+    needs = {kind: _need(module, host.threads, features) for kind, features in TYPICAL.items()}
+    sizes = sorted((need.bytes, kind) for kind, need in needs.items() if need.bytes is not None)
+    need = next(iter(needs.values()))
+    if len(sizes) < len(needs) or sizes[0][0] == sizes[-1][0]:
+        return need
+    (least, one), (most, other) = sizes[0], sizes[-1]
+    unknown = Unknown(
+        "the library's kernels follow the processor's instruction set, which the system that compiled the program does "
+        f"not tell: from {format_bytes(least)} ({one}) to {format_bytes(most)} ({other})"
+    )
+    return Hidden(
+        bytes=None,
+        reason=unknown.reason,
+        fusions=tuple(replace(fusion, inside_bytes=unknown) for fusion in need.fusions),
+        threads=host.threads,
+    )
+
+
+def _need(module: Module, workers: int, features: frozenset[str]) -> Hidden:
+    fusions = opaque_fusions(module, threads=workers, features=features)
     if not fusions:
         return Hidden(bytes=0, reason="no opaque fusions", threads=workers)
+    unknown = next((each.inside_bytes for each in fusions if isinstance(each.inside_bytes, Unknown)), None)
+    if unknown is not None:
+        return Hidden(bytes=None, reason=unknown.reason, fusions=fusions, threads=workers)
     together: tuple[OpaqueFusion, ...] = ()
     for name in dict.fromkeys(fusion.computation for fusion in fusions):
         chosen = _largest_together(module, [each for each in fusions if each.computation == name], workers)
         together = max(together, chosen, key=_sum_inside)
-    total = _sum_inside(together)
     return Hidden(
-        bytes=total,
+        bytes=_sum_inside(together),
         reason=(
-            f"derived from what stands inside the opaque library fusions, for a pool of {workers} threads: "
-            "results kept between fused operations, packed kernels, and each task's own copy of its input"
+            f"derived from what stands inside the opaque library fusions, for a pool of {workers} threads and the "
+            "processor's instruction set: results kept between fused operations, packed kernels, and each task's own copy "
+            "of its input; and from what XLA's runtime gathers for other convolutions and products"
         ),
         fusions=fusions,
         concurrent=tuple(fusion.name for fusion in together),
@@ -150,33 +172,22 @@ def hidden_need(module: Module, *, threads: int | None = None) -> Hidden:
     )
 
 
-def transposed_convolution_bytes(module: Module, instruction: Instruction) -> int:
-    """The matrix that XLA's CPU runtime allocates for a transposed convolution, as backward passes of strided ones are.
-
-    `EigenTransposedConv2D` (`xla/backends/cpu/runtime/convolution_internal.h`) multiplies the input, one row for each of
-    its pixels, with the kernel, one column for each kernel pixel and output feature, and only then adds up what falls on
-    the same output pixel. The product has batch × input pixels × kernel pixels × output features elements. It takes
-    two-dimensional convolutions whose input is dilated, with one feature group, no stride and no dilated kernel, up to a
-    matrix of 8 GiB; 0 for everything else.
-    """
-    dimensions = instruction.attributes.convolution
-    if instruction.opcode != "convolution" or dimensions is None or len(instruction.attributes.window) != 2:
-        return 0
-    plain = all(each.stride == 1 and each.window_dilation == 1 for each in instruction.attributes.window)
-    if not plain or all(each.base_dilation == 1 for each in instruction.attributes.window):
-        return 0
-    lhs, rhs = (module.instructions[operand].shape for operand in instruction.operand_ids[:2])
-    if lhs.dimensions[dimensions.input_feature] != rhs.dimensions[dimensions.kernel_input_feature]:
-        return 0  # several feature groups
-    elements = lhs.dimensions[dimensions.input_batch] * rhs.dimensions[dimensions.kernel_output_feature]
-    for axis, window in zip(dimensions.input_spatial, instruction.attributes.window, strict=True):
-        elements *= lhs.dimensions[axis] * window.size
-    matrix_bytes = elements * (lhs.logical_bytes // lhs.elements if lhs.elements else 0)
-    return matrix_bytes if matrix_bytes <= _LARGEST_MATRIX_BYTES else 0
+def _inside(module: Module, body: Computation, workers: int, features: frozenset[str]) -> int | Unknown:
+    try:
+        return FusedBody(module, body, workers=workers, features=features).most_bytes()
+    except UnknownKernel as error:
+        return Unknown(
+            f"an opaque fusion multiplies {error}, and which kernels its library has for that on the processor it was "
+            "compiled for is not known; they are known for float32, float64 and bfloat16 on x86"
+        )
 
 
-def _sum_inside(fusions: tuple[OpaqueFusion, ...]) -> int:
-    return sum(fusion.inside_bytes for fusion in fusions)
+def _sum_inside(fusions: Iterable[OpaqueFusion]) -> int:
+    return sum(_known(fusion) for fusion in fusions)
+
+
+def _known(fusion: OpaqueFusion) -> int:
+    return fusion.inside_bytes if isinstance(fusion.inside_bytes, int) else 0
 
 
 def _opaque_kind(instruction: Instruction) -> str:
@@ -191,9 +202,7 @@ def _opaque_kind(instruction: Instruction) -> str:
 
 def _largest_together(module: Module, fusions: list[OpaqueFusion], workers: int) -> tuple[OpaqueFusion, ...]:
     """Fusions of one computation, none of which waits for another, by size."""
-    by_size = sorted(
-        (each for each in fusions if each.inside_bytes), key=lambda each: (-each.inside_bytes, each.position)
-    )
+    by_size = sorted((each for each in fusions if _known(each)), key=lambda each: (-_known(each), each.position))
     bit = {fusion.instruction_id: 1 << number for number, fusion in enumerate(by_size)}
     order = module.computations[module.instructions[fusions[0].instruction_id].computation_id].instruction_ids
     # Sets of fusions as bits, the largest fusion the lowest: which ones each instruction waits for, and which wait for it.
@@ -207,7 +216,7 @@ def _largest_together(module: Module, fusions: list[OpaqueFusion], workers: int)
     # The best set is a weighted antichain, hard to find exactly: to each largest member in turn, add what fits by size.
     best: tuple[OpaqueFusion, ...] = ()
     for position, start in enumerate(by_size):
-        if start.inside_bytes * workers <= _sum_inside(best):
+        if _known(start) * workers <= _sum_inside(best):
             break  # no set of fusions of this size or smaller is larger
         chosen: list[OpaqueFusion] = []
         free = (1 << len(by_size)) - (1 << position)

@@ -1,107 +1,73 @@
 """What YNNPACK holds in memory while it runs one fused computation.
 
-No number here is fitted to a measured size of a process; the two constants of a kernel, `KERNEL_COLUMNS` and
-`PACKED_BLOCK_BYTES`, were read off the sizes of single allocations.
+No number here is fitted to a measured size of a process; the constants of a kernel (`jaxmem.hidden.kernels`) are those of the
+library itself, and the rules were checked against the sizes of single allocations.
 
 What a fusion holds (`ynnpack/subgraph/{dot,copy,stencil_copy,runtime}.cc` in XNNPACK, the emitter in XLA):
 
 - **Results.** What a convolution, dot, reduction or window makes is a whole buffer, until its last use; the root is
   written straight into the fusion's own output. An elementwise operation works in place on such a buffer. Broadcasts,
   reshapes and constants take none.
-- **Rows.** What flows into nothing but a reduction over its rows (the mean over an image) is made a row at a time, all
-  the way back to the fusion's operands: a convolution on that way reads as many rows as its window has.
+- **Rows.** What flows into nothing but a reduction over its rows (the mean over an image) is made a few rows at a time, all
+  the way back to the fusion's operands: a convolution on that way reads as many rows as its window has besides.
+- **Images.** What flows into nothing but windows that make the fusion's result, likewise, is made an image at a time, on as
+  many threads; only what a window reads is then held, an image for each.
+- **Loops of their own.** A convolution that is more than one task is no part of either: it is whole. If its tasks are over
+  columns of the image alone, the convolutions before it run inside them, on the columns that each task reads.
 - **Packed kernels.** The kernel of a convolution is copied into blocks of columns, the last block filled up, and stays
-  until the fusion ends. A dot packs one block a task, and not at all where its left side has few rows.
+  until the next whole value that several operations read, or the end. A dot packs the columns of each task, of all products
+  of a batch at once. Where the left side has few rows, nothing is packed.
 - **Tiles.** A convolution runs as tasks over blocks of output channels and of the last spatial dimension. Every task
   holds its own copy of the input it reads: padded, or gathered window by window (which multiplies it by the window's
   size) where there is no padding and the input is the fusion's own operand. A window over an elementwise result holds
   that result one image at a time.
+- **Groups.** A convolution in several groups has tasks over blocks of one group's output channels alone. Each holds the
+  padded input and, beside it, all of it gathered window by window. Where every channel is a group of its own
+  (depthwise), the windows are read where they stand, and only the padded input is held.
 - **Threads.** A parallel loop has at most as many tasks at work as the pool has threads; with two nested loops, the
   caller works too while it waits (`parallel_for` in slinky's base/thread_pool.cc).
 """
 
 import heapq
-from dataclasses import dataclass
 from math import prod
 
-from jaxmem.xla.hlo import Computation, Instruction, Module
+from jaxmem.hidden.convolutions import Convolution, read_convolution
+from jaxmem.hidden.kernels import divide
+from jaxmem.xla.hlo import Computation, Instruction, Module, Shape
 
-KERNEL_COLUMNS = 16
-"""Columns of the right side that one call of a float32 kernel makes, on AVX2. Decides only how many tasks there are."""
+TILE_BYTES = 128 << 10
+"""What a loop takes at a time (``make_split_factors`` in `ynnpack/subgraph/slinky.cc`)."""
 
-PACKED_BLOCK_BYTES = 128 << 10
-"""A packed block of columns grows to this size while it can, before the work is split over more blocks."""
-
-_KERNEL_ROWS = 6
-_PACK_FROM_ROW_BLOCKS = 10
 _VIRTUAL = frozenset({"parameter", "constant", "broadcast", "bitcast", "reshape", "iota", "slice"})
 WHOLE = frozenset({"convolution", "dot", "reduce", "reduce-window", "transpose", "concatenate"})
 """Operations whose result is a buffer of its own."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Product:
-    """A convolution or dot as YNNPACK runs it: rows × depth times depth × columns, over the outer dimensions."""
-
-    rows: int
-    columns: int
-    depth: int
-    block: int
-    row_split: int
-    column_split: int
-
-    @property
-    def row_tasks(self) -> int:
-        return -(-self.rows // self.row_split)
-
-    @property
-    def column_tasks(self) -> int:
-        return -(-self.columns // self.column_split)
-
-    def at_work(self, workers: int) -> int:
-        """How many tasks can be at work at once."""
-        return min(workers + 1, min(self.row_tasks, workers) * min(self.column_tasks, workers))
-
-
-def _product(rows: int, columns: int, depth: int, item_bytes: int) -> _Product:
-    """How the work is split (`define_pack_b` and `choose_split_factors` in ynnpack/subgraph/dot.cc)."""
-    rows, columns, depth = max(rows, 1), max(columns, 1), max(depth, 1)
-    aligned = -(-columns // KERNEL_COLUMNS) * KERNEL_COLUMNS
-    column_bytes = KERNEL_COLUMNS * depth * max(item_bytes, 1)
-    block = min(aligned, KERNEL_COLUMNS * max(1, PACKED_BLOCK_BYTES // column_bytes))
-    # Grow the task, square-ish, until it is worth a thread: at least 64 × 64 results, and then by cost or by area.
-    cost_depth, aspect = min(depth, 1024), 4
-    column_split, row_split = min(columns, block), min(rows, 16)
-    least = min(rows, 64) * min(columns, 64)
-    while True:
-        area, cost = column_split * row_split, (row_split + column_split) * cost_depth
-        if area >= least and (cost >= 1 << 16 or area >= 1 << 16):
-            break
-        if (aspect * column_split <= row_split or row_split >= rows) and column_split < columns:
-            column_split *= 2
-        elif (row_split <= aspect * column_split or column_split >= columns) and row_split < rows:
-            row_split *= 2
-        else:
-            break
-    return _Product(
-        rows=rows,
-        columns=columns,
-        depth=depth,
-        block=block,
-        row_split=min(row_split, 1 << 15),
-        column_split=min(column_split, 1 << 16),
-    )
-
-
 class FusedBody:
-    """The memory of one fused computation, operation by operation, on a pool of ``workers`` threads."""
+    """The memory of one fused computation, operation by operation.
 
-    def __init__(self, module: Module, computation: Computation, workers: int) -> None:
+    Args:
+        workers: threads of the pool.
+        features: the processor's extensions, as Linux names them.
+    """
+
+    def __init__(self, module: Module, computation: Computation, *, workers: int, features: frozenset[str]) -> None:
         self.module = module
+        self.features = features
         self.order = [module.instructions[i] for i in computation.instruction_ids]
         self.root_id = computation.root_id
         self.workers = workers
         self.position = {each.id: number for number, each in enumerate(self.order)}
+        self.readers: dict[int, list[Instruction]] = {each.id: [] for each in self.order}
+        for each in self.order:
+            for operand in dict.fromkeys(each.operand_ids):
+                self.readers.setdefault(operand, []).append(each)
+        read = ((each.id, read_convolution(module, each, features)) for each in self.order)
+        self.convolutions = {identifier: one for identifier, one in read if one is not None}
+        # What is made one image at a time, in the loops of the window that reads it.
+        self.by_image = self._made_by_image()
+        # Convolution to the one before it that runs inside its tasks.
+        self.inside = self._runs_inside()
         self.last_use = self._last_uses()
         # How many rows (dimension 1) of a value exist at a time; absent where all of them do.
         self.rows = self._rows_at_a_time()
@@ -126,7 +92,54 @@ class FusedBody:
             kept, passing = self._working_bytes(instruction)
             packed += kept
             most = max(most, live + packed + passing)
+            if self._ends_a_scope(instruction):
+                packed = 0
         return most
+
+    def _ends_a_scope(self, instruction: Instruction) -> bool:
+        """Whether packed kernels are given back: after a whole value that several operations read, as residuals are."""
+        return len(self.readers[instruction.id]) > 1 and self._is_elementwise(instruction)
+
+    def _made_by_image(self) -> frozenset[int]:
+        found: set[int] = set()
+        for instruction in reversed(self.order):
+            if instruction.id == self.root_id:
+                follows = instruction.opcode == "reduce-window"
+            else:
+                readers = self.readers[instruction.id]
+                follows = bool(readers) and all(each.id in found for each in readers)
+            convolution = self.convolutions.get(instruction.id)
+            makes = (
+                convolution.is_one_task
+                if convolution is not None
+                else instruction.opcode == "reduce-window" or self._is_elementwise(instruction)
+            )
+            if follows and makes:
+                found.add(instruction.id)
+        return frozenset(found)
+
+    def _runs_inside(self) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for instruction in reversed(self.order):
+            convolution = self.convolutions.get(instruction.id)
+            if convolution is None or convolution.groups > 1 or not convolution.instruction.attributes.window:
+                continue
+            in_loops = convolution.product.row_tasks > 1 or instruction.id in found.values()
+            if convolution.product.column_tasks > 1 or not in_loops:
+                continue
+            producer = convolution.left
+            while self._is_elementwise(producer) and len(self.readers[producer.id]) == 1:
+                own = [operand for operand in producer.operand_ids if not self._is_virtual(operand)]
+                if len(own) != 1:
+                    break
+                producer = self.module.instructions[own[0]]
+            before = self.convolutions.get(producer.id)
+            if before is not None and before.groups == 1 and len(self.readers[producer.id]) == 1:
+                found[instruction.id] = producer.id
+        return found
+
+    def _is_virtual(self, identifier: int) -> bool:
+        return self.module.instructions[identifier].opcode in _VIRTUAL
 
     def _last_uses(self) -> dict[int, int]:
         """The last position that reads each value, directly or through what is computed on the way."""
@@ -134,7 +147,8 @@ class FusedBody:
         for instruction in reversed(self.order):
             number = self.position[instruction.id]
             # What is no buffer is made where it is read: its operands must live until then.
-            until = number if instruction.opcode in WHOLE else max(number, last[instruction.id])
+            whole = instruction.opcode in WHOLE and instruction.id not in self.inside.values()
+            until = number if whole else max(number, last[instruction.id])
             for operand in instruction.operand_ids:
                 last[operand] = max(last[operand], until)
         return last
@@ -143,6 +157,9 @@ class FusedBody:
         rows: dict[int, int] = {}
         whole = {self.root_id}
         for instruction in reversed(self.order):
+            convolution = self.convolutions.get(instruction.id)
+            if convolution is not None and not convolution.is_one_task:
+                whole.add(instruction.id)  # it has loops of its own
             made = None if instruction.id in whole else rows.get(instruction.id)
             for operand in instruction.operand_ids:
                 shape = self.module.instructions[operand].shape
@@ -151,7 +168,7 @@ class FusedBody:
                     and 1 in instruction.attributes.dimensions
                     and len(shape.dimensions) > 2
                 ):
-                    needed = 1
+                    needed = self._rows_of_a_tile(shape)
                 elif made is None:
                     needed = None
                 elif instruction.opcode == "convolution" and instruction.attributes.window:
@@ -167,9 +184,16 @@ class FusedBody:
                     rows[operand] = max(rows.get(operand, 0), needed)
         return {instruction_id: count for instruction_id, count in rows.items() if instruction_id not in whole}
 
+    def _rows_of_a_tile(self, shape: Shape) -> int:
+        """Rows that a reduction takes in at a time: as many as fit a tile of 128 KiB, not counting the images."""
+        row_bytes = shape.logical_bytes // max(shape.dimensions[0] * shape.dimensions[1], 1)
+        return max(1, min(shape.dimensions[1], TILE_BYTES // max(row_bytes, 1)))
+
     def _share(self, instruction: Instruction) -> int:
-        """Bytes of a value that exist at a time."""
+        """Bytes of a value that exist at a time; what its reader holds is counted there."""
         size = instruction.shape.logical_bytes
+        if instruction.id in self.by_image or instruction.id in self.inside.values():
+            return 0
         rows = self.rows.get(instruction.id)
         if rows is None:
             return size
@@ -203,64 +227,53 @@ class FusedBody:
         return any(operand in each.operand_ids for each in self.order if each.id != reader.id)
 
     def _working_bytes(self, instruction: Instruction) -> tuple[int, int]:
-        """Bytes that an operation keeps until the fusion ends, and bytes that it holds while it runs."""
-        if (
-            instruction.opcode == "convolution"
-            and instruction.attributes.convolution
-            and len(instruction.operand_ids) == 2
-        ):
-            return self._convolution_bytes(instruction)
+        """Bytes that an operation keeps for the operations after it, and bytes that it holds while it runs."""
+        convolution = self.convolutions.get(instruction.id)
+        if convolution is not None:
+            return convolution.packed_bytes, self._convolution_bytes(convolution)
         if instruction.opcode == "dot" and instruction.attributes.dot and len(instruction.operand_ids) == 2:
             return 0, self._dot_bytes(instruction)
         if instruction.opcode == "reduce-window" and instruction.operand_ids:
-            return 0, self._window_bytes(instruction)
+            size = self._window_bytes(instruction)
+            return (size, 0) if instruction.id in self.by_image else (0, size)
         return 0, 0
 
-    def _convolution_bytes(self, instruction: Instruction) -> tuple[int, int]:
-        left, kernel = (self.module.instructions[operand] for operand in instruction.operand_ids)
-        dimensions = instruction.attributes.convolution
-        assert dimensions is not None
-        item = left.shape.logical_bytes // max(left.shape.elements, 1)
-        depth = kernel.shape.elements // max(kernel.shape.dimensions[dimensions.kernel_output_feature], 1)
-        columns = kernel.shape.dimensions[dimensions.kernel_output_feature]
-        rows = instruction.shape.dimensions[dimensions.output_spatial[-1]] if dimensions.output_spatial else 1
-        product = _product(rows, columns, depth, item)
-        packed = depth * -(-columns // product.block) * product.block * item
+    def _convolution_bytes(self, convolution: Convolution) -> int:
+        """What the tasks of a convolution hold that are at work at once."""
+        identifier, left = convolution.instruction.id, convolution.left.id
+        if identifier in self.by_image or identifier in self.inside.values():
+            return 0  # held by its reader
+        at_work = convolution.product.at_work(self.workers)
+        if convolution.groups > 1:
+            return convolution.grouped_bytes() * at_work
+        own = left in self.storage
+        if own and not convolution.padded and not self._is_elementwise(convolution.left):
+            return 0  # the window reads a buffer of the library's own where it stands
+        if identifier in self.rows:
+            behind = (each for each in self.convolutions.values() if each.instruction.id in self.rows)
+            return sum(
+                self._task_bytes(each, 0, each.product.rows)
+                for each in behind
+                if self.position[each.instruction.id] >= self.position[identifier]
+            )
+        if own and convolution.is_one_task:
+            return 0  # one task: the producer writes into the padded buffer
+        tasks = (self._task_bytes(convolution, start, stop) for start, stop in convolution.tasks())
+        return sum(heapq.nlargest(at_work, tasks))
 
-        window = instruction.attributes.window
-        padded = any(each.padding_low or each.padding_high for each in window)
-        if not padded and left.id in self.storage and not self._is_elementwise(left):
-            return packed, 0  # the window reads a buffer of the library's own where it stands
-        if product.row_tasks * product.column_tasks == 1 and left.id in self.storage:
-            return packed, 0  # one task: the producer writes into the padded buffer
-
-        def tile(rows: int) -> int:
-            """Bytes of the input that ``rows`` results of the last spatial dimension read, in all other dimensions."""
-            outer = [
-                size for number, size in enumerate(left.shape.dimensions) if number not in dimensions.input_spatial
-            ]
-            if not padded and left.id not in self.storage:
-                results = [instruction.shape.dimensions[number] for number in dimensions.output_spatial[:-1]]
-                if results and instruction.id in self.rows:
-                    results[0] = min(results[0], self.rows[instruction.id])
-                return prod(outer) * prod(results) * rows * prod(each.size for each in window) * item
-            spatial = [
-                left.shape.dimensions[number] + each.padding_low + each.padding_high
-                for number, each in zip(dimensions.input_spatial, window, strict=True)
-            ]
-            if spatial and instruction.id in self.rows:
-                first, made = window[0], self.rows[instruction.id]
-                spatial[0] = min(spatial[0], (made - 1) * first.stride + (first.size - 1) * first.window_dilation + 1)
-            if spatial:
-                last = window[-1]
-                spatial[-1] = min(spatial[-1], (rows - 1) * last.stride + (last.size - 1) * last.window_dilation + 1)
-            return prod(outer) * prod(max(size, 0) for size in spatial) * item
-
-        # The largest tiles first: whole ones, then what is left of the last dimension.
-        at_work = product.at_work(self.workers)
-        whole, rest = divmod(product.rows, product.row_split)
-        whole_tiles = min(at_work, whole * product.column_tasks)
-        return packed, whole_tiles * tile(product.row_split) + (at_work - whole_tiles) * (tile(rest) if rest else 0)
+    def _task_bytes(self, convolution: Convolution, start: int, stop: int) -> int:
+        """What a task holds that makes a range of the last spatial dimension, with the convolution that runs inside."""
+        identifier, left = convolution.instruction.id, convolution.left.id
+        outside = left not in self.storage
+        size = 0
+        if outside or convolution.padded or self._is_elementwise(convolution.left):
+            size = convolution.input_bytes(stop - start, gathers=outside, rows=self.rows.get(identifier))
+        inside = self.inside.get(identifier)
+        if inside is not None:
+            producer = self.convolutions[inside]
+            start, stop = convolution.reads(start, stop)
+            size += producer.result_bytes(stop - start) + self._task_bytes(producer, start, stop)
+        return size
 
     def _is_elementwise(self, instruction: Instruction) -> bool:
         return instruction.opcode not in _VIRTUAL and instruction.opcode not in WHOLE
@@ -272,12 +285,17 @@ class FusedBody:
         item = right.shape.logical_bytes // max(right.shape.elements, 1)
         depth = prod(right.shape.dimensions[number] for number in dimensions.rhs_contracting)
         batch = prod(right.shape.dimensions[number] for number in dimensions.rhs_batch)
-        columns = right.shape.elements // max(depth * batch, 1)
-        rows = left.shape.elements // max(depth * batch, 1)
-        if -(-rows // _KERNEL_ROWS) <= _PACK_FROM_ROW_BLOCKS:
-            return 0
-        product = _product(rows, columns, depth, item)
-        return depth * product.block * item * min(product.column_tasks, self.workers)
+        product = divide(
+            rows=left.shape.elements // max(depth * batch, 1),
+            columns=right.shape.elements // max(depth * batch, 1),
+            depth=depth,
+            is_transposed=len(right.shape.dimensions) - 1 in dimensions.rhs_contracting,
+            element_type=right.shape.element_type,
+            item_bytes=item,
+            features=self.features,
+        )
+        at_work = min(product.column_tasks, self.workers)
+        return batch * product.depth * product.packed_columns_of_a_task * item * at_work
 
     def _window_bytes(self, instruction: Instruction) -> int:
         source = self.module.instructions[instruction.operand_ids[0]]

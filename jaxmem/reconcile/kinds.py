@@ -62,6 +62,6 @@ KINDS: dict[str, str] = {
     "of it: a defect of the formula, which leaves its row open",
     "damaged assignment": "the instruction's value has no memory in the buffer assignment, or a buffer of another size: no "
     "compiler writes that, and the row stays open",
-    "hidden by opaque fusions": "the library behind the fusions named allocates while it runs",
+    "hidden by opaque fusions": "the library or runtime behind what is named allocates while it runs",
 }
 """Kind → the predicate, in words."""

@@ -259,7 +259,7 @@ def _hidden_section(report: Report, *, detail: bool) -> list[Part]:
     count = len(hidden.fusions)
     said = hidden.reason[:1].upper() + hidden.reason[1:].rstrip(".") + "."
     size: Cell = Missing(hidden.reason) if hidden.bytes is None else Size(hidden.bytes, "strong")
-    where = [Text(f"in {count} opaque fusion{'s' * (count != 1)}.", "plain")] if count else []
+    where = [Text(f"in {count} call{'s' * (count != 1)} of libraries.", "plain")] if count else []
     parts.append(Paragraph((size, *where, Text(said, "quiet"))))
     if hidden.fusions:
         known = [(fusion, fusion.bytes if isinstance(fusion.bytes, int) else -1) for fusion in hidden.fusions]
@@ -276,10 +276,10 @@ def _hidden_section(report: Report, *, detail: bool) -> list[Part]:
         )
         columns = (
             Column(title="layer", align="left", flexible="shorten"),
-            Column(title="fusion", align="left", flexible="shorten"),
+            Column(title="call", align="left", flexible="shorten"),
             Column(title="bytes"),
         )
-        parts += [Table(columns=columns, rows=rows), *left_out_line(left_out, "fusions")]
+        parts += [Table(columns=columns, rows=rows), *left_out_line(left_out, "calls")]
     return parts
 
 

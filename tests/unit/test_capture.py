@@ -406,6 +406,16 @@ def test_versions_and_host_are_found_without_importing_jax() -> None:
     assert cpu_device().platform == "cpu"
 
 
+def test_threads_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PJRT_NPROC", raising=False)
+    monkeypatch.setenv("NPROC", "7")
+    assert this_host().threads == 7
+    monkeypatch.setenv("PJRT_NPROC", "3")
+    assert this_host().threads == 3
+    monkeypatch.setenv("PJRT_NPROC", "many")
+    assert this_host().threads == 7
+
+
 # --- the cache
 
 KEY, OTHER, THIRD = "a" * 64, "b" * 64, "c" * 64

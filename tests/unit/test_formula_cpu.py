@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from layer_tables import Table
 
+from jaxmem.devices.library_kernels import TYPICAL
 from jaxmem.formula.backends.cpu import add_cpu
 from jaxmem.formula.backends.cpu_library import convolution_bytes, product_bytes
 from jaxmem.formula.cpu_fusion import fuse_for_cpu
@@ -169,23 +170,49 @@ def test_the_gradient_of_a_depthwise_kernel_is_computed_for_every_pair_of_channe
     assert "gradient of every pair of channels" not in added(planned(depthwise(2, 32), "gradient"))
 
 
+def test_what_a_strided_depthwise_convolution_holds_backward():
+    # A dilated input in groups is the runtime's: for each of 96 channels 8 x 16 x 16 rows of 9 numbers, and its kernel's.
+    table = Table()
+    table.argument("x", 8, 8, 8, 96)
+    table.argument("w", 3, 3, 1, 96)
+    table.do("y", "conv_general_dilated", BACKWARD, (8, 16, 16, 96), "x", "w")
+    sized(
+        table,
+        "y",
+        window_strides=(1, 1),
+        padding=(1, 2, 1, 2),
+        lhs_dilation=(2, 2),
+        rhs_dilation=(1, 1),
+        lhs_spec=(0, 3, 1, 2),
+        rhs_spec=(3, 2, 0, 1),
+        out_spec=(0, 3, 1, 2),
+        feature_group_count=(96,),
+        batch_group_count=(1,),
+    )
+    traced = table.table("y")
+    held = convolution_bytes(traced, traced.operations[0], threads=2, features=TYPICAL["AVX2"])
+    assert held == 96 * (8 * 16 * 16 + 1) * 9 * 4
+
+
 def test_what_the_library_packs():
     # As a whole convolution the gradient's depth is 8 x 7 x 7 = 392; 32 columns fit into one block of 128 KiB (16 columns are
     # 24.5 KiB, so up to 80): packed 392 x 32. Its one task of 3 rows holds the padded map: 32 x 8 x 9 x 9.
     table = depthwise(32, 32)
     traced = table.table("gradient")
-    assert convolution_bytes(traced, traced.operations[0], threads=2) == 4 * (392 * 32 + 32 * 8 * 9 * 9)
-    # 64 rows are 11 calls of 6: packed. 100 columns are 7 calls of 16, 112; a block of 2^15 / 64 columns holds them all.
+    assert convolution_bytes(traced, traced.operations[0], threads=2, features=TYPICAL["AVX2"]) == 4 * (
+        392 * 32 + 32 * 8 * 9 * 9
+    )
+    # 64 rows are 11 calls of 6: packed. For 100 columns calls of 8 are the fastest, in tiles of 4; one block holds them all.
     table = Table()
     table.argument("x", 64, 64)
     table.argument("w", 64, 100)
     table.do("y", "dot_general", FORWARD, (64, 100), "x", "w")
     sized(table, "y", rhs_contracting=(0,), rhs_batch=(), lhs_contracting=(1,), lhs_batch=())
     traced = table.table("y")
-    assert product_bytes(traced, traced.operations[0], threads=2) == 4 * 64 * 112
+    assert product_bytes(traced, traced.operations[0], threads=2, features=TYPICAL["AVX2"]) == 4 * 64 * 100
     table.values[0] = replace(table.values[0], shape=(60, 64))  # 10 calls: the right side is read as it is
     traced = table.table("y")
-    assert product_bytes(traced, traced.operations[0], threads=2) == 0
+    assert product_bytes(traced, traced.operations[0], threads=2, features=TYPICAL["AVX2"]) == 0
 
 
 @pytest.mark.parametrize("late", [True, False])

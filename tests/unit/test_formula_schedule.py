@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from jaxmem.devices.library_kernels import TYPICAL
 from jaxmem.formula.backends.cpu_library import convolution_bytes
 from jaxmem.formula.equal import find_constants, find_equals
 from jaxmem.formula.packing import Interval, gap_bytes
@@ -200,8 +201,8 @@ def convolved(padding: int) -> tuple[LayerTable, Operation]:
     side = 32 if padding else 30
     values = (
         Value(shape=(2, 32, 32, 16), dtype="float32", itemsize_bits=32, argument=0),
-        Value(shape=(3, 3, 16, 16), dtype="float32", itemsize_bits=32, argument=1),
-        Value(shape=(2, side, side, 16), dtype="float32", itemsize_bits=32, operation=0),
+        Value(shape=(3, 3, 16, 32), dtype="float32", itemsize_bits=32, argument=1),
+        Value(shape=(2, side, side, 32), dtype="float32", itemsize_bits=32, operation=0),
     )
     operation = Operation(
         primitive="conv_general_dilated",
@@ -216,10 +217,10 @@ def convolved(padding: int) -> tuple[LayerTable, Operation]:
 
 
 def test_what_a_convolution_of_the_library_holds() -> None:
-    """One task: 144 × 16 packed weights, and the padded map of 34 × 34; without padding each of 30 × 30 windows by itself."""
-    packed = 4 * 9 * 16 * 16
-    assert convolution_bytes(*convolved(1), threads=1) == packed + 4 * 2 * 16 * 34 * 34
-    assert convolution_bytes(*convolved(0), threads=1) == packed + 4 * 2 * 16 * 30 * 30 * 9
+    """One task: 144 × 32 packed weights, and the padded map of 34 × 34; without padding each of 30 × 30 windows by itself."""
+    packed = 4 * 9 * 16 * 32
+    assert convolution_bytes(*convolved(1), threads=1, features=TYPICAL["AVX2"]) == packed + 4 * 2 * 16 * 34 * 34
+    assert convolution_bytes(*convolved(0), threads=1, features=TYPICAL["AVX2"]) == packed + 4 * 2 * 16 * 30 * 30 * 9
 
 
 def test_what_a_loop_carries_is_a_constant_only_if_every_turn_leaves_one() -> None:

@@ -5,10 +5,17 @@ and `stencil_copy.cc` in XNNPACK). It holds
 
 - the kernel, packed into blocks of columns, the last block filled up: depth × columns, for as long as the operation runs;
 - for each task at work its own copy of the input that it reads: with the padding, or, where there is none, window by window,
-  which multiplies it by the size of the window.
+  which multiplies it by the size of the window. With several groups of channels it is both, for all of the input, and with
+  as many groups as channels the padded input alone.
 
-A convolution over a dilated input, the gradient of one with strides, is XLA's own (`EigenTransposedConv2D`): it multiplies
-every input pixel with the whole kernel, and adds up afterwards.
+How wide a block is depends on the kernel that it takes for the processor, the one with the least estimated time for 2048 rows
+(``estimate_dot_cost`` in `ynnpack/kernels/dot/dot.cc`): calls × (5 per load of the left side + 11 per load of the right + 9).
+
+It leaves to XLA's runtime (`IsConvolutionOpSupportedByYnn` in `xla/backends/cpu/ynn_support.cc`) convolutions over a dilated
+input, the gradients of those with strides, those of 16 channels and fewer on both sides, and those with a result or window
+larger than the input. One group over a dilated input is `EigenTransposedConv2D`'s, which multiplies every input pixel with the
+whole kernel, and adds up afterwards. All else gathers the windows of all results first, of all groups at once, up to two slices
+of at most 320 of the depth (Eigen's `TensorContractionThreadPool.h`).
 
 As many operations that do not wait for one another run at a time as there are threads.
 """
@@ -16,14 +23,12 @@ As many operations that do not wait for one another run at a time as there are t
 from collections.abc import Sequence
 from math import prod
 
+from jaxmem.devices.library_kernels import Kernel, kernels_of
 from jaxmem.formula.plan import Plan
 from jaxmem.layer_table import LayerTable, Operation
 
-COLUMNS_OF_A_CALL = 16
-"""Columns of the right side that one call of a float32 kernel makes, on AVX2."""
-
-ROWS_OF_A_CALL, PACK_FROM_CALLS = 6, 10
-"""Rows of the left side that one call takes, and the calls above which packing the right side is worth it."""
+PACK_FROM_CALLS = 10
+"""Calls of a kernel for the rows, above which packing the right side is worth it."""
 
 BLOCK_BYTES = 128 << 10
 """A packed block of columns grows to this size while it can."""
@@ -31,18 +36,27 @@ BLOCK_BYTES = 128 << 10
 LARGEST_MATRIX_BYTES = 8 << 30
 """Above it, XLA takes another way through a transposed convolution."""
 
+FEW_CHANNELS, DEEPEST_SLICE = 16, 320
 
-def hidden_bytes(plan: Plan, *, threads: int) -> int:
-    """The most that convolutions hold at a time that may run side by side, the largest first.
+_TYPES = {"float32": "f32", "float64": "f64", "bfloat16": "bf16"}
 
-    Which may: those of which none is reached from another through the kernels of the plan.
+
+def hidden_bytes(plan: Plan, *, threads: int, features: frozenset[str]) -> int:
+    """The most that convolutions and products hold at a time that may run side by side, the largest first.
+
+    Which may: those of which none is reached from another through the kernels of the plan. 0 where the kernels for them are
+    not known.
+
+    Args:
+        threads: of the pool.
+        features: extensions of the processor, as Linux names them.
     """
     held = []
     for index in plan.equals.operations:
         operation = plan.table.operations[index]
         bytes_of = {"conv_general_dilated": convolution_bytes, "dot_general": product_bytes}.get(operation.primitive)
         if bytes_of is not None and operation.results[0] in plan.array_of:
-            size_bytes = bytes_of(plan.table, operation, threads=threads)
+            size_bytes = bytes_of(plan.table, operation, threads=threads, features=features)
             held.append((size_bytes, plan.kernel_of[plan.array_of[operation.results[0]]]))
     held.sort(key=lambda pair: (-pair[0], pair[1]))
     kernels = [kernel for _, kernel in held]
@@ -103,12 +117,11 @@ def _turned_round(nearest: Sequence[Sequence[int]]) -> list[list[int]]:
     return turned
 
 
-def convolution_bytes(table: LayerTable, operation: Operation, *, threads: int) -> int:
-    """Bytes that the library holds while it runs one convolution.
+def convolution_bytes(table: LayerTable, operation: Operation, *, threads: int, features: frozenset[str]) -> int:
+    """Bytes that the library or the runtime holds while it runs one convolution.
 
     The gradient of a depthwise kernel runs as a whole convolution (`jaxmem.formula.backends.cpu`), whose axes are the same.
-    0 for what neither the library nor `EigenTransposedConv2D` runs: the gradient of a kernel in groups, and groups over a
-    dilated input.
+    0 for what neither runs: the gradient of a kernel in groups.
     """
     left, kernel = (table.values[operand] for operand in operation.operands[:2])
     result = table.values[operation.results[0]]
@@ -118,22 +131,35 @@ def convolution_bytes(table: LayerTable, operation: Operation, *, threads: int) 
     space = [left.shape[axis] for axis in left_axes[2:]]
     results = [result.shape[axis] for axis in result_axes[2:]]
     columns, item_bytes = kernel.shape[kernel_axes[0]], left.itemsize_bits // 8
-    if operation.size("batch_group_count")[0] not in (1, columns):
+    if operation.size("batch_group_count")[0] not in (1, columns) or not space:
         return 0
-    dilated = any(dilation > 1 for dilation in operation.size("lhs_dilation"))
-    if dilated and operation.size("feature_group_count") != (1,):
-        return 0
-    if dilated:
-        matrix = images * columns * prod(space) * prod(window) * item_bytes
-        return matrix if matrix <= LARGEST_MATRIX_BYTES and set(operation.size("window_strides")) == {1} else 0
+    groups = operation.size("feature_group_count")[0]
     depth = kernel.elements // max(columns, 1)
-    rows = results[-1] if results else 1
-    block, row_split, column_split = _split(rows, columns, depth, item_bytes)
-    packed = depth * -(-columns // block) * block * item_bytes
+    dilated = any(dilation > 1 for dilation in operation.size("lhs_dilation"))
+    if dilated and groups == 1 and set(operation.size("window_strides")) == {1}:
+        matrix = images * columns * prod(space) * prod(window) * item_bytes
+        return matrix if matrix <= LARGEST_MATRIX_BYTES else 0
+    few = max(channels, columns) <= FEW_CHANNELS
+    if dilated or few or any(one > size for sizes in (results, window) for one, size in zip(sizes, space, strict=True)):
+        return groups * gathered_elements(images * prod(results), columns // groups, depth) * item_bytes
+    kernels = kernels_of(_TYPES.get(left.dtype, ""), features)
+    if not kernels:
+        return 0
     padding = operation.size("padding")
     padded = any(padding)
     if padded:
         space = [size + low + high for size, low, high in zip(space, padding[::2], padding[1::2], strict=True)]
+    padded_elements = images * channels * prod(max(size, 0) for size in space)
+    rows, products = (1, images * prod(results)) if groups > 1 else (results[-1], images * prod(results[:-1]))
+    block, deep, row_split, column_split = _split(
+        kernels, rows, columns // groups, depth // prod(window), prod(window), products, item_bytes
+    )
+    packed = groups * deep * -(-(columns // groups) // block) * block * item_bytes if deep else 0
+    row_tasks, column_tasks = -(-rows // row_split), -(-(columns // groups) // column_split)
+    at_work = min(threads + 1, min(row_tasks, threads) * min(column_tasks, threads))
+    if groups > 1:
+        windows = images * prod(results) * prod(window) * channels if groups < channels else 0
+        return packed + at_work * (windows + padded_elements * padded) * item_bytes
 
     def tile(rows_of_task: int) -> int:
         if not padded:
@@ -144,42 +170,67 @@ def convolution_bytes(table: LayerTable, operation: Operation, *, threads: int) 
             images * channels * prod(max(size, 0) for size in space[:-1]) * min(max(space[-1], 0), reach) * item_bytes
         )
 
-    if not space:
-        return packed
-    row_tasks, column_tasks = -(-rows // row_split), -(-columns // column_split)
-    at_work = min(threads + 1, min(row_tasks, threads) * min(column_tasks, threads))
     whole, rest = divmod(rows, row_split)
     whole_tiles = min(at_work, whole * column_tasks)
     return packed + whole_tiles * tile(row_split) + (at_work - whole_tiles) * (tile(rest) if rest else 0)
 
 
-def product_bytes(table: LayerTable, operation: Operation, *, threads: int) -> int:
-    """Bytes that the library holds while it runs one matrix product: a packed block of the right side for each task.
+def product_bytes(table: LayerTable, operation: Operation, *, threads: int, features: frozenset[str]) -> int:
+    """Bytes that the library holds while it runs one matrix product: the packed columns of each task, of a whole batch.
 
-    A left side of few rows is multiplied without packing.
+    A left side of few rows is multiplied without packing. One that is summed over its rows, as in the gradient of a kernel,
+    is the runtime's.
     """
     left, right = (table.values[operation.operands[number]] for number in (0, -1))
     item_bytes = right.itemsize_bits // 8
     depth = prod(right.shape[axis] for axis in operation.size("rhs_contracting"))
     batch = prod(right.shape[axis] for axis in operation.size("rhs_batch"))
     rows, columns = (value.elements // max(depth * batch, 1) for value in (left, right))
-    if -(-rows // ROWS_OF_A_CALL) <= PACK_FROM_CALLS:
+    if min(rows, columns) <= 1:
         return 0
-    block, _, column_split = _split(max(rows, 1), max(columns, 1), max(depth, 1), item_bytes)
-    return depth * block * item_bytes * min(-(-columns // column_split), threads)
+    if not operation.size("rhs_batch") and len(left.shape) - 1 not in operation.size("lhs_contracting"):
+        return gathered_elements(rows, columns, depth) * item_bytes
+    kernels = kernels_of(_TYPES.get(right.dtype, ""), features)
+    if not kernels:
+        return 0
+    block, deep, _, column_split = _split(kernels, max(rows, 1), max(columns, 1), max(depth, 1), 1, 1, item_bytes)
+    columns_of_a_task = -(-min(column_split, columns) // block) * block
+    return batch * deep * columns_of_a_task * item_bytes * min(-(-columns // column_split), threads)
 
 
-def _split(rows: int, columns: int, depth: int, item_bytes: int) -> tuple[int, int, int]:
-    """Columns of a packed block, and rows and columns of a task.
+def gathered_elements(rows: int, columns: int, depth: int) -> int:
+    """Elements of both sides of a product that the runtime copies: up to two slices of the depth."""
+    slices = -(-depth // DEEPEST_SLICE) or 1
+    return (rows + columns) * min(depth, 2 * -(-depth // slices))
+
+
+def _split(
+    kernels: Sequence[Kernel], rows: int, columns: int, depth: int, windows: int, products: int, item_bytes: int
+) -> tuple[int, int, int, int]:
+    """Columns of a packed block, the packed depth (0 where nothing is packed), and rows and columns of a task.
 
     A task grows, square-ish, until it is worth a thread: at least 64 × 64 results, and 2¹⁶ by its cost or by its area.
     """
-    aligned = -(-columns // COLUMNS_OF_A_CALL) * COLUMNS_OF_A_CALL
-    block = min(aligned, COLUMNS_OF_A_CALL * max(1, BLOCK_BYTES // (COLUMNS_OF_A_CALL * depth * max(item_bytes, 1))))
+
+    def time(kernel: Kernel) -> int:
+        loads = 5 * kernel.rows * kernel.depth // (kernel.tile_rows * kernel.tile_depth)
+        loads += 11 * kernel.columns * kernel.depth // (kernel.tile_columns * kernel.tile_depth)
+        calls = -(-2048 // kernel.rows) * -(-columns // kernel.columns) * -(-depth // kernel.depth)
+        return calls * ((loads + 9) * 10_000 + kernel.tile_rows * kernel.tile_columns * kernel.tile_depth)
+
+    kernel = min(kernels, key=time)
+    in_place = min((each for each in kernels if each.reads_unpacked), key=time, default=None)
+    few = in_place is not None and -(-rows // in_place.rows) * products <= PACK_FROM_CALLS
+    if in_place is not None and few and time(in_place) <= 2 * time(kernel):
+        packed, summed, block = 0, depth * windows, max(64 // item_bytes, in_place.columns)
+    else:
+        packed = summed = -(-depth // kernel.tile_depth) * kernel.tile_depth * windows
+        most = kernel.columns * max(1, BLOCK_BYTES // (kernel.columns * summed * max(item_bytes, 1)))
+        block = min(-(-columns // kernel.tile_columns) * kernel.tile_columns, most)
     task_columns, task_rows = min(columns, block), min(rows, 16)
     enough = min(rows, 64) * min(columns, 64)
     while True:
-        area, cost = task_columns * task_rows, (task_rows + task_columns) * min(depth, 1024)
+        area, cost = task_columns * task_rows, (task_rows + task_columns) * min(summed, 1024)
         if area >= enough and max(area, cost) >= 1 << 16:
             break
         if (4 * task_columns <= task_rows or task_rows >= rows) and task_columns < columns:
@@ -188,4 +239,4 @@ def _split(rows: int, columns: int, depth: int, item_bytes: int) -> tuple[int, i
             task_rows *= 2
         else:
             break
-    return block, min(task_rows, 1 << 15), min(task_columns, 1 << 16)
+    return block, packed, min(task_rows, 1 << 15), min(task_columns, 1 << 16)
