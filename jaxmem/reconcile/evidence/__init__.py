@@ -1,0 +1,12 @@
+"""What the compiled side can testify: which values exist, in which buffers, and from what they are computed again."""
+
+from jaxmem.reconcile.evidence.computed_again import ComputedAgain
+from jaxmem.reconcile.evidence.named import Name
+from jaxmem.reconcile.evidence.on_the_way import OnTheWay
+
+
+class Evidence(OnTheWay, ComputedAgain):
+    """Questions about one compiled program, each answered from its dataflow graph and live ranges."""
+
+
+__all__ = ["Evidence", "Name"]

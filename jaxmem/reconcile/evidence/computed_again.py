@@ -1,0 +1,75 @@
+"""What the backward pass computes again, and from what."""
+
+from collections.abc import Iterator
+
+from jaxmem.profile import Buffer
+from jaxmem.reconcile.evidence.named import Named
+from jaxmem.roles import Phase
+
+
+class ComputedAgain(Named):
+    """Values that the backward pass does not read from where the forward pass left them."""
+
+    def is_recomputed(self, value: int) -> bool:
+        """Whether the backward pass computes a value inside a fusion of its own."""
+        return any(
+            node.fusion is not None and self.facts.run_phase(node) is Phase.BACKWARD
+            for node in self.nodes_of.get(value, ())
+        )
+
+    def recomputed_from(self, value: int) -> Iterator[tuple[Buffer, str]]:
+        """The buffers from which the backward pass or the update computes a value again, each with the fusion that does."""
+        nodes, instructions = self._dataflow.nodes, self.profile.module.instructions
+        for start in self.nodes_of.get(value, []):
+            if start.fusion is None or self.facts.run_phase(start) is Phase.FORWARD:
+                continue
+            fusion = instructions[start.fusion].name
+            waiting, seen = list(start.operands), set()
+            while waiting:
+                index = waiting.pop()
+                if index in seen:
+                    continue
+                seen.add(index)
+                node = nodes[index]
+                buffer = self._buffer_at.get(node.leaf) if node.fusion is None else None
+                if buffer is not None:
+                    yield buffer, fusion
+                    if self.attributions[buffer.id].phase is not Phase.BACKWARD:
+                        continue
+                if not self.facts.follows_cotangent[index]:
+                    waiting.extend(node.operands)
+
+    def made_from(self, value: int) -> Iterator[tuple[Buffer, str]]:
+        """The buffers that a fusion writes from a value of the same size that it computes on the way, with the fusion."""
+        nodes, instructions = self._dataflow.nodes, self.profile.module.instructions
+        for start in self.nodes_of.get(value, []):
+            if start.fusion is None:
+                continue
+            waiting, seen = list(start.users), set()
+            while waiting:
+                node = nodes[waiting.pop()]
+                if node.index in seen or node.elements != start.elements:
+                    continue
+                seen.add(node.index)
+                if node.fusion is not None:
+                    waiting.extend(node.users)
+                elif (buffer := self._buffer_at.get(node.leaf)) is not None:
+                    yield buffer, instructions[start.fusion].name
+
+    def is_made_before_backward(self, buffer: Buffer) -> bool:
+        """Whether a buffer exists before the first gradient does; one that does not is computed again for its reader."""
+        first = self.facts.first_gradient_position
+        return first is None or buffer.start <= first
+
+    def is_prepared_for_backward(self, buffer: Buffer) -> bool:
+        """Whether a buffer holds a function of the forward pass that only the backward pass wants, made before it begins."""
+        attribution, first = self.attributions[buffer.id], self.facts.first_gradient_position
+        if attribution.node is None or first is None:
+            return False
+        origin = self._dataflow.origins[attribution.node]
+        return (
+            attribution.phase is Phase.BACKWARD
+            and not self.facts.follows_cotangent[origin]
+            and self.facts.depends[origin] != 0
+            and buffer.start < first
+        )

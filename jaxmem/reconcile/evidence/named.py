@@ -1,0 +1,243 @@
+"""Which values a compiled program computes, under the names that the formula has for them.
+
+A value is named by its layer, the operation that makes it, and its number of elements. Equal computations are one value,
+however often XLA repeats them, so that two leaves of the formula need two values.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+
+from jaxmem.attribution.collectives import COLLECTIVES, SUMS
+from jaxmem.attribution.dataflow import MOVES, Node
+from jaxmem.attribution.facts import primitive
+from jaxmem.formula.equal import MOVEMENT
+from jaxmem.reconcile.evidence.held import Held
+from jaxmem.roles import Phase
+
+Name = tuple[str, str, int]
+"""(layer, primitive, elements)."""
+
+OPCODE_PRIMITIVE = {"dot": "dot_general", "convolution": "conv_general_dilated"}
+"""For the instructions that XLA rewrites without keeping their name."""
+
+_REDUCTIONS = {"add": "reduce_sum", "maximum": "reduce_max", "minimum": "reduce_min", "multiply": "reduce_prod"}
+"""What a nameless ``reduce`` does, by the operation that it repeats."""
+
+_LIBRARY_CALLS = {"__cublas": "dot", "__cudnn$conv": "convolution"}
+"""How the targets of custom calls begin that do the work of an instruction (`xla/service/gpu/cublas_cudnn.h`)."""
+
+_XLA_NAMES = {"select_and_scatter": "select_and_scatter_add"}
+"""Names that JAX's lowering gives an operation, where they differ from its primitive's."""
+
+
+_EXCHANGES = COLLECTIVES - SUMS
+
+HELPERS = {"broadcast": "broadcast_in_dim", "convert": "convert_element_type", "iota": "iota"}
+"""Opcodes that JAX's lowering of any operation may use beside the real one, and the primitive that each really is."""
+
+
+class Named(Held):
+    """The values of one compiled program by name."""
+
+    @cached_property
+    def nodes_of(self) -> dict[int, list[Node]]:
+        """Value → the nodes that compute it; for what a loop carries, the node in its body."""
+        found: dict[int, list[Node]] = {}
+        for node in self._dataflow.nodes:
+            if self._dataflow.loop_state.get(node.index) == node.index:
+                found.setdefault(self._dataflow.value_numbers[node.index], []).append(node)
+            if not node.hands_on and self._dataflow.origins[node.index] == node.index:
+                found.setdefault(self._dataflow.value_numbers[node.index], []).append(node)
+        return found
+
+    @cached_property
+    def values_named(self) -> dict[Name, list[int]]:
+        """Name → the different values that carry it, in the order of the schedule."""
+        found: dict[Name, list[int]] = {}
+        for value, nodes in sorted(self.nodes_of.items(), key=lambda pair: (pair[1][0].position, pair[1][0].index)):
+            for name in {name for node in nodes if self.is_the_operation(node) for name in self._names(node)}:
+                found.setdefault(name, []).append(value)
+        return found
+
+    @cached_property
+    def shapes_named(self) -> dict[tuple[str, str], dict[int, list[int]]]:
+        """(layer, primitive) → elements → the values in tiled layouts that carry that name.
+
+        Only a compiler that tiles its layouts cuts an operation into pieces of another shape; elsewhere an array of another
+        size is another array.
+        """
+        found: dict[tuple[str, str], dict[int, list[int]]] = {}
+        for (layer, given, elements), values in self.values_named.items():
+            tiled = [value for value in values if self._is_tiled(self.nodes_of[value][0])]
+            if tiled:
+                found.setdefault((layer, given), {})[elements] = tiled
+        return found
+
+    @staticmethod
+    def _is_tiled(node: Node) -> bool:
+        return bool(node.instruction.shape.subshape(node.leaf[1]).tiles)
+
+    def instruction_of(self, value: int) -> str:
+        """An instruction that computes a value."""
+        return self.nodes_of[value][0].instruction.name
+
+    def logical_bytes(self, value: int) -> int:
+        """Bytes of a value as the program computes it."""
+        node = self.nodes_of[value][0]
+        return node.instruction.shape.subshape(node.leaf[1]).logical_bytes
+
+    def bits_of(self, value: int) -> int:
+        """Bits of one element of a value as the program computes it."""
+        return self.nodes_of[value][0].bits
+
+    def is_backward(self, value: int) -> bool:
+        """Whether the first instruction that computes a value is one of the backward pass."""
+        return self.facts.phase[self.nodes_of[value][0].index] is Phase.BACKWARD
+
+    def fusions_around(self, value: int) -> tuple[str, ...]:
+        """The fusions inside which a value is computed; empty if any instruction outside a fusion computes it."""
+        nodes = self.nodes_of.get(value, [])
+        if not nodes or any(node.fusion is None for node in nodes):
+            return ()
+        instructions = self.profile.module.instructions
+        return tuple(sorted({instructions[node.fusion].name for node in nodes if node.fusion is not None}))
+
+    def is_the_operation(self, node: Node) -> bool:
+        """Whether a node is the operation it is named after, not a cast or a broadcast made for that operation's sake."""
+        if not self.facts.depends[node.index] or node.instruction.opcode in _EXCHANGES:
+            return False
+        if node.instruction.opcode == "gather" and any(
+            self._gather_ended_by(reader) is node for reader in self._dataflow.readers(node.index)
+        ):
+            return False
+        helper_of = HELPERS.get(node.instruction.opcode)
+        name = node.instruction.op_name
+        if helper_of is None or primitive(name) == helper_of:
+            return True
+        return all(
+            reader.instruction.op_name != name or reader.instruction.opcode in MOVES
+            for reader in self._dataflow.readers(node.index)
+        )
+
+    def name(self, node: Node) -> Name:
+        """How the formula would name a node."""
+        if node.index in self._dataflow.loop_state:
+            return self.facts.layer[node.index], "while", node.elements
+        given = "" if node.instruction.op_name in self._argument_names else primitive(node.instruction.op_name)
+        given = (self._function_ended_by(node) if given == "div" else "") or _XLA_NAMES.get(given, given)
+        if not given or given in MOVEMENT:
+            # XLA has rewritten it without a name, or it has swallowed a transpose and taken the transpose's name.
+            target = node.instruction.attributes.custom_call_target
+            opcode = next((work for start, work in _LIBRARY_CALLS.items() if target.startswith(start)), "")
+            opcode = opcode or node.instruction.opcode
+            if opcode == "reduce" and (partial := self._partial_product(node)) is not None:
+                opcode = partial.instruction.opcode
+            given = OPCODE_PRIMITIVE.get(opcode, given)
+            if opcode == "reduce" and not given:
+                given = _REDUCTIONS.get(self._repeats(node), "")
+        return self.facts.layer[node.index], given, node.elements
+
+    def _names(self, node: Node) -> Iterator[Name]:
+        """Its name, and that of an operation merged into it, or of which it is the end.
+
+        Of ``scatter(0, i, u) + x`` XLA makes ``scatter(x, i, u)``.
+        """
+        name = self.name(node)
+        yield name
+        if node.instruction.opcode == "scatter" and self.facts.depends[node.operands[0]]:
+            yield name[0], "add_any", name[2]
+        if self._gather_ended_by(node) is not None:
+            yield name[0], "gather", name[2]
+
+    def _repeats(self, node: Node) -> str:
+        """The opcode with which a reduction takes in one more element."""
+        module = self.profile.module
+        step = module.computations[node.instruction.called_computation_ids[0]]
+        return module.instructions[step.root_id].opcode
+
+    def _is_nameless(self, node: Node) -> bool:
+        """Whether the compiler made an instruction of its own accord: no name of JAX's, or only that of an argument."""
+        name = node.instruction.op_name
+        return not primitive(name) or name in self._argument_names
+
+    def _gather_ended_by(self, node: Node) -> Node | None:
+        """What a ``gather`` with ``mode="fill"`` has read, where a node is its last step and no buffer holds what it has read.
+
+        JAX lowers it to a gather and a selection: a constant where an index lies outside the array, by a mask that it computes
+        from the indices. One of the two is the operation, so that two leaves of the formula need two gathers.
+        """
+        selection = node.instruction
+        if selection.opcode != "select":
+            return None
+        gathered, filled = (self._dataflow.nodes[self._dataflow.origins[operand]] for operand in node.operands[1:])
+        same_place = (
+            gathered.instruction.metadata.stack_frame_id == selection.metadata.stack_frame_id
+            and gathered.instruction.op_name.rpartition("/")[0] == selection.op_name.rpartition("/")[0]
+        )
+        if gathered.instruction.opcode != "gather" or self.facts.depends[filled.index] or not same_place:
+            return None
+        return None if self._number(gathered.index) in self.holders else gathered
+
+    def _function_ended_by(self, node: Node) -> str:
+        """The operation that JAX lowers to a function of which a division is the last step; empty for any other division.
+
+        ``logistic`` is 1 / (1 + exp(−x)), and ``integer_pow`` to the power of −2 is 1 / (x · x).
+        """
+        nodes, origins = self._dataflow.nodes, self._dataflow.origins
+        if node.instruction.opcode != "divide":
+            return ""
+        above, below = (nodes[origins[operand]] for operand in node.operands)
+        first_operands = [origins[operand] for operand in below.operands]
+        if (
+            below.instruction.opcode == "multiply"
+            and len(set(first_operands)) == 1
+            and not self.facts.depends[above.index]
+        ):
+            return "integer_pow"
+        ends_logistic = below.instruction.opcode == "add" and any(
+            nodes[operand].instruction.opcode == "exponential"
+            and nodes[origins[nodes[operand].operands[0]]].instruction.opcode == "negate"
+            for operand in first_operands
+        )
+        return "logistic" if ends_logistic else ""
+
+    def _partial_product(self, node: Node) -> Node | None:
+        """What a sum adds up under the name of its operand: a product cut along the dimension that it contracts."""
+        operand = self._dataflow.nodes[self._dataflow.origins[node.operands[0]]]
+        return operand if operand.instruction.op_name == node.instruction.op_name else None
+
+    def _is_summed_next(self, node: Node) -> bool:
+        return any(
+            reader.instruction.opcode == "reduce" and self._partial_product(reader) is node
+            for reader in self._dataflow.readers(node.index)
+        )
+
+    def is_summed_in_loop(self, node: Node) -> bool:
+        """Whether a node is what a loop carries from turn to turn, or the next version that a turn writes over it."""
+        first = self._dataflow.named_first(node.index)
+        origin = self._dataflow.origins[node.index]
+        return origin in self._dataflow.loop_state or not {first, origin}.isdisjoint(self._dataflow.next_version)
+
+    def written_over(self, value: int) -> int | None:
+        """The array that a loop carries and over which a value is written as its next version; None for any other value."""
+        for node in self.nodes_of.get(value, ()):
+            if (state := self._dataflow.next_version.get(node.index)) is not None:
+                return self._number(state)
+        return None
+
+    @cached_property
+    def library_calls(self) -> dict[tuple[str, int], list[str]]:
+        """(layer, elements) → the library calls that write a result of that size."""
+        found: dict[tuple[str, int], list[str]] = {}
+        for node in self._dataflow.nodes:
+            if node.instruction.opcode == "custom-call":
+                found.setdefault((self.facts.layer[node.index], node.elements), []).append(node.instruction.name)
+        return found
+
+    @cached_property
+    def _named_in_layer(self) -> set[tuple[str, str]]:
+        return {(layer, given) for layer, given, _ in self.values_named}
+
+    def is_lowered_to_a_function(self, layer: str, given: str) -> bool:
+        """Whether an operation of the program left no instruction under its own name: its lowering traced a function."""
+        return (layer, given) not in self._named_in_layer

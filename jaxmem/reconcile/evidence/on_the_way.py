@@ -1,0 +1,144 @@
+"""What is no value of the formula but on the way to one: operands, steps, pieces, parts that await their sum."""
+
+from collections.abc import Iterator
+
+from jaxmem.attribution.collectives import SUMS
+from jaxmem.attribution.dataflow import MOVES, Node
+from jaxmem.attribution.facts import primitive
+from jaxmem.profile import Buffer
+from jaxmem.reconcile.evidence.named import HELPERS, Name, Named
+
+
+class OnTheWay(Named):
+    """What the compiler makes on the way to the values that the formula names."""
+
+    def operand_of(self, buffer: Buffer) -> Name | None:
+        """The operation for which a buffer holds a broadcast or cast operand; None for any other buffer."""
+        node = self.attributions[buffer.id].node
+        if node is None:
+            return None
+        origin = self._dataflow.nodes[self._dataflow.origins[node]]
+        return self.name(origin) if origin.instruction.opcode in HELPERS else None
+
+    def is_operand_alone(self, value: int) -> bool:
+        """Whether a value that carries an operation's name is only an operand broadcast for its sake.
+
+        A cast under that name may be the result: a mask unpacked from bits.
+        """
+        return all(self._is_operand(node) for node in self.nodes_of.get(value, ()))
+
+    @staticmethod
+    def _is_operand(node: Node) -> bool:
+        helper_of = HELPERS.get(node.instruction.opcode)
+        broadcast = helper_of is not None and node.instruction.opcode != "convert"
+        return broadcast and primitive(node.instruction.op_name) not in ("", helper_of)
+
+    def is_step(self, value: int) -> bool:
+        """Whether an operation is not done with a value that carries its name: the next instruction does something else.
+
+        Two multiplications of the program in one place have one name, and neither is a step of the other: a step goes, under
+        its own name and from the same line of the program, into an instruction of another opcode.
+        """
+        return any(self._goes_on(node) for node in self.nodes_of.get(value, ()))
+
+    def _goes_on(self, node: Node) -> bool:
+        made = node.instruction
+        if not made.op_name or made.opcode in HELPERS:
+            return False
+        waiting, seen = [node.index], {node.index}
+        while waiting:
+            for reader in self._dataflow.readers(waiting.pop()):
+                read = reader.instruction
+                if read.metadata != made.metadata or reader.index in seen:
+                    continue
+                seen.add(reader.index)
+                if read.opcode in MOVES or read.opcode in HELPERS:
+                    waiting.append(reader.index)
+                elif read.opcode != made.opcode:
+                    return True
+        return False
+
+    def step_of(self, buffer: Buffer) -> Iterator[Name]:
+        """The operations that a buffer is a step on the way to.
+
+        Those a nameless value goes into, and the one that a value shares its name with: a product of which the next
+        instruction, under the same name, is the sum; a reciprocal that is broadcast and multiplied, all as one division.
+        """
+        start = self.attributions[buffer.id].node
+        if start is None:
+            return
+        origin = self._dataflow.nodes[self._dataflow.origins[start]]
+        seen: set[int] = set()
+        if not self._is_nameless(origin):
+            steps = [start]
+            for step in steps:
+                for reader in self._dataflow.readers(step):
+                    if reader.instruction.op_name == origin.instruction.op_name and reader.index not in seen:
+                        seen.add(reader.index)
+                        steps.append(reader.index)
+                        yield self.name(reader)
+            if origin.instruction.opcode in ("exponential", "add"):
+                near = list(self._dataflow.readers(start))
+                for end in (*near, *(after for reader in near for after in self._dataflow.readers(reader.index))):
+                    if self._function_ended_by(end) == "logistic":
+                        yield self.name(end)
+            return
+        waiting = list(self._dataflow.nodes[start].users)
+        while waiting:
+            node = self._dataflow.nodes[waiting.pop()]
+            if node.index in seen:
+                continue
+            seen.add(node.index)
+            name = self.name(node)
+            if name[1] and not node.hands_on:
+                yield name
+            if self._is_nameless(node) or node.hands_on or self._is_summed_next(node):
+                waiting.extend(node.users)
+
+    def tiled_piece_of(self, buffer: Buffer) -> tuple[str, str]:
+        """Layer and primitive of the operation that a buffer in a tiled layout is part of, on an array of whatever shape."""
+        node = self.attributions[buffer.id].node
+        if node is None or not self.is_tiled(buffer):
+            return "", ""
+        layer, given, _ = self.name(self._dataflow.nodes[self._dataflow.origins[node]])
+        return layer, given
+
+    def inside_function(self, buffer: Buffer) -> str | None:
+        """The layer of the traced function's instruction that a buffer holds the result of; None for any other buffer."""
+        node = self.attributions[buffer.id].node
+        if node is None:
+            return None
+        origin = self._dataflow.nodes[self._dataflow.origins[node]]
+        nested = "/jit(" in origin.instruction.op_name
+        return self.facts.layer[origin.index] if nested else None
+
+    def padded(self, buffer: Buffer) -> Node | None:
+        """The node that a buffer holds between borders of zeros; None for any other buffer."""
+        node = self.attributions[buffer.id].node
+        if node is None:
+            return None
+        origin = self._dataflow.nodes[self._dataflow.origins[node]]
+        if origin.instruction.opcode != "pad":
+            return None
+        return self._dataflow.nodes[self._dataflow.origins[origin.operands[0]]]
+
+    def sum_of(self, node: Node) -> Node | None:
+        """The collective that a gradient is on its way through: to come, or behind it with all parts still in one place."""
+        nodes, facts = self._dataflow.nodes, self.facts
+        coming = facts.awaits_sum[node.index]
+        if coming is not None:
+            return nodes[coming]
+        position = facts.gradient_of[node.index]
+        origin = nodes[self._dataflow.origins[node.index]]
+        if position is None or origin.instruction.opcode not in SUMS:
+            return None
+        return origin if node.elements != facts.outputs[position].elements else None
+
+    def sent(self, node: int) -> tuple[str, ...]:
+        """What a collective received from this device: for an argument its path, for anything else its instruction."""
+        nodes, found = self._dataflow.nodes, []
+        for operand in nodes[self._dataflow.origins[node]].operands:
+            argument = self.facts.argument[operand]
+            origin = nodes[self._dataflow.origins[operand]]
+            found.append(argument.path if argument is not None else origin.instruction.name)
+        return tuple(dict.fromkeys(found))
