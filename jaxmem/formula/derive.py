@@ -132,6 +132,7 @@ def _argument_leaves(arguments: Sequence[Argument], used: frozenset[int], divide
             layer=argument.layer,
             name=argument.path,
             elements=argument.elements,
+            itemsize_bits=argument.itemsize_bits,
             bytes=argument.logical_bytes,
             counted=index in used,
             why="an argument exists all the time"

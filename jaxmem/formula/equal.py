@@ -16,11 +16,20 @@ MOVEMENT = frozenset(
 """Operations whose result holds the same numbers as their operand."""
 
 
+_REDUCTIONS = frozenset({"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"})
+
+_ALONG_ONE_DIMENSION = {"cumsum": "axis", "cumprod": "axis", "cummax": "axis", "cummin": "axis", "sort": "dimension"}
+"""Operations along one dimension, of which an element alone is itself → JAX's name of the dimension."""
+
+
 def moved(operation: Operation, values: Sequence[Value] = ()) -> tuple[tuple[int, int], ...]:
     """(result, operand) for each result that holds the numbers of an operand, and nothing else; none for what computes.
 
-    A border of nothing around an array is the array, and so is a broadcast that adds dimensions of one element.
+    A border of nothing around an array is the array, and so is a broadcast that adds dimensions of one element, a slice that is
+    the whole, and what is done along a dimension of one element: XLA's algebraic simplifier drops them all.
     """
+    if values and _is_trivial(operation, values):
+        return tuple(zip(operation.results, operation.operands, strict=True))
     if operation.primitive == "broadcast_in_dim" and operation.operands and values:
         result, operand = operation.results[0], operation.operands[0]
         return ((result, operand),) if values[result].elements == values[operand].elements else ()
@@ -29,6 +38,17 @@ def moved(operation: Operation, values: Sequence[Value] = ()) -> tuple[tuple[int
     if operation.primitive in MOVEMENT and len(operation.operands) == len(operation.results):
         return tuple(zip(operation.results, operation.operands, strict=True))
     return ()
+
+
+def _is_trivial(operation: Operation, values: Sequence[Value]) -> bool:
+    """Whether an operation that computes something for other sizes computes nothing for these."""
+    if operation.hands_on or not operation.operands or len(operation.operands) != len(operation.results):
+        return False
+    operand = values[operation.operands[0]]
+    if operation.primitive in _REDUCTIONS or operation.primitive == "slice":
+        return values[operation.results[0]].elements == operand.elements
+    dimension = operation.size(_ALONG_ONE_DIMENSION.get(operation.primitive, ""))
+    return len(dimension) == 1 and operand.shape[dimension[0]] == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +76,23 @@ def find_equals(table: LayerTable, *, merges_remat: bool) -> Equals:
         merges_remat: the compiler merges what ``jax.checkpoint`` computes again with the first time, as XLA's for CPU does;
             elsewhere the barriers that JAX puts in its way hold.
     """
+    of, constant, kept = equal_values(table, merges_remat=merges_remat)
+    scattered_into = _join_scatters(table, of, constant, kept)
+    needed = {of[value] for value in table.outputs if value is not None}
+    live = []
+    for index in reversed(kept):
+        operation = table.operations[index]
+        if not needed.isdisjoint(operation.results):
+            needed.update(of[operand] for operand in operation.operands)
+            needed.update(scattered_into[result] for result in operation.results if result in scattered_into)
+            live.append(index)
+    return Equals(
+        of=tuple(of), constant=tuple(constant), operations=tuple(reversed(live)), scattered_into=scattered_into
+    )
+
+
+def equal_values(table: LayerTable, *, merges_remat: bool) -> tuple[list[int], list[bool], list[int]]:
+    """As `find_equals`, without dead code: ``of``, ``constant`` and the operations that are left, in the order of the trace."""
     of = list(range(len(table.values)))
     constant = find_constants(table)
     known: dict[tuple[str, str, str, tuple[int, ...]], Sequence[int]] = {}
@@ -69,7 +106,8 @@ def find_equals(table: LayerTable, *, merges_remat: bool) -> Equals:
         if operation.hands_on:
             kept.append(index)
             continue
-        region = "" if merges_remat else _computed_again_in(operation)
+        # A loop and a branch are computations of their own.
+        region = operation.scope.rpartition("/body")[0] + ("" if merges_remat else _computed_again_in(operation))
         key = (operation.primitive, operation.same, region, operands)
         if operation.same and key in known:
             for result, twin in zip(operation.results, known[key], strict=True):
@@ -78,18 +116,7 @@ def find_equals(table: LayerTable, *, merges_remat: bool) -> Equals:
         if operation.same:
             known[key] = operation.results
         kept.append(index)
-    scattered_into = _join_scatters(table, of, constant, kept)
-    needed = {of[value] for value in table.outputs if value is not None}
-    live = []
-    for index in reversed(kept):
-        operation = table.operations[index]
-        if not needed.isdisjoint(operation.results):
-            needed.update(of[operand] for operand in operation.operands)
-            needed.update(scattered_into[result] for result in operation.results if result in scattered_into)
-            live.append(index)
-    return Equals(
-        of=tuple(of), constant=tuple(constant), operations=tuple(reversed(live)), scattered_into=scattered_into
-    )
+    return of, constant, kept
 
 
 def find_constants(table: LayerTable) -> list[bool]:

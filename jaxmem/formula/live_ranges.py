@@ -44,7 +44,7 @@ def find_live_ranges(
     """
     loops = any(operation.hands_on for operation in table.operations)
     if loops or any(value.divided_over > 1 for value in table.values):
-        in_order = live_ranges_in_trace_order(table)
+        in_order = live_ranges_in_trace_order(table, merges_remat=platform == "cpu")
         return _on_chip_where_it_fits(table, in_order) if platform == "tpu" else in_order
     plan = Plan(table, platform=platform, replaced=replaced or {})
     if platform in ADDITIONS:
@@ -104,7 +104,7 @@ def _origins_and_residuals(table: LayerTable, constant: Sequence[bool]) -> tuple
     origin = carried_in_place(table)
     residual = [False] * len(table.values)
     for operation in table.operations:
-        for result, operand in moved(operation):
+        for result, operand in moved(operation, table.values):
             origin[result] = origin[operand]
         if operation.phase is Phase.BACKWARD:
             for operand in operation.operands:

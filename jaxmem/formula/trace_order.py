@@ -7,12 +7,15 @@ autodiff keeps is kept; it exists until the last operation that reads it, direct
 
 from collections.abc import Sequence
 
-from jaxmem.formula.equal import find_constants, moved
+from jaxmem.formula.equal import equal_values
 from jaxmem.formula.fusion import CONTRACTIONS, IN_MEMORY
 from jaxmem.formula.loops import carried_in_place
 from jaxmem.formula.ranges import LiveRanges
 from jaxmem.layer_table import LayerTable, Operation, Value
 from jaxmem.roles import Phase
+
+_DROPS_UNREAD = frozenset({"sort", "top_k"})
+"""Operations with several results, of which XLA does not make those that nothing reads."""
 
 
 def run_order(operations: Sequence[Operation]) -> tuple[int, ...]:
@@ -28,21 +31,27 @@ def run_order(operations: Sequence[Operation]) -> tuple[int, ...]:
     return tuple(index for _, index in sorted(keys))
 
 
-def live_ranges_in_trace_order(table: LayerTable) -> LiveRanges:
-    """The live ranges of a program that runs in the order of its trace. Linear in its size."""
+def live_ranges_in_trace_order(table: LayerTable, *, merges_remat: bool) -> LiveRanges:
+    """The live ranges of a program that runs in the order of its trace. Linear in its size.
+
+    Args:
+        table: the program.
+        merges_remat: as for `find_equals`.
+    """
     operations, values = table.operations, table.values
-    order = run_order(operations)
+    of, constant, kept = equal_values(table, merges_remat=merges_remat)
+    left = frozenset(kept)
+    order = tuple(index for index in run_order(operations) if index in left)
     position = {index: place for place, index in enumerate(order)}
-    origin = carried_in_place(table)
-    constant = find_constants(table)
-    for operation in operations:
-        for result, operand in moved(operation):
-            origin[result] = origin[operand]
+    carried = carried_in_place(table)
+    origin = [carried[value] for value in of]
+    read = {origin[operand] for index in kept for operand in operations[index].operands}
+    read.update(origin[value] for value in table.outputs if value is not None)
 
     residual = [False] * len(values)
     exists = [False] * len(values)
     outputs = {origin[value] for value in table.outputs if value is not None}
-    for operation in operations:
+    for operation in (operations[index] for index in kept):
         for operand in operation.operands:
             source = origin[operand]
             made_by = values[source].operation
@@ -54,7 +63,9 @@ def live_ranges_in_trace_order(table: LayerTable) -> LiveRanges:
                 exists[source] = True
         if operation.primitive in IN_MEMORY:
             for result in operation.results:
-                exists[origin[result]] |= not constant[result] and values[origin[result]].operation is not None
+                source = origin[result]
+                unread = operation.primitive in _DROPS_UNREAD and source not in read
+                exists[source] |= not constant[result] and values[source].operation is not None and not unread
     for value in outputs:
         exists[value] = False  # an output has a place of its own, counted as such
 

@@ -97,7 +97,7 @@ def _handed_on(
     if values[result].dtype == "token":
         return None  # where a loop or a branch begins and ends; its operands are not those of the equation
     shape = values[result].shape
-    if operation.hands_on:
+    if operation.hands_on or result in passed:
         outer, lost = passed.get(result, (result, 0))
         if outer not in division:
             return None

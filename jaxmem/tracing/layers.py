@@ -156,6 +156,9 @@ class _Builder:
         it runs over, and writes what it stacks into an array that it carries.
         """
         loop = _Loop.of(equation)
+        if loop.turns == 1 and not loop.is_branch:
+            self._inline_single_turn(equation, loop, environment, scope=scope, repeat=repeat)
+            return
         turns = None if repeat is None or loop.turns is None else repeat * loop.turns
         outer = [environment[atom] for atom in equation.invars if not _is_literal(atom)]
         begin = self._wait_for(equation, scope, loop.primitive, outer, turns)
@@ -202,6 +205,39 @@ class _Builder:
                 repeat,
                 continues=carried[slot] if slot < len(carried) else None,
             )
+
+    def _inline_single_turn(
+        self, equation: Any, loop: "_Loop", environment: dict[Any, int], *, scope: str, repeat: int | None
+    ) -> None:
+        """A scan of one turn, which XLA runs as if no loop were there: it receives and stacks the same numbers in one more
+        dimension."""
+        ((body, atoms, constants),) = loop.bodies
+        inner = self._constants(body)
+        for position, (atom, variable) in enumerate(zip(atoms, body.jaxpr.invars, strict=True)):
+            source = self._atom(atom, environment)
+            runs_over = position >= constants + loop.carries
+            inner[variable] = (
+                self._in_other_dimensions(equation, f"{scope}/while/body", "squeeze", source, variable.aval, repeat)
+                if runs_over
+                else source
+            )
+        self.inline(body.jaxpr, inner, scope=f"{scope}/{equation.primitive.name}/body", repeat=repeat)
+        for slot, (variable, atom) in enumerate(zip(equation.outvars, body.jaxpr.outvars, strict=True)):
+            source = self._atom(atom, inner)
+            environment[variable] = (
+                self._in_other_dimensions(equation, f"{scope}/while/body", "expand_dims", source, variable.aval, repeat)
+                if slot >= loop.carries
+                else source
+            )
+
+    def _in_other_dimensions(
+        self, equation: Any, scope: str, primitive: str, source: int, aval: Any, repeat: int | None
+    ) -> int:
+        """The same numbers with a leading dimension of one element more, or less."""
+        result = self.add_value(aval)
+        self.passed[result] = (source, len(self.values[source].shape) - len(self.values[result].shape))
+        self.add_operation(equation, scope, [source], [result], repeat, primitive=primitive)
+        return result
 
     def _atom(self, atom: Any, environment: dict[Any, int]) -> int:
         """The value of a variable; a literal becomes a value that nothing makes."""
@@ -280,12 +316,20 @@ class _Loop:
         return cls(primitive="cond", bodies=tuple(bodies), carries=0, turns=1)
 
 
+def _rank(atom: Any) -> int:
+    return len(getattr(atom.aval, "shape", ()))
+
+
 def _call_body(equation: Any) -> Any:
-    """The closed jaxpr that a call-like equation runs exactly once on its own operands, or None."""
+    """The closed jaxpr that a call-like equation runs exactly once on its own operands, or None.
+
+    A reduction carries one, too, which it runs on single numbers.
+    """
+    ranks = [_rank(atom) for atom in equation.invars]
     for name in _CALL_JAXPR:
         body = equation.params.get(name)
         jaxpr = getattr(body, "jaxpr", body)
-        if hasattr(jaxpr, "eqns") and len(jaxpr.invars) == len(equation.invars):
+        if hasattr(jaxpr, "eqns") and [_rank(variable) for variable in jaxpr.invars] == ranks:
             return body if hasattr(body, "jaxpr") else _Open(jaxpr)
     return None
 
