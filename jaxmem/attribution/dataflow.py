@@ -73,9 +73,17 @@ class Node:
         return self.shape.element_type
 
 
+_WIDENED = frozenset({"bf16", "f16", "f32"})
+"""Number formats between which a compiler changes where it cannot compute in the narrow one."""
+
+
 def _is_compilers_cast(cast: Instruction, operand: Instruction) -> bool:
-    """A cast without a name, or under the name of what it casts: the program did not ask for it."""
-    return cast.opcode == "convert" and cast.op_name in ("", operand.op_name)
+    """A cast without a name, or under the name of what it casts, or of a mere movement: the program did not ask for it."""
+    if cast.opcode != "convert":
+        return False
+    widens = _WIDENED >= {cast.shape.element_type, operand.shape.element_type}
+    moves = widens and cast.op_name.endswith(("/reshape", "/transpose", "/squeeze", "/copy"))
+    return moves or cast.op_name in ("", operand.op_name)
 
 
 class Dataflow:

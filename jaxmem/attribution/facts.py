@@ -16,6 +16,13 @@ DEPENDS_ON_STATE = 1
 DEPENDS_ON_OPTIMIZER = 2
 DEPENDS_ON_INPUT = 4
 
+SCOPES_LAYER = "the scope names the layer"
+PRODUCERS_LAYER = "its producer's layer"
+READERS_LAYER = "it reads what the layer's forward pass left for it"
+CONSUMERS_LAYER = "its consumer's layer"
+NEIGHBOURS_LAYER = frozenset({PRODUCERS_LAYER, READERS_LAYER, CONSUMERS_LAYER})
+"""Rules that give a node the layer of a neighbour."""
+
 _REJOINS = "ConcatBitcast"
 """What XLA for TPU calls an array whose slices were brought on chip one by one."""
 
@@ -294,8 +301,11 @@ class Facts:
         return any(self.phase[maker] in (Phase.BACKWARD, Phase.UPDATE) for maker in (node.index, *makers))
 
     def carried_argument(self, node: Node) -> Argument | None:
-        """The state argument whose version of the last turn a loop hands to the next; None for anything else."""
-        if not is_meeting(node):
+        """The state argument whose version of the last turn a loop hands to the next; None for anything else.
+
+        What a branch leaves is no next version: where one branch hands an argument on, another may leave zeros.
+        """
+        if not is_meeting(node) or node.instruction.opcode == "conditional":
             return None
         initial = next(
             (self.argument[operand] for operand in node.operands if self.argument[operand] is not None), None
@@ -391,7 +401,7 @@ class _Layers:
                 continue
             for user in node.users:
                 if layers[user]:
-                    layers[index], rules[index] = layers[user], "its consumer's layer"
+                    layers[index], rules[index] = layers[user], CONSUMERS_LAYER
                     break
         return layers, rules
 
@@ -404,9 +414,9 @@ class _Layers:
         if origin != index and self._layer[origin]:
             return self._layer[origin], self._rule[origin]
         if node.hands_on:
-            return self._largest(node.operands), "its producer's layer"
+            return self._largest(node.operands), PRODUCERS_LAYER
         if named := self._scopes.layer(facts.scope[index]):
-            return named, "the scope names the layer"
+            return named, SCOPES_LAYER
         if flowing := self._parameter(node):
             return flowing.layer, "a parameter of the layer flows in"
         # In the update, too: many gradients packed into one sum over the devices come from one producer.
@@ -416,8 +426,8 @@ class _Layers:
         if facts.phase[index] is Phase.BACKWARD:
             forward = [operand for operand in node.operands if self._made_forward(operand)]
             if layer := self._largest(forward):
-                return layer, "it reads what the layer's forward pass left for it"
-        return self._largest(node.operands), "its producer's layer"
+                return layer, READERS_LAYER
+        return self._largest(node.operands), PRODUCERS_LAYER
 
     def _made_forward(self, operand: int) -> bool:
         return self._facts.phase[operand] is Phase.FORWARD and self._facts.argument[operand] is None

@@ -57,6 +57,12 @@ class Book:
         """Buffers that have said for one leaf where it is when it is not held at the peak."""
         self.reshaped: set[int] = set()
         """Leaves, by their place in `explain_values`, that the compiler computes in another shape."""
+        self.claimed: dict[int, Leaf] = {}
+        """Value of the compiled program → the leaf that speaks of it."""
+        self.without_value: list[Leaf] = []
+        """Counted leaves for which the compiled program has no value."""
+        self.devices = max((leaf.divided_over for leaf in formula.leaves), default=1)
+        """Over how many devices an array of the program is divided at most."""
         for (role, layer), size_bytes in account.bytes.items():
             self.row(role, layer).compiled_bytes += size_bytes
         for leaf in formula.leaves:
@@ -97,6 +103,7 @@ class Book:
         live = [buffer for buffer in ordered if evidence.is_live(buffer) and buffer.id in self.open]
         if live:
             held = self.settle(live[0])
+            self.explain_layer(row, leaf, live[0], held)
             if held != leaf.bytes:
                 self.explain_size(row, leaf, live[0], held)
             for other in live[1:]:
@@ -112,25 +119,52 @@ class Book:
 
     def explain_size(self, row: Row, leaf: Leaf, buffer: Buffer, held: int) -> None:
         """A buffer that stands for a leaf but holds more or less than it."""
-        form = self.form(leaf, buffer)
-        if form is not None:
-            row.add(form, buffer.logical_bytes - leaf.bytes, buffer=self.evidence.label(buffer), formula=leaf.text)
-        if held < buffer.logical_bytes and (form is not None or leaf.bytes == buffer.logical_bytes):
+        known = self.explain_form(row, leaf, buffer)
+        if held < buffer.logical_bytes and (known or leaf.bytes == buffer.logical_bytes):
             over = self.written_over(buffer)
             if over:
                 row.add("slot lent out", held - buffer.logical_bytes, buffer=tuple(over), formula=leaf.text)
 
-    def form(self, leaf: Leaf, buffer: Buffer) -> str | None:
-        """The kind that says in which other form a buffer holds a leaf; None if it is the leaf's own."""
-        if not leaf.elements or not leaf.primitive:
-            return None
-        if self.evidence.elements(buffer) != leaf.elements:
-            return "another shape" if self.evidence.is_tiled(buffer) else None
-        return "another number format" if self.is_cast(leaf, self.evidence.bits(buffer)) else None
+    def explain_layer(self, row: Row, leaf: Leaf, buffer: Buffer, held: int) -> None:
+        """A buffer that stands for a leaf and counts in another layer."""
+        own, layer = self.row_of(buffer), self.evidence.attributions[buffer.id].layer
+        if own is not row:
+            label = self.evidence.label(buffer)
+            row.add("counted in another layer", -held, buffer=label, layer=layer, formula=leaf.text)
+            own.add("counted in another layer", held, buffer=label, layer=leaf.layer, formula=leaf.text)
 
-    def is_cast(self, leaf: Leaf, bits: int) -> bool:
-        """Whether the compiler has the elements of a leaf, which has its bytes as traced, in another number format."""
-        return leaf.bytes == (leaf.elements * leaf.itemsize_bits + 7) // 8 and bits != leaf.itemsize_bits
+    def explain_form(self, row: Row, leaf: Leaf, buffer: Buffer) -> bool:
+        """Write in which other form a buffer holds a leaf; False if it is no form of it."""
+        forms = self.forms(leaf, buffer)
+        for kind, size_bytes in forms:
+            row.add(kind, size_bytes, buffer=self.evidence.label(buffer), formula=leaf.text)
+        return bool(forms)
+
+    def forms(self, leaf: Leaf, buffer: Buffer) -> tuple[tuple[str, int], ...]:
+        """(kind, bytes more) of each way in which a buffer differs from the leaf that it holds, which together make up all that
+        it differs by; empty if it is the leaf's own form, or none of it."""
+        evidence = self.evidence
+        if leaf.primitive and evidence.is_tiled(buffer) and 0 != leaf.elements != evidence.elements(buffer):
+            return (("another shape", buffer.logical_bytes - leaf.bytes),)
+        return self.forms_of(leaf, evidence.elements(buffer), evidence.bits(buffer), buffer.logical_bytes)
+
+    def forms_of(self, leaf: Leaf, elements: int, bits: int, size_bytes: int) -> tuple[tuple[str, int], ...]:
+        """As `forms`, for an array of so many elements and bits an element."""
+        if not leaf.elements or leaf.bytes != (leaf.elements * leaf.itemsize_bits + 7) // 8:
+            return ()
+        found = []
+        if elements != leaf.elements:
+            if not self.is_part(leaf, elements):
+                return ()
+            found.append(("divided otherwise", (elements * leaf.itemsize_bits + 7) // 8 - leaf.bytes))
+        if bits != leaf.itemsize_bits:
+            found.append(("another number format", size_bytes - (elements * leaf.itemsize_bits + 7) // 8))
+        return tuple(found) if sum(more for _, more in found) == size_bytes - leaf.bytes else ()
+
+    def is_part(self, leaf: Leaf, elements: int) -> bool:
+        """Whether so many elements are what one device may have of a leaf: all of it, or one of equal parts."""
+        whole = leaf.elements * leaf.divided_over
+        return elements > 0 and whole % elements == 0 and self.devices % (whole // elements) == 0
 
     def written_over(self, buffer: Buffer) -> list[str]:
         """The buffers that hold part of another one's place at the peak."""
@@ -159,7 +193,7 @@ class Book:
         if found.id in self.absent:
             return
         self.absent.add(found.id)
-        if found.logical_bytes == leaf.bytes or self.form(leaf, found) is not None:
+        if found.logical_bytes == leaf.bytes or self.forms(leaf, found):
             row.add(
                 kind,
                 -leaf.bytes,

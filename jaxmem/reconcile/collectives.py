@@ -110,6 +110,7 @@ class _SpokenOf:
     """The formula's leaves as a collective's operands ask for them."""
 
     def __init__(self, book: Book) -> None:
+        self._book = book
         self._evidence = book.evidence
         self._facts = book.evidence.facts
         self._nodes = book.evidence.facts.dataflow.nodes
@@ -147,12 +148,13 @@ class _SpokenOf:
         if leaf is None:
             return None
         if part is not None:
-            # The parts of all devices make up the whole array; of an argument, the formula must say that it is gathered.
-            if operand.elements != leaf.elements or elements != leaf.elements * leaf.divided_over:
+            # The parts of several devices make up the whole array, or a larger part of it.
+            is_part = self._book.is_part(leaf, operand.elements) and self._book.is_part(leaf, elements)
+            whole = leaf if leaf.primitive or leaf.role is Role.INPUTS else self._gathered.get(leaf.path)
+            if not is_part or elements <= operand.elements or whole is None:
                 return None
-            whole = leaf if self._facts.argument[operand.index] is None else self._gathered.get(leaf.path)
-            if whole is None or elements != whole.elements * whole.divided_over:
-                return None
+            if not leaf.primitive and elements != whole.elements * whole.divided_over:
+                return None  # of state, the formula must say that it is gathered; of any argument, all of it is
             return "gathered from the devices", self._evidence.sent(index), (whole.text,)
         if elements != operand.elements:
             return None  # an exchange makes nothing more and nothing less
@@ -225,4 +227,8 @@ class _SpokenOf:
             return next(
                 (leaf for leaf in found if node.elements in (leaf.elements, leaf.elements * leaf.divided_over)), None
             )
-        return self._named.get(self._evidence.name(self._nodes[self._origins[node.index]]))
+        origin = self._nodes[self._origins[node.index]]
+        claimed = self._book.claimed.get(self._evidence.number(node.index))
+        if claimed is None and (place := self._evidence.place_beside(origin)) is not None:
+            claimed = self._book.claimed.get(place)
+        return claimed or self._named.get(self._evidence.name(origin))

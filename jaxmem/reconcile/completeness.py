@@ -5,7 +5,7 @@ where it does not, nobody would miss it. So every argument, every result, every 
 and pooling, and every array that the backward pass reads of the forward pass must be spoken of by some leaf, counted or not.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxmem.attribution.dataflow import Node
@@ -30,16 +30,22 @@ class LeftOut:
 
 
 def left_out(
-    formula: Formula, evidence: Evidence, arguments: Sequence[Argument], outputs: Sequence[Output]
+    formula: Formula,
+    evidence: Evidence,
+    arguments: Sequence[Argument],
+    outputs: Sequence[Output],
+    claimed: Container[int],
 ) -> Iterator[LeftOut]:
     """The arrays that the formula should speak of and does not. None of them is held by a buffer at the peak.
 
-    Operations are compared by layer and primitive alone: the compiler may change shapes, and do one operation twice.
+    Args:
+        claimed: values of the compiled program of which a leaf speaks. Other operations are compared by layer and primitive
+            alone: the compiler may change shapes, and do one operation twice.
     """
     yield from _arguments_left_out(formula, evidence, arguments, outputs)
     yield from _results_left_out(formula, evidence, outputs)
     yield from _gradients_left_out(formula, evidence, outputs)
-    yield from _operations_left_out(formula, evidence)
+    yield from _operations_left_out(formula, evidence, claimed)
 
 
 def _arguments_left_out(
@@ -102,13 +108,15 @@ def _live_nodes(evidence: Evidence) -> Iterator[int]:
             yield node
 
 
-def _operations_left_out(formula: Formula, evidence: Evidence) -> Iterator[LeftOut]:
+def _operations_left_out(formula: Formula, evidence: Evidence, claimed: Container[int]) -> Iterator[LeftOut]:
     spoken_of = {(leaf.layer, leaf.primitive) for leaf in formula.leaves}
     for node, role in _operations(evidence):
         layer, given, _ = evidence.name(node)
         given = "" if given in MOVEMENT else given  # no leaf has the name of a mere movement
-        value = evidence.facts.dataflow.value_numbers[node.index]
-        if not given or (layer, given) in spoken_of or any(map(evidence.is_live, evidence.holders.get(value, ()))):
+        value = evidence.number(node.index)
+        if not given or value in claimed or (layer, given) in spoken_of:
+            continue
+        if any(map(evidence.is_live, evidence.holders.get(value, ()))):
             continue
         spoken_of.add((layer, given))
         size_bytes = node.instruction.shape.subshape(node.leaf[1]).logical_bytes

@@ -1,5 +1,6 @@
 """Gradients, each by the parameter it is the gradient of."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 from jaxmem.formula import Leaf
@@ -22,32 +23,44 @@ def explain_gradients(book: Book) -> None:
             if output is not None:
                 summed = evidence.is_summed_in_loop(evidence.facts.dataflow.nodes[attribution.node])
                 holders.setdefault((book.outputs[output].parameter_path, summed), []).append(buffer)
-    instructions = book.profile.module.instructions
-    becomes: dict[_Key, set[str]] = {}
-    sizes: dict[_Key, set[int]] = {}
-    outside: set[_Key] = set()
-    for node in evidence.facts.dataflow.nodes:
-        output = evidence.facts.gradient_of[node.index]
-        if output is not None and not node.hands_on and evidence.sum_of(node) is None:
-            key = book.outputs[output].parameter_path, evidence.is_summed_in_loop(node)
-            sizes.setdefault(key, set()).add(node.instruction.shape.subshape(node.leaf[1]).logical_bytes)
-            if node.fusion is None:
-                outside.add(key)
-            else:
-                becomes.setdefault(key, set()).add(instructions[node.fusion].name)
+    made = _made(book)
+    known = {path for path, _ in [*holders, *(key for key, _ in made)]}
+    carried = {key for key in [*holders, *(key for key, _ in made)] if key[1]}
+    leaves = Counter((leaf.path, _is_carried(leaf)) for leaf in book.formula.leaves if leaf.role is Role.GRADIENTS)
     for leaf in book.formula.leaves:
         if leaf.role is not Role.GRADIENTS:
             continue
-        key = leaf.path, _is_carried(leaf) and (leaf.path, True) in sizes | holders
+        key = leaf.path, _is_carried(leaf) and (leaf.path, True) in carried
         found = _without_sums(book, leaf, holders.get(key, []))
-        if leaf.counted and not found and key in becomes and key not in outside:
-            if leaf.bytes in sizes[key]:
-                fusions = tuple(sorted(becomes.pop(key)))
+        if leaves[leaf.path, _is_carried(leaf)] > 1:
+            # Made in a branch, and handed on by it: each is asked for the buffers of its own operation.
+            found = [buffer for buffer in found if evidence.operation_in(buffer) == leaf.primitive] or found
+        values = made.get((key, leaf.elements), {})
+        held = any(evidence.elements(buffer) == leaf.elements for buffer in found)
+        fused = not held and all(evidence.fusions_around(value) for value in values)
+        if leaf.counted and values and fused:
+            value = next(iter(values))
+            if leaf.bytes in values.pop(value):
+                fusions = evidence.fusions_around(value)
                 book.row(leaf.role, leaf.layer).add("fused away", -leaf.bytes, instruction=fusions, formula=leaf.text)
+        elif leaf.counted and not found and leaf.path not in known:
+            book.without_value.append(leaf)
         elif leaf.counted:
             book.match(leaf, found)
         else:
             book.alive_at_the_peak(leaf, found)
+
+
+def _made(book: Book) -> dict[tuple[_Key, int], dict[int, set[int]]]:
+    """(gradient, elements) → the values that are it, each with its sizes in bytes; sums over the devices apart."""
+    evidence, found = book.evidence, {}
+    for node in evidence.facts.dataflow.nodes:
+        output = evidence.facts.gradient_of[node.index]
+        if output is not None and not node.hands_on and evidence.sum_of(node) is None:
+            key = book.outputs[output].parameter_path, evidence.is_summed_in_loop(node)
+            sizes = found.setdefault((key, node.elements), {}).setdefault(evidence.number(node.index), set())
+            sizes.add(node.instruction.shape.subshape(node.leaf[1]).logical_bytes)
+    return found
 
 
 def _is_carried(leaf: Leaf) -> bool:
@@ -64,7 +77,7 @@ def _without_sums(book: Book, leaf: Leaf, holders: Iterable[Buffer]) -> list[Buf
         if node is None or collective is None:
             complete.append(buffer)
             continue
-        if buffer.logical_bytes != leaf.bytes * leaf.divided_over:
+        if book.evidence.elements(buffer) != leaf.elements * leaf.divided_over:
             continue  # before it is divided a gradient is whole on every device; anything else is left open
         before = book.evidence.facts.awaits_sum[node] is not None
         book.row_of(buffer).add(

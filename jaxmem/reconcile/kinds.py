@@ -21,6 +21,10 @@ KINDS: dict[str, str] = {
     "kept beside": "the backward pass computes the leaf named again from this buffer, in the fusion named, although the leaf "
     "is held in another buffer or need not be kept",
     "counted under another role": "the leaf is live at the peak in the buffer named, which has the other role",
+    "counted in another layer": "the leaf is live at the peak in the buffer named, which has the other layer: no scope names a "
+    "layer there, and what the compiler has moved or fused stands beside other neighbours",
+    "divided otherwise": "the buffer named holds the leaf, of which each device has another part than the formula says: nobody "
+    "chose how it is divided, and the two numbers of parts both go into the number of devices",
     "prepared for the backward pass": "a function of the forward pass alone that only the backward pass reads, made before "
     "the first gradient: an index map, a mask",
     "operand at full size": "a smaller array, broadcast or cast and written to memory as an operand of the operation named",
@@ -42,6 +46,8 @@ KINDS: dict[str, str] = {
     "name and of its size",
     "exchanged between the devices": "the result of another collective, made from the instruction named, which is the leaf "
     "named, and as many elements",
+    "simplified away": "no instruction of the compiled program is the operation named, of whatever size: none in the leaf's "
+    "layer, and none that no other leaf speaks of; of a gradient, nothing that becomes the new parameter is made backward",
     "not made by the compiler": "the formula expects the backend to make the array named for its own sake, and no buffer of "
     "its role, layer and size is live at the peak besides those that stand for others",
     "copy of an argument": "the numbers of the argument named, copied or transposed, while its own slot still holds them",
@@ -51,8 +57,8 @@ KINDS: dict[str, str] = {
     "idle slot of a donated argument": "the argument's memory between the last use of the old value and the new one",
     "gap between buffers": "bytes of an allocation that nothing holds at the peak",
     "slot lent out": "the result is not written yet, and the buffer named uses its memory",
-    "result in another order": "the new state named, complete, in the order that the library wants; the only reader turns it "
-    "into the order that the caller wants, and is the result",
+    "result in another order": "the result named, complete, in the order or the number format that it is computed in; another "
+    "buffer holds the same numbers as the caller wants them, and is the result",
     "written over an argument": "the result named lies in the memory of the donated argument named, as the formula has "
     "it, and is there at the peak in its place",
     "donation refused": "the argument was donated, but XLA gave the result memory of its own",

@@ -24,6 +24,7 @@ from jaxmem.reconcile.remainder import (
     show_damage,
 )
 from jaxmem.reconcile.results import explain_outputs
+from jaxmem.reconcile.simplified import explain_simplified
 from jaxmem.reconcile.state import explain_state
 from jaxmem.reconcile.values import explain_values
 from jaxmem.result import LedgerRow
@@ -67,6 +68,7 @@ def reconcile(
     explain_collectives(book)
     explain_additions(book)
     explain_what_no_formula_knows(book)
+    explain_simplified(book)
     ask_for_what_is_left_out(book)
     show_damage(book)
     if code_bytes:

@@ -6,7 +6,7 @@ from jaxmem.attribution import Attribution
 from jaxmem.profile import Buffer
 from jaxmem.reconcile.book import Book
 from jaxmem.reconcile.completeness import left_out
-from jaxmem.roles import STATE_ROLES, Role
+from jaxmem.roles import Role
 
 
 def explain_padding(book: Book) -> None:
@@ -44,24 +44,23 @@ def explain_what_no_formula_knows(book: Book) -> None:
         kind = _compiler_kind(book, buffer, attribution)
         if kind is not None:
             named: dict[str, str | tuple[str, ...]] = {"buffer": evidence.label(buffer)}
-            if attribution.node is not None and (argument := evidence.facts.argument[attribution.node]) is not None:
+            if attribution.node is not None and (argument := evidence.argument_in(attribution.node)) is not None:
                 named["argument"] = argument.path
             book.row_of(buffer).add(kind, book.settle(buffer), **named)
     _explain_idle(book)
 
 
 def _result_in_another_order(book: Book, buffer: Buffer) -> str | None:
-    """The path of the new state that a buffer holds complete, on its way to the order it is handed over in; None for others."""
-    facts, node = book.evidence.facts, book.evidence.attributions[buffer.id].node
-    if node is None or book.role(buffer) is not Role.TRANSIENT:
+    """The path of the result that a buffer holds complete, on its way to the order or number format it is handed over in; None
+    for others."""
+    value = book.evidence.value(buffer)
+    if value is None or book.role(buffer) is not Role.TRANSIENT:
         return None
-    readers = list(facts.dataflow.readers(node))
-    position = facts.output_of(readers[0].index) if len(readers) == 1 else None
-    if position is None or readers[0].instruction.opcode not in ("transpose", "copy"):
-        return None
-    output = book.outputs[position]
-    of_result = output.role in STATE_ROLES and output.elements == facts.dataflow.nodes[node].elements
-    return output.path if of_result and not readers[0].instruction.op_name else None
+    for other in book.evidence.holders[value]:
+        output = book.output_of(other)
+        if output is not None and other.id != buffer.id and other.start >= buffer.start:
+            return output.path
+    return None
 
 
 def _compiler_kind(book: Book, buffer: Buffer, attribution: Attribution) -> str | None:
@@ -75,7 +74,7 @@ def _compiler_kind(book: Book, buffer: Buffer, attribution: Attribution) -> str 
         return "depends on no argument"
     if attribution.role is not Role.WORKSPACE:
         return None
-    if facts.argument[attribution.node] is not None:
+    if book.evidence.argument_in(attribution.node) is not None:
         return "copy of an argument"
     node = facts.dataflow.nodes[attribution.node]
     if node.leaf[1] and not any(True for _ in facts.dataflow.readers(attribution.node)):
@@ -114,7 +113,7 @@ def _explain_idle(book: Book) -> None:
 
 def ask_for_what_is_left_out(book: Book) -> None:
     """An array that the formula should speak of is no part of a difference, and leaves its row open."""
-    for missing in left_out(book.formula, book.evidence, book.arguments, book.outputs):
+    for missing in left_out(book.formula, book.evidence, book.arguments, book.outputs, book.claimed):
         book.row(missing.role, missing.layer).add("not in the formula", missing.size_bytes, formula=missing.what)
 
 

@@ -47,6 +47,20 @@ def _is_table(book: Book, buffer: Buffer) -> bool:
     return book.profile.instruction(buffer).shape.subshape(buffer.leaf[1]).is_tuple
 
 
+def _is_divided(book: Book, leaf: Leaf, place: Buffer) -> bool:
+    """Whether a place has one device's part of a result, or all of it, and the formula another part.
+
+    Both are equal parts of the result as the program returns it, in no more parts than there are devices.
+    """
+    output = next(output for output in book.outputs if output.path == leaf.path)
+    return all(
+        size_bytes
+        and output.logical_bytes % size_bytes == 0
+        and book.devices % (output.logical_bytes // size_bytes) == 0
+        for size_bytes in (leaf.bytes, place.logical_bytes)
+    )
+
+
 def _explain_place(book: Book, row: Row, leaf: Leaf, place: Buffer, idle: Iterable[int], *, refused: bool) -> None:
     evidence = book.evidence
     live = book.settle(place)
@@ -74,8 +88,12 @@ def _explain_place(book: Book, row: Row, leaf: Leaf, place: Buffer, idle: Iterab
         shape = book.profile.instruction(place).shape.subshape(place.leaf[1])
         if shape.tiles or shape.is_tuple:
             row.add("layout padding", waiting - leaf.bytes, buffer=evidence.label(place), formula=leaf.text)
-    missing = leaf.bytes - live - waiting
-    if missing > 0 and leaf.bytes == (place.logical_bytes or place.size_bytes):
+    size_bytes = leaf.bytes
+    if book.devices > 1 and place.logical_bytes != leaf.bytes and _is_divided(book, leaf, place):
+        size_bytes = place.logical_bytes
+        row.add("divided otherwise", size_bytes - leaf.bytes, buffer=evidence.label(place), formula=leaf.text)
+    missing = size_bytes - live - waiting
+    if missing > 0 and size_bytes == (place.logical_bytes or place.size_bytes):
         lent = book.written_over(place)
         if lent:
             row.add("slot lent out", -missing, buffer=tuple(lent), formula=leaf.text)

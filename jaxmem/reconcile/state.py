@@ -25,9 +25,7 @@ def _argument_path(book: Book, buffer: Buffer) -> str | None:
     attribution = book.evidence.attributions[buffer.id]
     if attribution.node is None:
         return None
-    facts = book.evidence.facts
-    origin = facts.dataflow.nodes[facts.dataflow.origins[attribution.node]]
-    argument = facts.argument[attribution.node] or facts.carried_argument(origin)
+    argument = book.evidence.argument_in(attribution.node)
     if argument is not None:
         return argument.path
     output = book.output_of(buffer)

@@ -18,6 +18,7 @@ def explain_values(book: Book) -> None:
         leaf for leaf in book.formula.leaves if leaf.primitive and leaf.role not in (Role.GRADIENTS, Role.COLLECTIVES)
     ]
     value_of = _assign_values(book, leaves)
+    book.claimed.update((value, leaves[index]) for index, value in value_of.items())
     absent, present = _explain_leaves(book, leaves, value_of)
     _explain_alive(book, leaves, value_of)
     _explain_computed_again(book, absent, present)
@@ -38,8 +39,8 @@ def _explain_leaves(
     for index, leaf in enumerate(leaves):
         value = value_of.get(index)
         if value is None:
-            if leaf.counted:
-                _explain_in_call(book, leaf, in_calls)
+            if leaf.counted and not _explain_in_call(book, leaf, in_calls):
+                book.without_value.append(leaf)
             continue
         holders = [b for b in _holders(book, value, taken) if book.role(b) not in _HELD_ROLES]
         if leaf.keeps and not any(map(evidence.is_made_before_backward, holders)):
@@ -177,7 +178,7 @@ def _holders(book: Book, value: int, taken: frozenset[int]) -> list[Buffer]:
     return sorted([*holders, *evidence.holders.get(state, [])], key=lambda b: (not evidence.is_live(b), b.start, b.id))
 
 
-def _explain_in_call(book: Book, leaf: Leaf, in_calls: set[tuple[str, str]]) -> None:
+def _explain_in_call(book: Book, leaf: Leaf, in_calls: set[tuple[str, str]]) -> bool:
     """A leaf without an instruction: a library call does it with its neighbours. Each call does an operation once.
 
     A sum of two layers' results may be done in the call of either: those of other layers are asked last.
@@ -190,7 +191,8 @@ def _explain_in_call(book: Book, leaf: Leaf, in_calls: set[tuple[str, str]]) -> 
             book.row(leaf.role, leaf.layer).add(
                 "inside a library call", -leaf.bytes, instruction=call, formula=leaf.text
             )
-            return
+            return True
+    return False
 
 
 def _assign_values(book: Book, leaves: Sequence[Leaf]) -> dict[int, int]:
@@ -221,6 +223,7 @@ def _assign_values(book: Book, leaves: Sequence[Leaf]) -> dict[int, int]:
             value_of[index] = queue.pop()
             taken.add(value_of[index])
     _assign_other_shapes(book, leaves, value_of, taken)
+    _assign_other_layers_and_divisions(book, leaves, value_of, taken)
     return value_of
 
 
@@ -239,7 +242,9 @@ def _preference(book: Book, value: int, leaf: Leaf) -> tuple[bool, ...]:
     speaks_for_another = any(evidence.is_live(buffer) or buffer.id in book.absent for buffer in gradients)
     own_live = any(map(evidence.is_live, own))
     on_the_way = evidence.is_operand_alone(value), evidence.is_step(value)
-    return not own_live, not own, *on_the_way, bool(gradients), speaks_for_another, not wanted, not holders
+    # What the program returns is no leaf but a result, under whatever name.
+    is_result = any(book.role(buffer) is Role.OUTPUTS for buffer in holders)
+    return not own_live, not own, is_result, *on_the_way, bool(gradients), speaks_for_another, not wanted, not holders
 
 
 def _assign_other_shapes(book: Book, leaves: Sequence[Leaf], value_of: dict[int, int], taken: set[int]) -> None:
@@ -265,6 +270,42 @@ def _assign_other_shapes(book: Book, leaves: Sequence[Leaf], value_of: dict[int,
             value_of[index] = queues[name].pop()
             taken.add(value_of[index])
             book.reshaped.add(index)
+
+
+def _assign_other_layers_and_divisions(
+    book: Book, leaves: Sequence[Leaf], value_of: dict[int, int], taken: set[int]
+) -> None:
+    """Leaves that the compiled program has in another layer, or of another part of on each device: each value once.
+
+    Where no scope names a layer, it is that of a neighbour, and a compiler that fuses and moves operations leaves others.
+    """
+    evidence = book.evidence
+    of_layer: dict[Name, list[int]] = {}
+    for name, values in evidence.values_named.items():
+        for value in values:
+            if value not in taken:
+                of_layer.setdefault(name, []).append(value)
+    anywhere: dict[tuple[str, int], list[int]] = {}
+    for (_, given, elements), values in of_layer.items():
+        anywhere.setdefault((given, elements), []).extend(filter(evidence.has_layer_of_neighbour, values))
+    divisions = [over for over in range(1, book.devices + 1) if book.devices % over == 0]
+    for index in sorted(range(len(leaves)), key=lambda i: (not leaves[i].counted, not leaves[i].keeps, i)):
+        leaf = leaves[index]
+        if index in value_of:
+            continue
+        whole = leaf.elements * leaf.divided_over
+        parts = [whole // over for over in divisions if whole % over == 0 and over != leaf.divided_over]
+        candidates_of = [of_layer.get((leaf.layer, leaf.primitive, size), ()) for size in parts]
+        if leaf.layer not in evidence.layers_of_scopes:
+            candidates_of = [anywhere.get((leaf.primitive, leaf.elements), ()), *candidates_of]
+            candidates_of += [anywhere.get((leaf.primitive, size), ()) for size in parts]
+        for candidates in candidates_of:
+            backward = leaf.phase is Phase.BACKWARD
+            free = [v for v in candidates if v not in taken and evidence.is_backward(v) is backward]
+            if free:
+                value_of[index] = min(free, key=lambda value: _preference(book, value, leaf))
+                taken.add(value_of[index])
+                break
 
 
 def _explain_counted(book: Book, leaf: Leaf, value: int, holders: Sequence[Buffer]) -> None:
@@ -297,7 +338,9 @@ def _explain_counted(book: Book, leaf: Leaf, value: int, holders: Sequence[Buffe
                 formula=leaf.text,
             )
         elif not holders and fusions:
-            if evidence.logical_bytes(value) == leaf.bytes or book.is_cast(leaf, evidence.bits_of(value)):
+            size_bytes = evidence.logical_bytes(value)
+            forms = book.forms_of(leaf, evidence.elements_of(value), evidence.bits_of(value), size_bytes)
+            if size_bytes == leaf.bytes or forms:
                 row.add("fused away", -leaf.bytes, instruction=fusions, formula=leaf.text)
         else:
             book.match(leaf, same_role or holders)
@@ -313,9 +356,8 @@ def _explain_counted(book: Book, leaf: Leaf, value: int, holders: Sequence[Buffe
     role = str(book.role(other))
     held = book.settle(other)
     row.add("counted under another role", -held, buffer=evidence.label(other), role=role, formula=leaf.text)
-    form = book.form(leaf, other)
-    if form is not None and held == other.logical_bytes:
-        row.add(form, held - leaf.bytes, buffer=evidence.label(other), formula=leaf.text)
+    if held == other.logical_bytes:
+        book.explain_form(row, leaf, other)
     book.row_of(other).add(
         "counted under another role", held, buffer=evidence.label(other), role=str(leaf.role), formula=leaf.text
     )

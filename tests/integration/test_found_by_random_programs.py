@@ -25,6 +25,20 @@ STORIES = {
     ),
     "what shard_map returns is traced as one device's part": plan("psum", devices=2),
     "a program may call its collectives itself": plan("all_gather", mode="train", devices=2),
+    "what the branches of a conditional leave is kept for the backward pass": plan("dense", "cond", mode="train"),
+    "a branch that hands a parameter on makes no next version of it": plan("layer_norm", "switch", mode="train"),
+    "a gradient made in a branch is one array there, and another where the branches meet": plan(
+        "dense", "cond", mode="train", dtype="float16"
+    ),
+    "a scan of one turn is no loop": plan("recurrence", mode="train", width=1),
+    "what a scan stacks and the compiler widens as a whole is the same stack": plan(
+        "embedding", "checkpointed_scan", mode="train", dtype="bfloat16"
+    ),
+    "an argument may be there in another number format alone": plan("scalar", "while", dtype="bfloat16"),
+    "a result is computed in another number format than it is handed over in": plan("depthwise", dtype="float16"),
+    "what is done along a dimension of one element is not done": plan("cumsum", "while", width=1),
+    "a mean that the variance wants, too, is computed once": plan("batch_norm", "while"),
+    "the partitioner gathers the inputs of an operation that it cannot divide": plan("top_k", devices=2),
 }
 
 
@@ -33,6 +47,13 @@ def test_the_ledger_closes(story, compiled):
     report = read_report(compiled(build(STORIES[story])))
     assert report.unexplained_bytes == 0, [row for row in report.ledger if row.unexplained_bytes]
     assert sum(report.roles.values()) == report.required_bytes
+
+
+def test_a_reduction_runs_its_body_on_single_numbers_and_is_no_call():
+    traced = trace(build(plan("average_pool")))
+    primitives = [operation.primitive for operation in layer_table(traced.closed_jaxpr, traced.arguments).operations]
+    assert "reduce_window" in primitives
+    assert "add" not in primitives
 
 
 @pytest.mark.parametrize("wrap", ["fori", "cond", "switch"])

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import optax
 import pytest
 
+from benchmarks.random_programs.build import build as build_random
+from benchmarks.random_programs.plan import draw
 from jaxmem.attribution import Attribution, Dataflow, Facts, attribute, take_account
 from jaxmem.capture import Capture
 from jaxmem.formula import Formula, derive_formula
@@ -168,11 +170,19 @@ def stack_of_layers() -> Program:
     )  # fmt: skip
 
 
+def random_program(seed: int) -> Program:
+    """One without scopes, so that layers are those of neighbours."""
+    return build_random(draw(seed))
+
+
 PROGRAMS = {
     "mlp": mlp,
     "stack of layers": stack_of_layers,
     "vgg11 train": lambda: vgg11("train"),
     "vgg11 infer": lambda: vgg11("infer"),
+    "operations in other layers": lambda: random_program(199),
+    "arrays divided otherwise": lambda: random_program(155),
+    "operations simplified away": lambda: random_program(142),
 }
 
 
@@ -199,7 +209,7 @@ def test_unbroken_nothing_is_unexplained(sides: Sides) -> None:
 def test_one_moment_instead_of_two(sides: Sides) -> None:
     moments = sides.counted(Role.OPTIMIZER_SECOND_MOMENT)
     if not moments:
-        assert sides.capture.program.mode == "infer"
+        assert all(argument.role is not Role.OPTIMIZER_SECOND_MOMENT for argument in sides.capture.arguments)
         return
     broken = sides.without(lambda leaf: leaf.role is Role.OPTIMIZER_SECOND_MOMENT)
     assert broken.unexplained() == sum(leaf.bytes for leaf in moments)
@@ -210,9 +220,9 @@ def test_any_argument_missing_or_counted_twice(sides: Sides) -> None:
         if not leaf.elements:
             continue
         missing = sides.without(lambda other, leaf=leaf: other is leaf)
-        assert missing.unexplained() == leaf.bytes, leaf.text
+        assert missing.unexplained() >= leaf.bytes, leaf.text
         twice = sides.with_leaves([*sides.formula.leaves, leaf])
-        assert twice.unexplained() == leaf.bytes, leaf.text
+        assert twice.unexplained() >= leaf.bytes, leaf.text
 
 
 def test_an_argument_of_another_size(sides: Sides) -> None:
@@ -264,7 +274,7 @@ def test_a_kept_feature_map_left_out_or_counted_twice(sides: Sides) -> None:
     # The gradient of a large kernel may need more than all that is kept for the backward pass, which is over then; among the
     # index ramps of all pools, in the first of them, nothing is kept yet.
     early = sides.counted(Role.CONSTANTS)
-    assert kept or sides.capture.program.mode == "infer" or sides.counted(Role.GRADIENTS) or early
+    assert kept or sides.capture.program.mode != "train" or sides.counted(Role.GRADIENTS) or early
     for feature_map in kept:
         missing = sides.without(lambda leaf, feature_map=feature_map: leaf is feature_map)
         assert missing.unexplained() >= feature_map.bytes, feature_map.text
@@ -273,10 +283,11 @@ def test_a_kept_feature_map_left_out_or_counted_twice(sides: Sides) -> None:
 
 
 def made(sides: Sides, *roles: Role) -> list[Leaf]:
-    """The counted leaves but for what the formula expects of the backend and the compiler does not make, of whatever size."""
-    items = [item for row in sides.rows() for item in row.items if item.kind == "not made by the compiler"]
+    """The counted leaves but for those of which the compiled program has nothing, of whatever size."""
+    kinds = ("not made by the compiler", "simplified away")
+    items = [item for row in sides.rows() for item in row.items if item.kind in kinds]
     absent = {value for item in items for name, value in item.evidence if name == "formula"}
-    return [leaf for leaf in sides.counted(*roles) if not (leaf.of_backend and leaf.text in absent)]
+    return [leaf for leaf in sides.counted(*roles) if leaf.text not in absent]
 
 
 def test_an_array_of_the_right_shape_and_the_wrong_bytes(sides: Sides) -> None:
@@ -287,14 +298,23 @@ def test_an_array_of_the_right_shape_and_the_wrong_bytes(sides: Sides) -> None:
         assert sides.with_leaves(changed).unexplained() >= leaf.bytes, leaf.text
 
 
-def test_an_array_of_half_its_elements(sides: Sides) -> None:
+@pytest.mark.parametrize("factor", [0.5, 2.25])
+def test_an_array_of_another_number_of_elements(sides: Sides, factor: float) -> None:
+    """On several devices half of an array is what half of them would have, and another division: no other number is."""
+    if factor == 0.5 and devices(sides) > 1:
+        return
     for leaf in made(sides, Role.SAVED_ACTIVATIONS, Role.TRANSIENT, Role.GRADIENTS):
-        half = replace(leaf, elements=leaf.elements // 2, bytes=leaf.bytes // 2)
-        name = (half.layer, half.primitive, half.elements)
-        if any((other.layer, other.primitive, other.elements) == name for other in sides.formula.leaves):
+        elements = int(leaf.elements * factor)
+        other = replace(leaf, elements=elements, bytes=(elements * leaf.itemsize_bits + 7) // 8)
+        name = (other.layer, other.primitive, other.elements)
+        if not elements or any((each.layer, each.primitive, each.elements) == name for each in sides.formula.leaves):
             continue  # it would be another array of the program
-        changed = [half if other is leaf else other for other in sides.formula.leaves]
+        changed = [other if each is leaf else each for each in sides.formula.leaves]
         assert sides.with_leaves(changed).unexplained() > 0, leaf.text
+
+
+def devices(sides: Sides) -> int:
+    return max(leaf.divided_over for leaf in sides.formula.leaves)
 
 
 def test_a_gradient_left_out_or_counted_twice(sides: Sides) -> None:
@@ -307,8 +327,12 @@ def test_a_gradient_left_out_or_counted_twice(sides: Sides) -> None:
 
 def test_a_result_or_the_table_of_results_left_out_or_counted_twice(sides: Sides) -> None:
     for result in sides.counted(Role.OUTPUTS):
-        assert sides.without(lambda leaf, result=result: leaf is result).unexplained() == result.bytes, result.text
-        assert sides.with_leaves([*sides.formula.leaves, result]).unexplained() == result.bytes, result.text
+        # Of a result that nobody asked to be divided, one device may have a part.
+        least = result.bytes // devices(sides)
+        assert least <= sides.without(lambda leaf, result=result: leaf is result).unexplained() <= result.bytes, (
+            result.text
+        )
+        assert least <= sides.with_leaves([*sides.formula.leaves, result]).unexplained() <= result.bytes, result.text
 
 
 # The capture is wrong.
@@ -335,7 +359,7 @@ def test_a_buffer_gone_from_its_allocation(sides: Sides) -> None:
 
 
 def test_an_allocation_gone(sides: Sides) -> None:
-    for allocation in evenly(sides.profile().allocations):
+    for allocation in evenly([each for each in sides.profile().allocations if each.size]):
         left = tuple(each for each in sides.assignment.allocations if each.index != allocation.index)
         broken = replace(sides, assignment=replace(sides.assignment, allocations=left))
         assert broken.unexplained() > 0, allocation

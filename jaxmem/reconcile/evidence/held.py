@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from jaxmem.attribution import Attribution, Facts
+from jaxmem.lowering import Argument
 from jaxmem.profile import Buffer, MemoryProfile
 
 
@@ -23,11 +24,17 @@ class Held:
     def value(self, buffer: Buffer) -> int | None:
         """The number of the value that a buffer holds, in whatever order; None for a table of pointers."""
         node = self.attributions[buffer.id].node
-        return None if node is None else self._number(node)
+        return None if node is None else self.number(node)
 
-    def _number(self, node: int) -> int:
+    def number(self, node: int) -> int:
+        """The number of the value that a node is, in whatever order."""
         origin = self._dataflow.origins[node]
         return self._dataflow.value_numbers[self._dataflow.loop_state.get(origin, origin)]
+
+    def argument_in(self, node: int) -> Argument | None:
+        """The argument whose numbers a node holds, as it came or as a loop over steps carries it; None for anything else."""
+        origin = self._dataflow.nodes[self._dataflow.origins[node]]
+        return self.facts.argument[node] or self.facts.carried_argument(origin)
 
     def is_live(self, buffer: Buffer) -> bool:
         """Whether a buffer holds bytes at the peak."""
@@ -59,7 +66,7 @@ class Held:
         for buffer in self.profile.elsewhere:
             node = self._dataflow.node_at.get(buffer.leaf)
             if node is not None:
-                found.setdefault(self._number(node), []).append(buffer)
+                found.setdefault(self.number(node), []).append(buffer)
         return found
 
     def is_tiled(self, buffer: Buffer) -> bool:

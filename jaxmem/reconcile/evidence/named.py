@@ -9,8 +9,9 @@ from functools import cached_property
 
 from jaxmem.attribution.collectives import COLLECTIVES, SUMS
 from jaxmem.attribution.dataflow import MOVES, Node
-from jaxmem.attribution.facts import primitive
+from jaxmem.attribution.facts import NEIGHBOURS_LAYER, SCOPES_LAYER, primitive
 from jaxmem.formula.equal import MOVEMENT
+from jaxmem.profile import Buffer
 from jaxmem.reconcile.evidence.held import Held
 from jaxmem.roles import Phase
 
@@ -29,11 +30,18 @@ _LIBRARY_CALLS = {"__cublas": "dot", "__cudnn$conv": "convolution"}
 _XLA_NAMES = {"select_and_scatter": "select_and_scatter_add"}
 """Names that JAX's lowering gives an operation, where they differ from its primitive's."""
 
-
 _EXCHANGES = COLLECTIVES - SUMS
+
+_AROUND = frozenset({"while", "cond"})
+"""Names of what is around other operations: of arrays that a loop carries, and that branches leave, alone."""
 
 HELPERS = {"broadcast": "broadcast_in_dim", "convert": "convert_element_type", "iota": "iota"}
 """Opcodes that JAX's lowering of any operation may use beside the real one, and the primitive that each really is."""
+
+
+def is_branch_result(node: Node) -> bool:
+    """Whether a node is where the results of a conditional's branches meet."""
+    return node.instruction.opcode == "conditional"
 
 
 class Named(Held):
@@ -41,12 +49,13 @@ class Named(Held):
 
     @cached_property
     def nodes_of(self) -> dict[int, list[Node]]:
-        """Value → the nodes that compute it; for what a loop carries, the node in its body."""
+        """Value → the nodes that compute it; for what a loop carries, the node in its body; of branches, where they meet."""
         found: dict[int, list[Node]] = {}
         for node in self._dataflow.nodes:
             if self._dataflow.loop_state.get(node.index) == node.index:
                 found.setdefault(self._dataflow.value_numbers[node.index], []).append(node)
-            if not node.hands_on and self._dataflow.origins[node.index] == node.index:
+            makes = not node.hands_on or is_branch_result(node)
+            if makes and self._dataflow.origins[node.index] == node.index:
                 found.setdefault(self._dataflow.value_numbers[node.index], []).append(node)
         return found
 
@@ -86,6 +95,20 @@ class Named(Held):
         node = self.nodes_of[value][0]
         return node.instruction.shape.subshape(node.leaf[1]).logical_bytes
 
+    def elements_of(self, value: int) -> int:
+        """Number of elements of a value on one device."""
+        return self.nodes_of[value][0].elements
+
+    def has_layer_of_neighbour(self, value: int) -> bool:
+        """Whether nothing says whose a value is but the layer of what it is made from, or of what reads it."""
+        return all(self.facts.layer_rule[node.index] in NEIGHBOURS_LAYER for node in self.nodes_of[value])
+
+    @cached_property
+    def layers_of_scopes(self) -> frozenset[str]:
+        """Layers that scopes name: an operation in one of them is in no other."""
+        rules = zip(self.facts.layer, self.facts.layer_rule, strict=True)
+        return frozenset(layer for layer, rule in rules if rule == SCOPES_LAYER)
+
     def bits_of(self, value: int) -> int:
         """Bits of one element of a value as the program computes it."""
         return self.nodes_of[value][0].bits
@@ -124,7 +147,11 @@ class Named(Held):
         if node.index in self._dataflow.loop_state:
             return self.facts.layer[node.index], "while", node.elements
         given = "" if node.instruction.op_name in self._argument_names else primitive(node.instruction.op_name)
+        if given in _AROUND and node.instruction.opcode != "conditional":
+            given = ""  # what XLA has moved out of a loop or branch may go by the name of that
         given = (self._function_ended_by(node) if given == "div" else "") or _XLA_NAMES.get(given, given)
+        if given in MOVEMENT and node.instruction.opcode in HELPERS:
+            given = HELPERS[node.instruction.opcode]  # of a broadcast and a reshape XLA makes one broadcast
         if not given or given in MOVEMENT:
             # XLA has rewritten it without a name, or it has swallowed a transpose and taken the transpose's name.
             target = node.instruction.attributes.custom_call_target
@@ -137,6 +164,11 @@ class Named(Held):
                 given = _REDUCTIONS.get(self._repeats(node), "")
         return self.facts.layer[node.index], given, node.elements
 
+    def operation_in(self, buffer: Buffer) -> str:
+        """The primitive that made what a buffer holds; empty where none did."""
+        node = self.attributions[buffer.id].node
+        return "" if node is None else self.name(self._dataflow.nodes[self._dataflow.origins[node]])[1]
+
     def _names(self, node: Node) -> Iterator[Name]:
         """Its name, and that of an operation merged into it, or of which it is the end.
 
@@ -148,6 +180,16 @@ class Named(Held):
             yield name[0], "add_any", name[2]
         if self._gather_ended_by(node) is not None:
             yield name[0], "gather", name[2]
+        if name[1] == "reduce" and node.leaf[1] == (1,):
+            # JAX lowers both to a reduction of pairs, a number and its place; of its two results this is the place.
+            yield from ((name[0], given, name[2]) for given in ("argmax", "argmin"))
+
+    def place_beside(self, node: Node) -> int | None:
+        """For the largest or smallest number that a reduction of pairs finds, the value that is its place; None for others."""
+        if primitive(node.instruction.op_name) != "reduce" or node.leaf[1] != (0,):
+            return None
+        place = self._dataflow.node_at.get((node.leaf[0], (1,)))
+        return self.number(place) if place is not None else None
 
     def _repeats(self, node: Node) -> str:
         """The opcode with which a reduction takes in one more element."""
@@ -176,7 +218,7 @@ class Named(Held):
         )
         if gathered.instruction.opcode != "gather" or self.facts.depends[filled.index] or not same_place:
             return None
-        return None if self._number(gathered.index) in self.holders else gathered
+        return None if self.number(gathered.index) in self.holders else gathered
 
     def _function_ended_by(self, node: Node) -> str:
         """The operation that JAX lowers to a function of which a division is the last step; empty for any other division.
@@ -221,9 +263,18 @@ class Named(Held):
     def written_over(self, value: int) -> int | None:
         """The array that a loop carries and over which a value is written as its next version; None for any other value."""
         for node in self.nodes_of.get(value, ()):
-            if (state := self._dataflow.next_version.get(node.index)) is not None:
-                return self._number(state)
+            if (state := self._next_version_from.get(node.index)) is not None:
+                return self.number(state)
         return None
+
+    @cached_property
+    def _next_version_from(self) -> dict[int, int]:
+        """What a turn computes → the array that the loop carries over which it is written, in whatever number format."""
+        origins, states = self._dataflow.origins, self._dataflow.loop_state
+        found = {
+            origins[made]: state for made, state in self._dataflow.next_version.items() if origins[made] not in states
+        }
+        return found | self._dataflow.next_version
 
     @cached_property
     def library_calls(self) -> dict[tuple[str, int], list[str]]:

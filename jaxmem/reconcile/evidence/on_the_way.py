@@ -68,6 +68,7 @@ class OnTheWay(Named):
         if start is None:
             return
         origin = self._dataflow.nodes[self._dataflow.origins[start]]
+        yield from self._products_in(origin)
         seen: set[int] = set()
         if not self._is_nameless(origin):
             steps = [start]
@@ -94,6 +95,19 @@ class OnTheWay(Named):
                 yield name
             if self._is_nameless(node) or node.hands_on or self._is_summed_next(node):
                 waiting.extend(node.users)
+
+    def _products_in(self, node: Node) -> Iterator[Name]:
+        """The products of which XLA has made one, with operands side by side: each is a slice of that; and for what lies side by
+        side, the products it is made for."""
+        readers = list(self._dataflow.readers(node.index))
+        products = (
+            [node] if node.instruction.opcode == "dot" else readers if node.instruction.opcode == "concatenate" else []
+        )
+        for product in products:
+            layer, given, elements = self.name(product)
+            parts = [each for each in self._dataflow.readers(product.index) if each.instruction.opcode == "slice"]
+            if product.instruction.opcode == "dot" and sum(part.elements for part in parts) == elements:
+                yield from ((layer, given, part.elements) for part in parts)
 
     def tiled_piece_of(self, buffer: Buffer) -> tuple[str, str]:
         """Layer and primitive of the operation that a buffer in a tiled layout is part of, on an array of whatever shape."""
