@@ -81,7 +81,7 @@ def _is_compilers_cast(cast: Instruction, operand: Instruction) -> bool:
     """A cast without a name, or under the name of what it casts, or of a mere movement: the program did not ask for it."""
     if cast.opcode != "convert":
         return False
-    widens = _WIDENED >= {cast.shape.element_type, operand.shape.element_type}
+    widens = {cast.shape.element_type, operand.shape.element_type} <= _WIDENED
     moves = widens and cast.op_name.endswith(("/reshape", "/transpose", "/squeeze", "/copy"))
     return moves or cast.op_name in ("", operand.op_name)
 

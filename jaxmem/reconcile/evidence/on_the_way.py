@@ -97,8 +97,10 @@ class OnTheWay(Named):
                 waiting.extend(node.users)
 
     def _products_in(self, node: Node) -> Iterator[Name]:
-        """The products of which XLA has made one, with operands side by side: each is a slice of that; and for what lies side by
-        side, the products it is made for."""
+        """The products of which XLA has made one with operands side by side, each a slice of it.
+
+        For such a product, and for the operands that lie side by side.
+        """
         readers = list(self._dataflow.readers(node.index))
         products = (
             [node] if node.instruction.opcode == "dot" else readers if node.instruction.opcode == "concatenate" else []
