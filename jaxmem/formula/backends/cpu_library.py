@@ -14,8 +14,9 @@ How wide a block is depends on the kernel that it takes for the processor, the o
 It leaves to XLA's runtime (`IsConvolutionOpSupportedByYnn` in `xla/backends/cpu/ynn_support.cc`) convolutions over a dilated
 input, the gradients of those with strides, those of 16 channels and fewer on both sides, and those with a result or window
 larger than the input. One group over a dilated input is `EigenTransposedConv2D`'s, which multiplies every input pixel with the
-whole kernel, and adds up afterwards. All else gathers the windows of all results first, of all groups at once, up to two slices
-of at most 320 of the depth (Eigen's `TensorContractionThreadPool.h`).
+whole kernel, and adds up afterwards. Depthwise ones gather the windows of all results first, of all channels at once; with
+several results in a group each thread has blocks of its own, which are small. Products copy both sides, up to two slices of at
+most 320 of the depth (Eigen's `TensorContractionThreadPool.h`).
 
 As many operations that do not wait for one another run at a time as there are threads.
 """
@@ -141,7 +142,7 @@ def convolution_bytes(table: LayerTable, operation: Operation, *, threads: int, 
         return matrix if matrix <= LARGEST_MATRIX_BYTES else 0
     few = max(channels, columns) <= FEW_CHANNELS
     if dilated or few or any(one > size for sizes in (results, window) for one, size in zip(sizes, space, strict=True)):
-        return groups * gathered_elements(images * prod(results), columns // groups, depth) * item_bytes
+        return groups * gathered_elements(images * prod(results), 1, depth) * item_bytes if columns == groups else 0
     kernels = kernels_of(_TYPES.get(left.dtype, ""), features)
     if not kernels:
         return 0
