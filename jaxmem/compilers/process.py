@@ -1,6 +1,7 @@
 """Running a worker process: started, listened to, and gone afterwards whatever happens."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -184,15 +185,19 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             process.kill()
 
 
+_SMALL_TALK = re.compile(r"I\d{4} [\d:.]+ |WARNING: All log messages before absl::InitializeLog\(\)")
+"""What absl logs as information, and what it says of doing so."""
+
+
 def last_words(words: Path) -> str:
-    """The end of what a worker wrote to its standard error, without the frames of a Python traceback."""
+    """The end of what a worker wrote to its standard error, without frames of a Python traceback and XLA's own small talk."""
     try:
         with words.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_WORDS_BYTES))
             text = file.read().decode(errors="replace")
     except OSError:
         return ""
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.splitlines() if line.strip() and not _SMALL_TALK.match(line)]
     if "Traceback (most recent call last):" in lines:
         start = len(lines) - 1 - lines[::-1].index("Traceback (most recent call last):")
         lines = [line for line in lines[start + 1 :] if not line.startswith(" ")]

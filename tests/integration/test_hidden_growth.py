@@ -17,6 +17,7 @@ MIB = 1 << 20
 PROGRAM = """
 import ctypes, gc, json, sys, tempfile
 import jax, jax.numpy as jnp, numpy as np
+from jaxmem.capture import this_host
 from jaxmem.hidden import hidden_need
 from jaxmem.dump.files import find_dump
 from jaxmem.xla import read_hlo_proto
@@ -73,7 +74,7 @@ statistics = compiled.memory_analysis()
 print("ANSWER" + json.dumps({
     "growth": status("VmHWM") - before,
     "seen": statistics.temp_size_in_bytes + statistics.output_size_in_bytes,
-    "hidden": hidden_need(module).bytes,
+    "hidden": hidden_need(module, this_host()).bytes,
 }))
 """
 
