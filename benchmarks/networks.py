@@ -1,4 +1,4 @@
-"""Networks that took no part in deriving jaxmem's rules, so that a measurement on them is a test.
+"""Networks that took no part in deriving the rules (ResNet-18: in one), so that a measurement on them is a test.
 
 Neither belongs to the zoo. ZFNet has wide windows, strides and overlapping pools; ResNet-18 has branches, batch
 normalization, pointwise convolutions and an average over the image. Images are NHWC.

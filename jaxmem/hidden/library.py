@@ -68,11 +68,14 @@ class FusedBody:
         self.by_image = self._made_by_image()
         # Convolution to the one before it that runs inside its tasks.
         self.inside = self._runs_inside()
+        self.runs_inside = frozenset(self.inside.values())
         self.last_use = self._last_uses()
         # How many rows (dimension 1) of a value exist at a time; absent where all of them do.
         self.rows = self._rows_at_a_time()
         # Instruction to the one whose buffer its value is in; absent where it has none of its own.
         self.storage = self._storage()
+        # Of a convolution made a few rows at a time: its input and that of those behind it, which wait for it.
+        self.held_in_rows = self._held_in_rows()
 
     def most_bytes(self) -> int:
         """The most that is held at once."""
@@ -120,11 +123,12 @@ class FusedBody:
 
     def _runs_inside(self) -> dict[int, int]:
         found: dict[int, int] = {}
+        within: set[int] = set()
         for instruction in reversed(self.order):
             convolution = self.convolutions.get(instruction.id)
             if convolution is None or convolution.groups > 1 or not convolution.instruction.attributes.window:
                 continue
-            in_loops = convolution.product.row_tasks > 1 or instruction.id in found.values()
+            in_loops = convolution.product.row_tasks > 1 or instruction.id in within
             if convolution.product.column_tasks > 1 or not in_loops:
                 continue
             producer = convolution.left
@@ -136,6 +140,7 @@ class FusedBody:
             before = self.convolutions.get(producer.id)
             if before is not None and before.groups == 1 and len(self.readers[producer.id]) == 1:
                 found[instruction.id] = producer.id
+                within.add(producer.id)
         return found
 
     def _is_virtual(self, identifier: int) -> bool:
@@ -147,7 +152,7 @@ class FusedBody:
         for instruction in reversed(self.order):
             number = self.position[instruction.id]
             # What is no buffer is made where it is read: its operands must live until then.
-            whole = instruction.opcode in WHOLE and instruction.id not in self.inside.values()
+            whole = instruction.opcode in WHOLE and instruction.id not in self.runs_inside
             until = number if whole else max(number, last[instruction.id])
             for operand in instruction.operand_ids:
                 last[operand] = max(last[operand], until)
@@ -184,6 +189,14 @@ class FusedBody:
                     rows[operand] = max(rows.get(operand, 0), needed)
         return {instruction_id: count for instruction_id, count in rows.items() if instruction_id not in whole}
 
+    def _held_in_rows(self) -> dict[int, int]:
+        held, total = {}, 0
+        for convolution in reversed(self.convolutions.values()):
+            if convolution.instruction.id in self.rows:
+                total += self._task_bytes(convolution, 0, convolution.product.rows)
+                held[convolution.instruction.id] = total
+        return held
+
     def _rows_of_a_tile(self, shape: Shape) -> int:
         """Rows that a reduction takes in at a time: as many as fit a tile of 128 KiB, not counting the images."""
         row_bytes = shape.logical_bytes // max(shape.dimensions[0] * shape.dimensions[1], 1)
@@ -192,7 +205,7 @@ class FusedBody:
     def _share(self, instruction: Instruction) -> int:
         """Bytes of a value that exist at a time; what its reader holds is counted there."""
         size = instruction.shape.logical_bytes
-        if instruction.id in self.by_image or instruction.id in self.inside.values():
+        if instruction.id in self.by_image or instruction.id in self.runs_inside:
             return 0
         rows = self.rows.get(instruction.id)
         if rows is None:
@@ -241,7 +254,7 @@ class FusedBody:
     def _convolution_bytes(self, convolution: Convolution) -> int:
         """What the tasks of a convolution hold that are at work at once."""
         identifier, left = convolution.instruction.id, convolution.left.id
-        if identifier in self.by_image or identifier in self.inside.values():
+        if identifier in self.by_image or identifier in self.runs_inside:
             return 0  # held by its reader
         at_work = convolution.product.at_work(self.workers)
         if convolution.groups > 1:
@@ -250,12 +263,7 @@ class FusedBody:
         if own and not convolution.padded and not self._is_elementwise(convolution.left):
             return 0  # the window reads a buffer of the library's own where it stands
         if identifier in self.rows:
-            behind = (each for each in self.convolutions.values() if each.instruction.id in self.rows)
-            return sum(
-                self._task_bytes(each, 0, each.product.rows)
-                for each in behind
-                if self.position[each.instruction.id] >= self.position[identifier]
-            )
+            return self.held_in_rows[identifier]
         if own and convolution.is_one_task:
             return 0  # one task: the producer writes into the padded buffer
         tasks = (self._task_bytes(convolution, start, stop) for start, stop in convolution.tasks())
