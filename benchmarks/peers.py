@@ -31,7 +31,7 @@ from benchmarks.accuracy.captures import capture_of
 from benchmarks.accuracy.programs import MODES, SETTINGS, Question
 from benchmarks.accuracy.rules import torchinfo_bytes
 from benchmarks.measure.rows import Results as Measured
-from benchmarks.records import RESULTS, Setting, in_words, read, table, this_setting, today, write
+from benchmarks.records import RESULTS, Setting, in_words, read, table, this_setting, today, write, write_in_readme
 from jaxmem.assemble import read_report
 from jaxmem.capture import Capture, installed_versions
 from jaxmem.errors import EnvironmentFailure, JaxmemError
@@ -228,7 +228,7 @@ def row_of(question: Question, capture: Capture, measured: dict[Question, int]) 
 
 def page(results: Results) -> str:
     """What each tool is off by and how long it takes; then program by program."""
-    tools = list(dict.fromkeys(said.tool for row in results.rows for said in row.said))
+    tools = _tools(results)
     versions = ", ".join(f"{name} {version}" for name, version in results.tools)
     peaks = [(row, said) for row in results.rows for said in row.said if said.tool.startswith("XProf")]
     equal = sum(said.bytes == row.live_peak_bytes for row, said in peaks)
@@ -246,7 +246,7 @@ shows what is live, not what is reserved. Their column says how far such a numbe
 The total of XLA's memory-usage-report is computed here from the buffer assignment that it is written from.
 *Seconds* of processor time, in the median: the answer alone, without imports and without the compile.
 
-{summary(results, tools)}
+{summary(results)}
 
 XProf's peak is jaxmem's, to the byte, in {equal} of {len(peaks)} programs.
 
@@ -254,10 +254,14 @@ XProf's peak is jaxmem's, to the byte, in {equal} of {len(peaks)} programs.
 """
 
 
-def summary(results: Results, tools: Sequence[str]) -> str:
+def _tools(results: Results) -> list[str]:
+    return list(dict.fromkeys(said.tool for row in results.rows for said in row.said))
+
+
+def summary(results: Results) -> str:
     """One line a tool: the table of the README too."""
     cells = []
-    for tool in tools:
+    for tool in _tools(results):
         answers = [(row, said) for row in results.rows for said in row.said if said.tool == tool]
         seconds = median(said.seconds for _, said in answers)
         cells.append(
@@ -327,6 +331,7 @@ def main() -> int:
             rows=tuple(rows),
         )
         write(results, FILE, page(results))
+        write_in_readme("peers", summary(results))
     except JaxmemError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_code

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from jaxmem.files import write_whole
 from jaxmem.units import format_bytes
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
 
 T = TypeVar("T")
 
@@ -72,6 +74,23 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]], *, left: int = 1
     """A Markdown table whose first ``left`` columns are text and the others numbers."""
     marks = tuple("---" if column < left else "---:" for column in range(len(header)))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, marks, *rows))
+
+
+def in_readme(name: str) -> str | None:
+    """What stands between the marks of that name in the README; None where there are none."""
+    found = _between(name).search(README.read_text())
+    return found[1] if found else None
+
+
+def write_in_readme(name: str, content: str) -> None:
+    """Replace what stands between the marks of that name in the README, if it has them."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    text = _between(name).sub(lambda _: f"{begin}\n{content}\n{end}", README.read_text())
+    write_whole(README, text, force=True)
+
+
+def _between(name: str) -> re.Pattern[str]:
+    return re.compile(f"<!-- {name}: begin -->\n(.*?)\n<!-- {name}: end -->", re.DOTALL)
 
 
 def read(kind: type[T], path: Path) -> T | None:

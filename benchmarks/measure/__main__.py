@@ -22,14 +22,12 @@ from benchmarks.measure.page import page, readme_table
 from benchmarks.measure.processor import measure
 from benchmarks.measure.programs import CPU_PROCESSES, attached_plan, cpu_questions, plan_text
 from benchmarks.measure.rows import Results
-from benchmarks.records import RESULTS, read, this_setting, write_data
+from benchmarks.records import RESULTS, read, this_setting, write_data, write_in_readme
 from jaxmem.devices import attached_device
 from jaxmem.errors import EnvironmentFailure, JaxmemError, UsageError
 from jaxmem.files import write_whole
 
 FOLDER = RESULTS / "measure"
-README = Path(__file__).parents[2] / "README.md"
-_MARKS = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 def known(file: Path) -> Results | None:
@@ -40,17 +38,17 @@ def known(file: Path) -> Results | None:
     return results
 
 
+def kept_results() -> list[Results]:
+    """All that was written down, device by device."""
+    files = sorted(FOLDER.glob("*.json"))
+    return [results for file in files if (results := read(Results, file)) is not None and results.rows]
+
+
 def write_pages() -> None:
     """The page, and the table between its marks in the README."""
-    files = sorted(FOLDER.glob("*.json"))
-    found = [results for file in files if (results := read(Results, file)) is not None and results.rows]
+    found = kept_results()
     write_whole(RESULTS / "measured.md", page(found), force=True)
-    begin, end = _MARKS
-    text = README.read_text()
-    if begin in text and end in text:
-        between = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        table = f"{begin}\n{readme_table(found)}\n{end}"
-        write_whole(README, between.sub(lambda _: table, text), force=True)
+    write_in_readme("measured", readme_table(found))
 
 
 def main() -> int:

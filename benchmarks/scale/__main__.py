@@ -2,180 +2,166 @@
 
     python -m benchmarks.scale            # whatever is missing
     python -m benchmarks.scale --again    # all of it anew
+    python -m benchmarks.scale --pages    # the pages and the plot from what is there
 
 A training step of a small network (convolutions, pooling, attention, normalization, dense layers; Adam, donated) is compiled
 for the processor, and repeated (`benchmarks.scale.repeat`) until the program has the size. Each measurement is a process of its
-own, jaxmem and XProf in turns on the same file. One more file is made large by the values of its constants.
+own, jaxmem and XProf in turns on the same file. Two more files have half a gigabyte: one of few instructions, with values of
+constants, and one of many, with long names.
 """
 
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import log
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.records import RESULTS, Setting, in_words, read, table, this_setting, today, write
-from benchmarks.scale.measure import Ours, Theirs, in_a_process
-from jaxmem.units import format_bytes
+from benchmarks.records import RESULTS, read, this_setting, today, write
+from benchmarks.scale.measure import Command, Ours, Part, Theirs, in_a_process, instructions_of
+from benchmarks.scale.page import page, plot
+from benchmarks.scale.profiled import profile_page
+from benchmarks.scale.repeat import repeated
+from benchmarks.scale.rows import LargeRow, Results, Row
+from jaxmem.capture import Capture, save
+from jaxmem.files import write_whole
 
 FILE = RESULTS / "scale.json"
+PROFILE = RESULTS / "scale_profile.md"
 SIZES = (2_000, 8_000, 25_000, 100_000, 200_000)
 """Instructions, fusions' own included; whole repetitions that come nearest from below."""
-LARGE_INSTRUCTIONS, LARGE_BYTES = 6_000, 500_000_000
+PROFILED = 100_000
+LARGE_BYTES = 500_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One file. ``large``: most of it are the values of constants."""
+class Large:
+    """A large dump: ``size`` as in `SIZES`, and what fills the rest."""
 
+    what: str
     size: int
-    large: bool
-    file_bytes: int
-    ours: Ours
-    theirs: Theirs
+    constants: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Results:
-    """All rows. ``load`` is the system's load average as the command began for the last time."""
-
-    setting: Setting
-    date: str
-    load: float
-    rows: tuple[Row, ...] = ()
+LARGE = (
+    Large(what="values of constants", size=6_000, constants=True),
+    Large(what="names of 5 KB, all different", size=100_000, constants=False),
+)
 
 
-def exponent(rows: tuple[Row, ...]) -> float:
-    """Of the growth of processor time, between the smallest program of at least 5,000 instructions and the largest."""
-    grown = sorted((row for row in rows if not row.large and row.size >= 5_000), key=lambda row: row.size)
-    first, last = grown[0].ours, grown[-1].ours
-    return log(last.processor / first.processor) / log(last.instructions / first.instructions)
+class Step:
+    """The compiled step that all programs repeat."""
 
+    def __init__(self) -> None:
+        from benchmarks.random_programs.check import capture_of, in_this_process
+        from benchmarks.random_programs.plan import Block, Plan
+        from jaxmem.xla import read_hlo_proto
 
-def page(results: Results) -> str:
-    """Markdown."""
-    rows = [
-        (
-            f"{row.ours.instructions:,}",
-            format_bytes(row.file_bytes),
-            f"{row.ours.processor:.2f} · {row.ours.clock:.2f}",
-            f"{row.ours.read:.2f}",
-            f"{row.theirs.processor:.2f} · {row.theirs.clock:.2f}",
-            f"{row.ours.processor / row.theirs.processor:.1f}",
-            format_bytes(row.ours.peak_bytes),
-            f"{row.ours.peak_bytes / row.file_bytes:.1f}",
-            format_bytes(row.theirs.peak_bytes),
+        names = ("conv", "relu", "max_pool", "conv", "relu", "attention", "layer_norm", "mlp", "dense", "softmax")
+        plan = Plan(
+            seed=0,
+            mode="train",
+            batch=4,
+            width=48,
+            dtype="float32",
+            blocks=tuple(Block(name=name, width=16) for name in names),
+            optimizer="adam",
+            donated=("parameters", "state"),
         )
-        for row in results.rows
-    ]
-    header = (
-        "instructions", "file", "jaxmem, s", "of it reading", "XProf, s", "ratio", "jaxmem, memory", "× file",
-        "XProf, memory",
-    )  # fmt: skip
-    parts = [
-        "# As programs grow",
-        in_words(results.setting, (results.date,)) + f" Load average {results.load:.1f}.",
-        "`python -m benchmarks.scale` makes this page. Seconds are of the processor · by the clock. jaxmem: module and "
-        "assignment read, profile, attribution, formula, ledger, JSON and the page as text. XProf: its native converter to the "
-        "memory viewer, which draws the heap's curve and lists the buffers at the peak. Memory is the growth of the process.",
-        table(header, rows, left=0),
-    ]
-    if sum(not row.large and row.size >= 5_000 for row in results.rows) > 1:
-        parts.append(
-            f"Processor time grows with the power {exponent(results.rows):.2f} of the number of instructions, from 5,000 up."
+        with in_this_process():
+            self.capture = capture_of(plan, "cpu")
+        module, _ = read_hlo_proto(self.capture.hlo_proto, origin="the step")
+        self.instructions = len(module.instructions)
+        self.constants = sum(each.opcode == "constant" for each in module.instructions.values())
+
+    def program(self, size: int) -> Capture:
+        """Of about so many instructions."""
+        return repeated(self.capture, max(1, size // self.instructions))
+
+    def dump(self, large: Large) -> bytes:
+        """Half a gigabyte."""
+        times = large.size // self.instructions
+        fillers = times * (self.constants if large.constants else self.instructions)
+        size = LARGE_BYTES // fillers
+        filled = {"literal_bytes": size} if large.constants else {"name_bytes": size}
+        return repeated(self.capture, times, **filled).hlo_proto
+
+
+@contextmanager
+def file_of(name: str) -> Iterator[Path]:
+    """A file that is gone afterwards."""
+    with TemporaryDirectory(prefix="jaxmem-scale-") as folder:
+        yield Path(folder) / name
+
+
+def row_of(step: Step, size: int) -> Row:
+    """One program, measured."""
+    capture = step.program(size)
+    with file_of("program.jaxmem") as file:
+        save(capture, file)
+        return Row(
+            size=size,
+            file_bytes=len(capture.hlo_proto),
+            ours=in_a_process(Ours, file),
+            theirs=in_a_process(Theirs, file),
+            part=in_a_process(Part, file),
         )
-    parts.append("![Seconds and memory by number of instructions](scale.svg)")
-    return "\n\n".join(parts) + "\n"
 
 
-def plot(results: Results, path: Path) -> None:
-    """Write an SVG: processor time and memory by the number of instructions, both sides, logarithmic."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    matplotlib.rcParams["svg.hashsalt"] = "jaxmem"  # the same points give the same file
-    rows = [row for row in results.rows if not row.large]
-    x = [row.ours.instructions for row in rows]
-    figure, (times, memory) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for axes, ours, theirs, unit in (
-        (times, [row.ours.processor for row in rows], [row.theirs.processor for row in rows], "processor, s"),
-        (memory, [row.ours.peak_bytes for row in rows], [row.theirs.peak_bytes for row in rows], "memory, bytes"),
-    ):
-        axes.plot(x, ours, "o-", color="#0072b2", label="jaxmem, everything")
-        axes.plot(x, theirs, "^-", color="#d55e00", label="XProf, memory viewer")
-        axes.set(xscale="log", yscale="log", xlabel="instructions", ylabel=unit)
-        axes.grid(alpha=0.3)
-    times.legend(fontsize=8)
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+def large_row_of(step: Step, large: Large) -> LargeRow:
+    """One large dump, measured."""
+    with file_of("module_0.jit_train.cpu_after_optimizations.hlo.pb") as file:
+        file.write_bytes(step.dump(large))
+        return LargeRow(
+            what=large.what,
+            instructions=instructions_of(file.read_bytes()),
+            file_bytes=file.stat().st_size,
+            ours=in_a_process(Command, file),
+            theirs=in_a_process(Theirs, file),
+        )
 
 
 def run(*, again: bool) -> None:
     """Whatever is missing, smallest first; written as each is done."""
-    from benchmarks.random_programs.check import capture_of, in_this_process
-    from benchmarks.random_programs.plan import Block, Plan
-    from benchmarks.scale.repeat import repeated
-    from jaxmem.capture import save
-    from jaxmem.xla import read_hlo_proto
-
-    results = None if again else read(Results, FILE)
-    results = results or Results(setting=this_setting(), date="", load=0.0)
+    results = (None if again else read(Results, FILE)) or Results(setting=this_setting(), date="", load=0.0)
     results = replace(results, setting=this_setting(), date=today(), load=os.getloadavg()[0])
-    wanted = [(size, False) for size in SIZES] + [(LARGE_INSTRUCTIONS, True)]
-    missing = [each for each in wanted if each not in {(row.size, row.large) for row in results.rows}]
-    names = ("conv", "relu", "max_pool", "conv", "relu", "attention", "layer_norm", "mlp", "dense", "softmax")
-    blocks = tuple(Block(name=name, width=16) for name in names)
-    donated = ("parameters", "state")
-    with in_this_process():
-        step = capture_of(
-            Plan(
-                seed=0,
-                mode="train",
-                batch=4,
-                width=48,
-                dtype="float32",
-                blocks=blocks,
-                optimizer="adam",
-                donated=donated,
-            ),
-            "cpu",
-        )
-    instructions = read_hlo_proto(step.hlo_proto, origin="the step")[0].instructions.values()
-    constants = sum(instruction.opcode == "constant" for instruction in instructions)
-    with TemporaryDirectory(prefix="jaxmem-scale-") as folder:
-        for size, large in missing:
-            times = max(1, size // len(instructions))
-            literal_bytes = LARGE_BYTES // (times * constants) if large else 0
-            capture = repeated(step, times, literal_bytes=literal_bytes)
-            file = Path(folder) / f"{size}-{large}.jaxmem"
-            save(capture, file)
-            row = Row(
-                size=size,
-                large=large,
-                file_bytes=len(capture.hlo_proto),
-                ours=in_a_process(Ours, file),
-                theirs=in_a_process(Theirs, file),
-            )
-            file.unlink()
+    step = Step()
+
+    def keep(results: Results) -> Results:
+        write(results, FILE, page(results))
+        plot(results, FILE.with_suffix(".svg"))
+        return results
+
+    for size in SIZES:
+        if size not in {row.size for row in results.rows}:
+            row = row_of(step, size)
             print(f"{row.ours.instructions} instructions: {row.ours.processor:.2f} s", file=sys.stderr, flush=True)
-            results = replace(results, rows=(*results.rows, row))
-            write(results, FILE, page(results))
-            plot(results, FILE.with_suffix(".svg"))
+            results = keep(replace(results, rows=(*results.rows, row)))
+            if size == PROFILED:
+                write_whole(PROFILE, profile_page(step.program(size), results.setting, results.date), force=True)
+    for large in LARGE:
+        if large.what not in {row.what for row in results.large}:
+            row = large_row_of(step, large)
+            print(f"{large.what}: {row.ours.peak_bytes / 2**20:.0f} MiB", file=sys.stderr, flush=True)
+            results = keep(replace(results, large=(*results.large, row)))
 
 
 def main() -> int:
-    """Measure what is missing, and write the page."""
+    """Measure what is missing, and write the pages."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--again", action="store_true", help="measure everything anew")
+    parser.add_argument("--pages", action="store_true", help="only write the page and the plot anew")
     options = parser.parse_args()
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    run(again=options.again)
+    if not options.pages:
+        run(again=options.again)
+    elif (results := read(Results, FILE)) is not None:
+        write(results, FILE, page(results))
+        plot(results, FILE.with_suffix(".svg"))
     return 0
 
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jaxmem.codec import decode, encode
 
@@ -17,13 +17,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ours:
-    """jaxmem on a saved capture: the report, its JSON and its page. Seconds; ``read`` is the decoding of the module alone.
+    """jaxmem on a saved capture: the report, its JSON and its page. Seconds; ``steps`` are its parts, processor time.
 
     ``peak_bytes`` is the growth of the process's resident memory over what it was with the file loaded.
     """
 
     instructions: int
-    read: float
+    processor: float
+    clock: float
+    steps: tuple[tuple[str, float], ...]
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What of it XProf's memory viewer does as well: the dump read, replayed, and who is live at the peak. Seconds."""
+
     processor: float
     clock: float
     peak_bytes: int
@@ -38,41 +47,99 @@ class Theirs:
     peak_bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """``jaxmem report FILE`` on a dump, imports and all. Seconds; ``peak_bytes`` is all memory of the process."""
+
+    processor: float
+    clock: float
+    peak_bytes: int
+
+
 def _peak() -> int:
     """Peak resident memory of this process. What ``getrusage`` says begins with that of the process which started it."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
+STEPS = {
+    "read_hlo_proto": "reading",
+    "profile_memory": "live ranges, replay",
+    "Dataflow": "dataflow",
+    "Facts": "facts of the dataflow",
+    "attribute": "attribution",
+    "_hidden": "hidden",
+    "derive_formula": "formula",
+    "_ledger": "ledger",
+    "buffer_rows": "rows",
+}
+"""Functions that `jaxmem.assemble.report` calls, and what the page calls them."""
+
+
+def _timed(name: str, function: Any, steps: dict[str, float]) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
+        begun = time.process_time()
+        try:
+            return function(*arguments, **named)
+        finally:
+            steps[name] = time.process_time() - begun
+
+    return call
+
+
 def measure(file: Path) -> Ours:
     """Everything after the compile, of a saved capture."""
-    from jaxmem.assemble import read_report
+    from jaxmem.assemble import report as steps_of
     from jaxmem.capture import load
     from jaxmem.report import as_text
     from jaxmem.result import Reports, to_json
+
+    capture = load(file)
+    steps: dict[str, float] = {}
+    for function, name in STEPS.items():
+        setattr(steps_of, function, _timed(name, getattr(steps_of, function), steps))
+    before = _peak()
+    begun, clock = time.process_time(), time.perf_counter()
+    results = Reports(reports=(steps_of.read_report(capture),))
+    _timed("JSON", to_json, steps)(results)
+    _timed("text", as_text, steps)(results)
+    processor, clock = time.process_time() - begun, time.perf_counter() - clock
+    return Ours(
+        instructions=instructions_of(capture.hlo_proto),
+        processor=processor,
+        clock=clock,
+        steps=tuple(steps.items()),
+        peak_bytes=_peak() - before,
+    )
+
+
+def instructions_of(hlo_proto: bytes) -> int:
+    """How many a module has, those of fusions included."""
+    from jaxmem.xla import read_hlo_proto
+
+    return len(read_hlo_proto(hlo_proto, origin="the module")[0].instructions)
+
+
+def measure_part(file: Path) -> Part:
+    """The part of it that XProf does, of a saved capture."""
+    from jaxmem.capture import load
+    from jaxmem.pause import collecting_paused
+    from jaxmem.profile import profile_memory
     from jaxmem.xla import read_hlo_proto
 
     capture = load(file)
     before = _peak()
     begun, clock = time.process_time(), time.perf_counter()
-    results = Reports(reports=(read_report(capture),))
-    to_json(results)
-    as_text(results)
-    processor, clock = time.process_time() - begun, time.perf_counter() - clock
-    peak_bytes = _peak() - before
-    begun = time.process_time()
-    module, _ = read_hlo_proto(capture.hlo_proto, origin=str(file))
-    return Ours(
-        instructions=len(module.instructions),
-        read=time.process_time() - begun,
-        processor=processor,
-        clock=clock,
-        peak_bytes=peak_bytes,
-    )
+    with collecting_paused():
+        module, assignment = read_hlo_proto(capture.hlo_proto, origin=str(file))
+        assert assignment is not None
+        profile_memory(module, assignment, platform=capture.device.platform)
+        processor, clock = time.process_time() - begun, time.perf_counter() - clock
+    return Part(processor=processor, clock=clock, peak_bytes=_peak() - before)
 
 
 def measure_xprof(file: Path) -> Theirs:
-    """The same of XProf, on the module of a saved capture."""
+    """The same of XProf, on the module of a saved capture, or on a dump."""
     from xprof.convert import raw_to_tool_data
 
     from jaxmem.capture import load
@@ -80,7 +147,10 @@ def measure_xprof(file: Path) -> Theirs:
     with TemporaryDirectory(prefix="jaxmem-scale-") as folder:
         run = Path(folder) / "plugins" / "profile" / "run"
         run.mkdir(parents=True)
-        (run / "module.hlo_proto.pb").write_bytes(load(file).hlo_proto)
+        if file.suffix == ".jaxmem":
+            (run / "module.hlo_proto.pb").write_bytes(load(file).hlo_proto)
+        else:
+            (run / "module.hlo_proto.pb").symlink_to(file)
         (run / "host.xplane.pb").write_bytes(b"")
         before = _peak()
         begun, clock = time.process_time(), time.perf_counter()
@@ -92,6 +162,19 @@ def measure_xprof(file: Path) -> Theirs:
         return Theirs(
             processor=time.process_time() - begun, clock=time.perf_counter() - clock, peak_bytes=_peak() - before
         )
+
+
+def measure_command(file: Path) -> Command:
+    """The command line on a dump."""
+    clock = time.perf_counter()
+    from jaxmem.cli import main
+
+    if main(["report", str(file)]):
+        raise RuntimeError(f"jaxmem cannot read {file}")
+    return Command(processor=time.process_time(), clock=time.perf_counter() - clock, peak_bytes=_peak())
+
+
+_MEASURE = {Ours: measure, Part: measure_part, Theirs: measure_xprof, Command: measure_command}
 
 
 def in_a_process(kind: type[T], file: Path) -> T:
@@ -106,5 +189,6 @@ def in_a_process(kind: type[T], file: Path) -> T:
 
 if __name__ == "__main__":
     with contextlib.redirect_stdout(sys.stderr):
-        measured = (measure if sys.argv[1] == "Ours" else measure_xprof)(Path(sys.argv[2]))
+        of_kind = {kind.__name__: function for kind, function in _MEASURE.items()}
+        measured = of_kind[sys.argv[1]](Path(sys.argv[2]))
     print("MEASURED" + json.dumps(encode(measured)[0]))

@@ -21,13 +21,15 @@ _LOCAL = 1 << 32
 """XLA's ids of instructions are (computation id) · 2³² + (number in the computation)."""
 
 
-def repeated(capture: Capture, times: int, *, literal_bytes: int = 0) -> Capture:
+def repeated(capture: Capture, times: int, *, literal_bytes: int = 0, name_bytes: int = 0) -> Capture:
     """The capture of a program that does ``times`` times what this one does; its results replace its arguments each time.
 
-    ``literal_bytes`` are added to every constant, as its value: what makes real dumps large.
+    ``literal_bytes`` are added to every constant, as its value: what makes real dumps large. ``name_bytes`` are added to the
+    name of every operation, which becomes one that no other has.
     """
     proto = MESSAGES["HloProto"].FromString(capture.hlo_proto)
-    repeated_module = _Repeated(proto, _replaced(capture), times, _field(_LITERAL, _field(_U8S, bytes(literal_bytes))))
+    literal = _field(_LITERAL, _field(_U8S, bytes(literal_bytes)))
+    repeated_module = _Repeated(proto, _replaced(capture), times, literal, name_bytes)
     table = capture.layer_table
     return replace(
         capture,
@@ -60,8 +62,8 @@ def _replaced(capture: Capture) -> dict[int, int]:
 class _Repeated:
     """The module and its assignment, turn by turn."""
 
-    def __init__(self, proto: Any, replaced: Mapping[int, int], times: int, literal: bytes) -> None:
-        self.old, self.times, self.literal = proto, times, literal
+    def __init__(self, proto: Any, replaced: Mapping[int, int], times: int, literal: bytes, name_bytes: int) -> None:
+        self.old, self.times, self.literal, self.name_bytes = proto, times, literal, name_bytes
         self.module = proto.hlo_module
         self.entry_id: int = self.module.entry_computation_id
         self.computations = [MESSAGES["Computation"].FromString(each) for each in self.module.computations]
@@ -149,6 +151,10 @@ class _Repeated:
         made.called_computation_ids[:] = [self.computation_id(each, turn) for each in old.called_computation_ids]
         if old.opcode == b"constant":
             made.MergeFromString(self.literal)
+        if self.name_bytes:
+            metadata = MESSAGES["Metadata"].FromString(old.metadata)
+            metadata.op_name += b"/" + made.name.ljust(self.name_bytes, b"_")
+            made.metadata = metadata.SerializeToString()
         return made
 
     def _add_schedule(self, module: Any) -> None:
