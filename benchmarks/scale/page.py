@@ -9,6 +9,8 @@ from jaxmem.units import format_bytes
 
 STEPS_OF = 100_000
 """The program whose time is shown step by step."""
+MOST_RATIO = 3
+"""The most that everything may take at that size, in times of XProf's converter."""
 
 
 def page(results: Results) -> str:
@@ -27,8 +29,10 @@ def page(results: Results) -> str:
         parts.append(
             f"Processor time of everything grows with the power {exponent:.2f} of the number of instructions, from 5,000 up."
         )
-    parts.append("![Seconds and memory by number of instructions](scale.svg)")
     stepped = [row for row in results.rows if row.size == STEPS_OF]
+    if stepped:
+        parts.append(_wanted(stepped[0]))
+    parts.append("![Seconds and memory by number of instructions](scale.svg)")
     if stepped:
         parts += ["## Where the time goes", _steps(stepped[0]), "[Function by function](scale_profile.md)."]
     if results.large:
@@ -40,6 +44,16 @@ def page(results: Results) -> str:
             _large(results),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _wanted(row: Row) -> str:
+    """Whether everything is within the limit that was set for it."""
+    everything, part = (ours.processor / row.theirs.processor for ours in (row.ours, row.part))
+    reached = "which is reached" if everything <= MOST_RATIO else "which is not reached"
+    return (
+        f"Wanted is everything within {MOST_RATIO} times XProf's time at 100,000 instructions, {reached}: it takes "
+        f"{everything:.1f} times. XProf's part of it takes {part:.1f} times. What is beyond that part, XProf does not do."
+    )
 
 
 def _programs(results: Results) -> str:

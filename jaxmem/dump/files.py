@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxmem.dump.names import compiled_files, platform_named, ran_out
 from jaxmem.errors import InputError
-from jaxmem.xla import BufferAssignment, Module, dump_content, has_buffer_assignment, read_hlo_proto
+from jaxmem.xla import BufferAssignment, Module, dump_content, has_buffer_assignment, read_hlo_file
 
 _PLATFORM_IN_CONFIGURATION = (
     ("cuda", (b"operation_queue_id", b"fusion_backend_config", b"gemm_backend_config", b"cudnn_conv_backend_config")),
@@ -70,7 +70,7 @@ def read_dump(path: Path, platform: str | None = None) -> Dump:
     Raises:
         InputError: it cannot be read, is damaged, has no buffer assignment, or nothing tells whose compiler wrote it.
     """
-    module, assignment = read_hlo_proto(dump_content(path), origin=str(path))
+    module, assignment = read_hlo_file(path)
     if assignment is None:
         when = (
             "before XLA optimized the module" if "before_optimizations" in path.name else "before buffers were assigned"

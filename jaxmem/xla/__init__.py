@@ -26,7 +26,7 @@ from jaxmem.xla.hlo import (
     StackFrame,
     WindowDimension,
 )
-from jaxmem.xla.read import dump_content, has_buffer_assignment, read_hlo_proto
+from jaxmem.xla.read import dump_content, has_buffer_assignment, read_hlo_file, read_hlo_proto
 from jaxmem.xla.replay import (
     LiveBuffer,
     Replay,
@@ -67,6 +67,7 @@ __all__ = [
     "dump_content",
     "has_buffer_assignment",
     "live_peak_bytes",
+    "read_hlo_file",
     "read_hlo_proto",
     "replay_trace",
     "replays",

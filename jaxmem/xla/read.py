@@ -57,7 +57,15 @@ def read_hlo_proto(data: bytes, *, origin: str) -> tuple[Module, BufferAssignmen
     Raises:
         InputError: truncated, foreign, or inconsistent data.
     """
-    proto = _parse("HloProto", data, origin)
+    return _decoded(_parse("HloProto", _without_large_parts(data, origin), origin), origin)
+
+
+def read_hlo_file(path: str | Path) -> tuple[Module, BufferAssignment | None]:
+    """`read_hlo_proto` on a file, whose content is let go as soon as it is parsed. Errors also as `dump_content`."""
+    return _decoded(_parse("HloProto", dump_content(path), str(path)), str(path))
+
+
+def _decoded(proto: Any, origin: str) -> tuple[Module, BufferAssignment | None]:
     if not proto.HasField("hlo_module"):
         raise broken(origin, "it holds no HLO module")
     module = decode_module(proto.hlo_module, origin=origin)
@@ -77,15 +85,19 @@ def has_buffer_assignment(data: bytes, *, origin: str) -> bool:
 
 def _parse(message_name: str, data: bytes, origin: str) -> Any:
     if data.startswith(_GZIP_MAGIC):
-        data = _decompress(data, origin)
+        data = _without_large_parts(_decompress(data, origin), origin)
     if not data:
         raise broken(origin, "it is empty")
-    if len(data) > LARGE_BYTES:
-        data = _condensed(io.BytesIO(data), len(data), origin)
     try:
         return MESSAGES[message_name].FromString(data)
     except DecodeError as error:
         raise broken(origin, f"its {len(data)} bytes are truncated or no HloProto ({error})") from error
+
+
+def _without_large_parts(data: bytes, origin: str) -> bytes:
+    if len(data) <= LARGE_BYTES or data.startswith(_GZIP_MAGIC):
+        return data
+    return _condensed(io.BytesIO(data), len(data), origin)
 
 
 def _condensed(stream: BinaryIO, size_bytes: int, origin: str) -> bytes:
