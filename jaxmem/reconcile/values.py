@@ -289,22 +289,39 @@ def _assign_other_layers_and_divisions(
     for (_, given, elements), values in of_layer.items():
         anywhere.setdefault((given, elements), []).extend(filter(evidence.has_layer_of_neighbour, values))
     divisions = [over for over in range(1, book.devices + 1) if book.devices % over == 0]
+    queues: dict[tuple[object, ...], list[int]] = {}
+
+    def next_of(candidates: Sequence[int], leaf: Leaf, *name: object) -> int | None:
+        """The best that is left of the candidates of a name, whose order is the same for all leaves of one kind."""
+        backward = leaf.phase is Phase.BACKWARD
+        key = (*name, leaf.role, leaf.keeps, backward)
+        if key not in queues:
+            of_phase = [value for value in candidates if evidence.is_backward(value) is backward]
+            queues[key] = sorted(of_phase, key=lambda value: _preference(book, value, leaf))[::-1]
+        queue = queues[key]
+        while queue and queue[-1] in taken:
+            queue.pop()
+        return queue.pop() if queue else None
+
     for index in sorted(range(len(leaves)), key=lambda i: (not leaves[i].counted, not leaves[i].keeps, i)):
         leaf = leaves[index]
         if index in value_of:
             continue
         whole = leaf.elements * leaf.divided_over
         parts = [whole // over for over in divisions if whole % over == 0 and over != leaf.divided_over]
-        candidates_of = [of_layer.get((leaf.layer, leaf.primitive, size), ()) for size in parts]
+        in_layer = [(leaf.layer, leaf.primitive, size) for size in parts]
+        elsewhere: list[tuple[str, int]] = []
         if leaf.layer not in evidence.layers_of_scopes:
-            candidates_of = [anywhere.get((leaf.primitive, leaf.elements), ()), *candidates_of]
-            candidates_of += [anywhere.get((leaf.primitive, size), ()) for size in parts]
-        for candidates in candidates_of:
-            backward = leaf.phase is Phase.BACKWARD
-            free = [v for v in candidates if v not in taken and evidence.is_backward(v) is backward]
-            if free:
-                value_of[index] = min(free, key=lambda value: _preference(book, value, leaf))
-                taken.add(value_of[index])
+            elsewhere = [(leaf.primitive, size) for size in (leaf.elements, *parts)]
+        found = (
+            *((anywhere.get(name, ()), name) for name in elsewhere[:1]),
+            *((of_layer.get(name, ()), name) for name in in_layer),
+            *((anywhere.get(name, ()), name) for name in elsewhere[1:]),
+        )
+        for candidates, name in found:
+            if (value := next_of(candidates, leaf, *name)) is not None:
+                value_of[index] = value
+                taken.add(value)
                 break
 
 

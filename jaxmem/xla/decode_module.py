@@ -73,7 +73,7 @@ class _ModuleReader:
     def module(self, proto: Any) -> Module:
         name = text(proto.name)
         for serialized in proto.computations:
-            self.read_computation(self.parse("Computation", serialized))
+            self.read_computation(self.parse("ComputationOutline", serialized))
         if proto.entry_computation_id not in self.computations:
             found = f"{len(self.computations)} computations" if self.computations else "no computations"
             raise self.broken(f"module {name!r} has {found}, and none is the entry {proto.entry_computation_id}")
@@ -126,7 +126,7 @@ class _ModuleReader:
         own: dict[int, Instruction] = {}
         waiting: list[Instruction] = []
         for entry in proto.instructions:
-            instruction = self.instruction(entry, computation_id)
+            instruction = self.instruction(self.parse("Instruction", entry), computation_id)
             if instruction.id in self.instructions or instruction.id in own:
                 raise self.broken(f"two instructions have the id {instruction.id} ({instruction.name} in {name})")
             for operand in instruction.operand_ids:

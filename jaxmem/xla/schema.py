@@ -21,6 +21,9 @@ _FIELDS = {
         input_output_alias=8 InputOutputAlias, stack_frame_index=17 StackFrameIndex, buffer_donor=18 BufferDonor""",
     "Computation": """name=1 bytes, instructions=2 *Instruction, id=5 int, root_id=6 int, is_fusion_computation=7 bool,
         execution_thread=8 bytes""",
+    # Its instructions are parsed one by one: as messages, empty ones of two bytes would take 300 each, all at once.
+    "ComputationOutline": """name=1 bytes, instructions=2 *bytes, id=5 int, root_id=6 int, is_fusion_computation=7 bool,
+        execution_thread=8 bytes""",
     # Declared below: what is read, and what the fingerprint leaves out. All else stays unknown to the parser, which
     # keeps it byte for byte, and so reaches the fingerprint.
     "Instruction": """name=1 bytes, opcode=2 bytes, shape=3 bytes, metadata=7 bytes, parameter_number=9 int,
