@@ -167,9 +167,10 @@ def analyze_here(network: str, mode: str, batch_size: int) -> dict[str, Spent]:
 
     importing = now()
     import jaxmem
-    import jaxmem.analysis
+    import jaxmem.analysis.reporting
+    import jaxmem.assemble.report
     import jaxmem.compilers
-    import jaxmem.tracing.layers
+    import jaxmem.tracing
     from jaxmem.report import as_text, terminal  # noqa: F401
 
     imported = now() - importing
@@ -200,8 +201,11 @@ SIDES: dict[str, Callable[[str, str, int], dict[str, Spent]]] = {"bare": bare_he
 
 
 def environment(cache: str) -> dict[str, str]:
-    """Both sides see the same: no compile is cached by JAX, and jaxmem's cache is one of its own."""
-    return os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false", "JAXMEM_CACHE_DIR": cache}
+    """Both sides see the same: no compile is cached by JAX, jaxmem's cache is one of its own, and Python keeps the bytecode of
+    what it imports, which pip makes when it installs a package.
+    """
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false", "JAXMEM_CACHE_DIR": cache}
 
 
 def finished(command: tuple[str, ...], variables: dict[str, str], *, limit: float | None = None) -> str:
@@ -219,9 +223,16 @@ def finished(command: tuple[str, ...], variables: dict[str, str], *, limit: floa
 
 def spent_on(command: tuple[str, ...], variables: dict[str, str], *, limit: float | None = None) -> Spent:
     """What a whole process takes; see `finished`."""
+    return spent_and_said(command, variables, limit=limit)[0]
+
+
+def spent_and_said(
+    command: tuple[str, ...], variables: dict[str, str], *, limit: float | None = None
+) -> tuple[Spent, str]:
+    """What a whole process takes, and its standard output; see `finished`."""
     begun = Spent(clock=time.perf_counter(), processor=spent_by_children())
-    finished(command, variables, limit=limit)
-    return Spent(clock=time.perf_counter(), processor=spent_by_children()) - begun
+    said = finished(command, variables, limit=limit)
+    return Spent(clock=time.perf_counter(), processor=spent_by_children()) - begun, said
 
 
 def measure_compile(row: CompileRow, pairs: int, variables: dict[str, str]) -> CompileRow:

@@ -73,11 +73,12 @@ def _known(cache: CaptureCache, request: str) -> EstimateReport | None:
 
 def _estimate_now(target: Target, device: Device, progress: Progress) -> EstimateReport:
     progress("tracing", 0.0)
-    with collecting_paused():  # imports and a trace are large, and all of it stays
+    with collecting_paused():  # of what is imported and built, all stays
         start_jax()
         return _estimate(program_of(target), device)
 
 
+@collecting_paused()
 def _estimate(program: Program, device: Device) -> EstimateReport:
     from jaxmem.tracing import trace
 
