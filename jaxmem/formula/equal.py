@@ -68,16 +68,18 @@ class Equals:
     scattered_into: Mapping[int, int]
 
 
-def find_equals(table: LayerTable, *, merges_remat: bool) -> Equals:
+def find_equals(table: LayerTable, *, merges_remat: bool, scatters_pools: bool = False) -> Equals:
     """Find what is computed once. Linear in the size of the program.
 
     Args:
         table: the program.
         merges_remat: the compiler merges what ``jax.checkpoint`` computes again with the first time, as XLA's for CPU does;
             elsewhere the barriers that JAX puts in its way hold.
+        scatters_pools: the gradient of a max-pool is a scatter into zeros like any other, as XLA's compiler for GPUs has it
+            (`SelectAndScatterExpander`), unless a border stands in front of the map, which is sliced off behind the scatter.
     """
     of, constant, kept = equal_values(table, merges_remat=merges_remat)
-    scattered_into = _join_scatters(table, of, constant, kept)
+    scattered_into = _join_scatters(table, of, constant, kept, pools=scatters_pools)
     needed = {of[value] for value in table.outputs if value is not None}
     live = []
     for index in reversed(kept):
@@ -107,7 +109,7 @@ def equal_values(table: LayerTable, *, merges_remat: bool) -> tuple[list[int], l
             kept.append(index)
             continue
         # A loop and a branch are computations of their own.
-        region = operation.scope.rpartition("/body")[0] + ("" if merges_remat else _computed_again_in(operation))
+        region = operation.scope.rpartition("/body")[0] + ("" if merges_remat else computed_again_in(operation))
         key = (operation.primitive, operation.same, region, operands)
         if operation.same and key in known:
             for result, twin in zip(operation.results, known[key], strict=True):
@@ -145,7 +147,9 @@ def find_constants(table: LayerTable) -> list[bool]:
         changing |= left
 
 
-def _join_scatters(table: LayerTable, of: list[int], constant: Sequence[bool], kept: list[int]) -> dict[int, int]:
+def _join_scatters(
+    table: LayerTable, of: list[int], constant: Sequence[bool], kept: list[int], *, pools: bool
+) -> dict[int, int]:
     """x + scatter(zeros, ...) is scatter(x, ...): the scatter moves to the place of the sum, and is the sum."""
     readers: dict[int, int] = {}
     for index in kept:
@@ -161,10 +165,13 @@ def _join_scatters(table: LayerTable, of: list[int], constant: Sequence[bool], k
         first, second = (of[operand] for operand in summed.operands)
         for scattered, other in ((first, second), (second, first)):
             made = table.values[scattered].operation
-            if made is None or table.operations[made].primitive not in ("scatter-add", "scatter_add"):
+            if made is None:
                 continue
-            into = of[table.operations[made].operands[0]]
-            if constant[into] and readers[scattered] == 1 and other != scattered:
+            if (
+                _scatters_into_zeros(table, made, of, constant, pools)
+                and readers[scattered] == 1
+                and other != scattered
+            ):
                 joined[scattered] = is_now.get(other, other)
                 is_now[summed.results[0]] = scattered
                 moved[index] = made
@@ -175,7 +182,33 @@ def _join_scatters(table: LayerTable, of: list[int], constant: Sequence[bool], k
     return joined
 
 
-def _computed_again_in(operation: Operation) -> str:
+def _scatters_into_zeros(
+    table: LayerTable, index: int, of: Sequence[int], constant: Sequence[bool], pools: bool
+) -> bool:
+    operation = table.operations[index]
+    if operation.primitive in ("scatter-add", "scatter_add"):
+        return constant[of[operation.operands[0]]]
+    return pools and operation.primitive == "select_and_scatter_add" and not any(operation.size("padding")[::2])
+
+
+def computed_again_in(operation: Operation) -> str:
     """The part of the backward pass that computes an operation again, by its scope; empty for any other operation."""
     inside = operation.phase is Phase.BACKWARD and "checkpoint" in operation.scope
     return operation.scope[: operation.scope.rindex("checkpoint")] if inside else ""
+
+
+def recomputed_regions(table: LayerTable) -> tuple[tuple[int, ...], ...]:
+    """The operations of each region that ``jax.checkpoint`` computes again, with its backward pass, in the order of the trace.
+
+    A region is traced in one piece and begins with what is computed again.
+    """
+    regions: list[list[int]] = []
+    before, again_before = "", False
+    for index, operation in enumerate(table.operations):
+        inside, again = computed_again_in(operation), "rematted_computation" in operation.scope
+        if inside and (inside != before or (again and not again_before)):
+            regions.append([])
+        if inside:
+            regions[-1].append(index)
+        before, again_before = inside, again
+    return tuple(tuple(region) for region in regions)

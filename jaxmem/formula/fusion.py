@@ -11,8 +11,10 @@ A value is **virtual** where its readers compute it again from what it is made o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 from jaxmem.formula.equal import Equals
+from jaxmem.formula.pools import Kind, zeros_of_pools
 from jaxmem.layer_table import LayerTable, Operation
 
 CONTRACTIONS = frozenset({"conv_general_dilated", "dot_general", "ragged_dot", "ragged_dot_general"})
@@ -48,6 +50,11 @@ LAUNCH_BYTES = 3_000_000
 """What a GPU could have moved in the microsecond that one more kernel takes to start: 3 TB/s on an H100."""
 
 
+CACHE_BYTES = 50_000_000
+CACHE_SPEEDUP = 2.5
+"""The second-level cache of an H100, and how much faster XLA takes it to be than memory (gpu_performance_model_base.cc)."""
+
+
 @dataclass(slots=True)
 class Fusion:
     """What exists, while it is being decided.
@@ -59,6 +66,7 @@ class Fusion:
         roots: virtual value → the existing values and arguments that it is computed from.
         cost: virtual value → the bytes that computing one of its elements again is worth.
         by_priority: it is XLA's fusion for GPUs.
+        zeros: shape and number format of what max-pools scatter into; a ReLU of that kind reads its zeros from memory.
     """
 
     table: LayerTable
@@ -68,6 +76,7 @@ class Fusion:
     roots: dict[int, tuple[int, ...]] = field(default_factory=dict)
     cost: dict[int, float] = field(default_factory=dict)
     by_priority: bool = False
+    zeros: frozenset[Kind] = frozenset()
     _operands: dict[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict)
 
     def operands(self, operation: Operation) -> tuple[int, ...]:
@@ -138,6 +147,8 @@ def fuse(
     """
     whole = WHOLE | (WINDOWS if into_contractions else CONTRACTIONS)
     fusion = Fusion(table, equals, find_readers(table, equals), by_priority=by_priority)
+    if by_priority:
+        fusion.zeros = zeros_of_pools(table, equals)
     must = {equals.of[value] for value in table.outputs if value is not None}
     for index in equals.operations:
         operation = table.operations[index]
@@ -145,6 +156,10 @@ def fuse(
             must.update(operation.results)
         if operation.primitive in whole and not operation.hands_on:
             must.update(fusion.operands(operation))
+        if operation.primitive == "select_and_scatter_add":
+            must.update(
+                equals.scattered_into[result] for result in operation.results if result in equals.scattered_into
+            )
     must = (must - set(swallowed)) | set(swallowed.values())
     for index in equals.operations:
         operation = table.operations[index]
@@ -176,10 +191,53 @@ def is_worth_memory(fusion: Fusion, value: int, read: Sequence[int], cost: float
         return False
     computed = cost * fusion.table.values[value].elements
     written = fusion.size_bytes(value)
-    once = sum(map(fusion.size_bytes, read)) + computed + written * (1 + len(readers)) + LAUNCH_BYTES
+    zeros = written if _reads_zeros(fusion, value) else 0
+    once = sum(map(fusion.size_bytes, read)) + zeros + computed + written + LAUNCH_BYTES
     again = 0.0
     for index in readers:
+        times = times_asked(fusion, index, value)
         operands = fusion.operands(fusion.table.operations[index])
         anyway = {source for operand in operands if operand != value for source in fusion.sources(operand)}
-        again += sum(fusion.size_bytes(root) for root in read if root not in anyway) + computed
+        again += sum(_read_bytes(fusion.size_bytes(root), times) for root in read if root not in anyway)
+        again += _read_bytes(zeros, times) + computed * times
+        once += _read_bytes(written, times)
     return again > once
+
+
+def _read_bytes(size_bytes: int, times: float) -> float:
+    """What reading an array costs whose elements are asked for several times: again from the cache, where it fits in."""
+    return size_bytes + size_bytes * (times - 1) / (CACHE_SPEEDUP if size_bytes < CACHE_BYTES else 1)
+
+
+def _reads_zeros(fusion: Fusion, value: int) -> bool:
+    """Whether a value is a ReLU whose zeros exist, for a max-pool to scatter into a copy of them."""
+    held = fusion.table.values[value]
+    made = fusion.table.operations[held.operation] if held.operation is not None else None
+    if made is None or made.primitive != "max" or (held.shape, held.dtype) not in fusion.zeros:
+        return False
+    return len(fusion.operands(made)) == 1
+
+
+def times_asked(fusion: Fusion, reader: int, value: int) -> float:
+    """How many times a reader computes each element of a virtual operand.
+
+    Once, but for windows that overlap, and for what is spread out over a larger array, as the scale of a normalization over
+    a map. The backward pass of a pool goes over the windows of the forward pass.
+    """
+    operation, read = fusion.table.operations[reader], fusion.table.values[value]
+    window = prod(operation.size("window_dimensions"))
+    if operation.primitive in WINDOWS and window:
+        asked = fusion.table.values[operation.results[0]].elements * window
+    elif operation.primitive == "select_and_scatter_add":
+        asked = fusion.table.values[operation.operands[0]].elements * window
+    else:
+        result = fusion.table.values[operation.results[0]]
+        asked = result.elements if is_spread(read.shape, result.shape, operation) else 0
+    return max(asked / max(read.elements, 1), 1)
+
+
+def is_spread(shape: tuple[int, ...], over: tuple[int, ...], operation: Operation) -> bool:
+    """Whether an operation repeats an operand of a shape all over its result."""
+    if operation.primitive == "broadcast_in_dim":
+        return True
+    return len(shape) == len(over) and all(one in (1, other) for one, other in zip(shape, over, strict=True))

@@ -15,11 +15,13 @@ from jaxmem.formula.backends import ADDITIONS
 from jaxmem.formula.backends.cpu_library import hidden_bytes
 from jaxmem.formula.backends.tpu import ON_CHIP_BYTES, feature_maps, padding_bytes
 from jaxmem.formula.equal import moved
+from jaxmem.formula.kernels import Addition
 from jaxmem.formula.loops import carried_in_place
+from jaxmem.formula.orders import first_in_first_out
 from jaxmem.formula.packing import gap_bytes
 from jaxmem.formula.plan import Plan
 from jaxmem.formula.ranges import LiveRanges
-from jaxmem.formula.schedule import Addition, Schedule, best_schedule, first_in_first_out, follow
+from jaxmem.formula.schedule import Schedule, best_schedule, follow
 from jaxmem.formula.trace_order import live_ranges_in_trace_order
 from jaxmem.layer_table import LayerTable
 from jaxmem.roles import Phase
@@ -52,7 +54,7 @@ def find_live_ranges(
     if platform == "cpu":
         schedule = follow(plan.kernels, plan.arrays, first_in_first_out(plan.kernels), plan.slots)
     else:
-        schedule = best_schedule(plan.kernels, plan.arrays, plan.results, plan.slots)
+        schedule = best_schedule(plan.kernels, plan.arrays, plan.results, plan.slots, donated=plan.donated())
     on_chip = platform == "tpu" and schedule.peak_bytes <= ON_CHIP_BYTES
     if on_chip:
         schedule = replace(schedule, lent=frozenset(range(len(plan.arrays))))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from jaxmem.formula.cpu_fusion import fuse_for_cpu
 from jaxmem.formula.epilogues import batch_epilogues, convolution_epilogues, product_epilogues
-from jaxmem.formula.equal import Equals, find_equals
+from jaxmem.formula.equal import Equals, find_equals, recomputed_regions
 from jaxmem.formula.fusion import (
     CONTRACTIONS,
     REDUCTIONS,
@@ -15,7 +15,8 @@ from jaxmem.formula.fusion import (
     Fusion,
     fuse,
 )
-from jaxmem.formula.schedule import Addition, Array, Kernel, Slot
+from jaxmem.formula.kernels import Addition, Array, Kernel, Slot
+from jaxmem.formula.schedule import Donated
 from jaxmem.formula.siblings import join_reductions
 from jaxmem.formula.tiles import has_no_tiles
 from jaxmem.layer_table import LayerTable, Operation
@@ -45,7 +46,7 @@ class Plan:
     def __init__(self, table: LayerTable, *, platform: str, replaced: Mapping[int, int]) -> None:
         self.table = table
         self.replaced = replaced
-        self.equals: Equals = find_equals(table, merges_remat=platform == "cpu")
+        self.equals: Equals = find_equals(table, merges_remat=platform == "cpu", scatters_pools=platform == "cuda")
         self.calls_cublas = platform == "cuda" and has_no_tiles(table, self.equals)
         self.swallowed = convolution_epilogues(table, self.equals) if platform == "cuda" else {}
         over: Mapping[int, int] = {}
@@ -78,6 +79,7 @@ class Plan:
                     for array in kernel.writes:
                         self.arrays[array] = replace(self.arrays[array], lends=False)
         if platform != "cpu":
+            self._wait_at_barriers()
             self._join_updates()
         self.kernel_of: dict[int, int] = {
             array: index for index, kernel in enumerate(self.kernels) for array in kernel.writes
@@ -106,6 +108,8 @@ class Plan:
                         stays=result in outputs,
                         takes_over=operation.primitive not in _OWN_PLACE and not by_library,
                         lends=not by_library,
+                        of_library=by_library,
+                        is_number=self.table.values[result].elements == 1,
                         over=self.array_of.get(over[result]) if result in over else None,
                         same_as=self.array_of.get(self.equals.of[continues]) if continues is not None else None,
                     )
@@ -122,11 +126,11 @@ class Plan:
         return len(self.arrays) - 1
 
     def add(
-        self, addition: Addition, *, copies: int = 1, stays: bool = False, same_as: int | None = None
+        self, addition: Addition, *, copies: int = 1, same_as: int | None = None, copy_of: int | None = None
     ) -> tuple[int, ...]:
         """New arrays of the backend's own, all alike; their indices."""
         size_bytes = (addition.elements * addition.itemsize_bits + 7) // 8
-        array = Array(size_bytes=size_bytes, addition=addition, stays=stays, same_as=same_as)
+        array = Array(size_bytes=size_bytes, addition=addition, same_as=same_as, copy_of=copy_of)
         return tuple(self.add_array(array) for _ in range(copies))
 
     def add_kernel(
@@ -135,7 +139,6 @@ class Plan:
         reads: Iterable[int],
         writes: Iterable[int],
         *,
-        copies: bool = False,
         arguments: Iterable[int] = (),
     ) -> int:
         """A new kernel; its index."""
@@ -144,7 +147,6 @@ class Plan:
                 operation=operation,
                 reads=tuple(dict.fromkeys(reads)),
                 writes=tuple(writes),
-                copies=copies,
                 arguments=tuple(arguments),
             )
         )
@@ -165,6 +167,20 @@ class Plan:
         """Let a kernel read another array in place of one."""
         old = self.kernels[kernel]
         self.kernels[kernel] = replace(old, reads=tuple(by if read == array else read for read in old.reads))
+
+    def read_instead(self, kernel: int, argument: int, array: int) -> None:
+        """Let a kernel read an array in place of an argument."""
+        old = self.kernels[kernel]
+        self.kernels[kernel] = replace(
+            old,
+            reads=tuple(dict.fromkeys((array, *old.reads))),
+            arguments=tuple(one for one in old.arguments if one != argument),
+        )
+
+    def replace_write(self, kernel: int, array: int, by: int) -> None:
+        """Let a kernel write another array in place of one."""
+        old = self.kernels[kernel]
+        self.kernels[kernel] = replace(old, writes=tuple(by if written == array else written for written in old.writes))
 
     def arrays_of(self, values: Iterable[int]) -> tuple[int, ...]:
         """The arrays of those values that are no arguments."""
@@ -211,6 +227,14 @@ class Plan:
                     waiting.extend(self.swallowed.get(r, r) for r in self.table.operations[reader].results)
         return found
 
+    def donated(self) -> dict[int, Donated]:
+        """Donated argument → its size and the array that is written over it."""
+        return {
+            argument: Donated(size_bytes=self.fusion.size_bytes(argument), result=self.array_of[result])
+            for argument, value in self.replaced.items()
+            if (result := self.equals.of[value]) in self.array_of
+        }
+
     def updates_of(self) -> dict[int, list[int]]:
         """Argument → the kernels that compute results of the program from it."""
         found: dict[int, list[int]] = {}
@@ -229,6 +253,37 @@ class Plan:
     def _computes(self, kernel: Kernel) -> bool:
         """Whether a kernel computes element by element."""
         return all(self.arrays[array].takes_over for array in kernel.writes)
+
+    def _wait_at_barriers(self) -> None:
+        """What ``jax.checkpoint`` computes again waits for the gradient that comes in.
+
+        JAX hands all that goes into the region, the gradient included, through one barrier, and XLA takes that out only when
+        the kernels have their order (`OptimizationBarrierExpander`).
+        """
+        kernels_of: dict[int, list[int]] = {}
+        for index, kernel in enumerate(self.kernels):
+            kernels_of.setdefault(kernel.operation, []).append(index)
+        left = set(self.equals.operations)
+        for region in recomputed_regions(self.table):
+            operations = left.intersection(region)
+            kernels = [index for operation in sorted(operations) for index in kernels_of.get(operation, ())]
+            inside = {array for index in kernels for array in self.kernels[index].writes}
+            gradients = dict.fromkeys(
+                source
+                for index in sorted(operations)
+                for operand in self.fusion.operands(self.table.operations[index])
+                if self._comes_in(operand, region[0])
+                for source in self.fusion.sources(operand)
+            )
+            incoming = [array for array in self.arrays_of(gradients) if array not in inside]
+            for index in kernels:
+                if inside.isdisjoint(self.kernels[index].reads):
+                    self.extend(index, reads=incoming)
+
+    def _comes_in(self, value: int, first: int) -> bool:
+        """Whether a value that a region reads is a gradient made before its first operation."""
+        made = self.table.values[value].operation
+        return made is not None and made < first and self.table.operations[made].phase is Phase.BACKWARD
 
     def _join_updates(self) -> None:
         """One kernel writes all new state of a parameter: they read the same gradient (XLA's multi-output fusion)."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jaxmem.formula.schedule import Addition
+from jaxmem.formula.kernels import Addition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,106 +1,16 @@
-"""In which order the kernels run, and which arrays are alive when: XLA's schedulers on the formula's own kernels.
+"""Which arrays are alive when, in the order that XLA takes.
 
 XLA makes several orders and takes the one that needs the least memory (`DefaultMemoryScheduler` in
-xla/hlo/transforms/simplifiers/hlo_memory_scheduler.cc):
-
-- The list: of the kernels that are ready, the one after which the least memory is in use, by the bytes of the operands that
-  it reads last, less the bytes that it writes. Equals go to the one with more readers, then to the one that became ready last.
-- Depth first: each kernel right behind what it reads, from the results of the program back.
-
-XLA's compiler for CPU runs what is ready first in, first out (`BFScheduler`), so that its threads have much to do at a time.
-
-Arguments cost nothing, and neither do results: they have memory of their own beside the temporaries.
-Copies are put in when the kernels have their order, each as early as possible.
+xla/hlo/transforms/simplifiers/hlo_memory_scheduler.cc).
 """
 
-import heapq
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from jaxmem.formula.kernels import Array, Kernel, Slot
+from jaxmem.formula.orders import depth_first_order, list_order, post_order
 from jaxmem.formula.packing import Interval
-from jaxmem.roles import Phase, Role
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Addition:
-    """What the backend makes for its own sake.
-
-    Attributes:
-        role, layer, phase: as in a leaf of the formula.
-        name: what a person calls it.
-        why: the backend's habit, in a sentence.
-        elements, itemsize_bits: its size.
-    """
-
-    role: Role
-    layer: str
-    phase: Phase
-    name: str
-    why: str
-    elements: int
-    itemsize_bits: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Array:
-    """What a kernel writes.
-
-    Attributes:
-        size_bytes: what it takes; 0 for a result of the program.
-        result_bytes: of a result of the program, what it takes beside the temporaries.
-        value: the value of the layer table that it is; None for what the backend adds.
-        addition: what the backend adds; None for a value.
-        stays: nothing frees it.
-        takes_over: it may be written over an operand of its size that ends there.
-        lends: it may be written over. One of several results never is: in XLA's simulated heap only who reads an instruction
-            itself may write over what it makes, not who reads one element of a tuple (`HeapSimulator::RunComputation`).
-        over: the array that a library adds to, and writes over if nothing else reads it.
-        same_as: the array whose memory it is, under another name and perhaps in another shape; -1 where that is an argument's.
-            Schedulers count it as an array nevertheless.
-    """
-
-    size_bytes: int
-    result_bytes: int = 0
-    value: int | None = None
-    addition: Addition | None = None
-    stays: bool = False
-    takes_over: bool = False
-    lends: bool = True
-    over: int | None = None
-    same_as: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kernel:
-    """What the device runs at once.
-
-    Attributes:
-        operation: index of the operation of the layer table that it is named after.
-        reads, writes: indices of arrays.
-        copies: it copies the one array that it reads, and was put in after the kernels had their order.
-        arguments: values that it reads and that are arguments of the program.
-    """
-
-    operation: int
-    reads: tuple[int, ...]
-    writes: tuple[int, ...]
-    copies: bool = False
-    arguments: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
-    """Memory that the program has anyway and that stands idle for a while: arrays are put into it.
-
-    Attributes:
-        size_bytes: how much.
-        after, before: kernels by index; it is idle behind the one and until the other runs; None for the program's ends.
-    """
-
-    size_bytes: int
-    after: int | None = None
-    before: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +20,7 @@ class Schedule:
     Attributes:
         order: indices of kernels.
         start, end: of each array, positions in ``order``, both included; one that never exists ends before it starts.
-        lent: indices of the arrays that lie in slots.
+        lent: indices of the arrays that lie in slots, or where an argument lies.
         peak: position at which the most bytes exist.
         peak_bytes: how many.
         intervals: what has to be placed: arrays that lie in no slot, those written over one another as one.
@@ -125,178 +35,109 @@ class Schedule:
     intervals: tuple[Interval, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Donated:
+    """An argument whose memory a result is written to: its size, and the array that is the result."""
+
+    size_bytes: int
+    result: int
+
+
 def best_schedule(
-    kernels: Sequence[Kernel], arrays: Sequence[Array], results: Sequence[int], slots: Sequence[Slot]
+    kernels: Sequence[Kernel],
+    arrays: Sequence[Array],
+    results: Sequence[int],
+    slots: Sequence[Slot],
+    *,
+    donated: Mapping[int, Donated],
 ) -> Schedule:
-    """The order that XLA takes: the one of least memory before copies are put in, the list where they are equal.
+    """The order that XLA takes: the one that needs the least memory, the list where they are equal.
 
     Args:
         kernels, arrays: the program.
         results: the arrays that are results of the program, in its order.
         slots: idle memory.
+        donated: argument → what is written over it.
     """
-    copied = {array for kernel in kernels if kernel.copies for array in kernel.writes}
-    without = [replace(array, size_bytes=0) if index in copied else array for index, array in enumerate(arrays)]
     orders = (
         list_order(kernels, arrays),
         depth_first_order(kernels, arrays, results),
         post_order(kernels, results),
     )
-    chosen = min(orders, key=lambda order: follow(kernels, without, order).peak_bytes)
-    return follow(kernels, arrays, _with_copies_early(kernels, chosen), slots)
+    counted = _with_state(kernels, arrays, donated)
+    chosen = min(orders, key=lambda order: follow(*counted, [len(kernels), *order]).peak_bytes)
+    needless = _needless_copies(kernels, arrays, chosen, donated)
+    without = [replace(array, same_as=-1) if index in needless else array for index, array in enumerate(arrays)]
+    idle = _idle_arguments(kernels, arrays, needless, donated)
+    schedule = follow(kernels, without, chosen, (*slots, *idle))
+    return replace(schedule, lent=schedule.lent | needless)
 
 
-def list_order(kernels: Sequence[Kernel], arrays: Sequence[Array]) -> list[int]:
-    """The kernels by how much memory each frees. Linear in the graph but for a heap.
+def _with_state(
+    kernels: Sequence[Kernel], arrays: Sequence[Array], donated: Mapping[int, Donated]
+) -> tuple[list[Kernel], list[Array]]:
+    """The program as the heap has it that XLA compares orders on: with its state, which a kernel behind all others writes.
 
-    What a kernel frees is reckoned when it becomes ready.
+    A donated argument ends where it is read last, and the result that goes into its memory is an array of its own from
+    where it is made: what shares memory with an argument is written over no operand (`HeapSimulator::RunComputation`).
     """
-    writer = {array: index for index, kernel in enumerate(kernels) for array in kernel.writes}
-    reads = [tuple(dict.fromkeys(array for array in kernel.reads if array in writer)) for kernel in kernels]
-    readers: dict[int, list[int]] = {}
-    for index, arrays_read in enumerate(reads):
-        for array in arrays_read:
-            readers.setdefault(array, []).append(index)
-    left = {array: len(found) + arrays[array].stays for array, found in readers.items()}
-    waits_for = [len({writer[array] for array in arrays_read}) for arrays_read in reads]
-    unblocks = [
-        tuple(dict.fromkeys(reader for array in kernel.writes for reader in readers.get(array, ())))
+    over = {one.result for one in donated.values()}
+    counted = [
+        replace(
+            array,
+            size_bytes=array.size_bytes or array.result_bytes,
+            takes_over=array.takes_over and index not in over,
+        )
+        for index, array in enumerate(arrays)
+    ]
+    state = {argument: len(counted) + number for number, argument in enumerate(donated)}
+    counted.extend(Array(size_bytes=one.size_bytes, lends=False) for one in donated.values())
+    reading = [
+        replace(kernel, reads=(*kernel.reads, *(state[argument] for argument in kernel.arguments if argument in state)))
         for kernel in kernels
     ]
-    written = [sum(arrays[array].size_bytes for array in kernel.writes) for kernel in kernels]
-    ready: list[tuple[bool, int, int, int, int]] = []
-    count = 0
-
-    def add(index: int) -> None:
-        nonlocal count
-        count += 1
-        freed = sum(arrays[array].size_bytes for array in reads[index] if left[array] == 1)
-        key = (not kernels[index].copies, written[index] - freed, -len(unblocks[index]), -count, index)
-        heapq.heappush(ready, key)
-
-    for index, waiting in enumerate(waits_for):
-        if not waiting:
-            add(index)
-    order = []
-    while ready:
-        index = heapq.heappop(ready)[-1]
-        order.append(index)
-        for array in reads[index]:
-            left[array] -= 1
-        for reader in unblocks[index]:
-            waits_for[reader] -= 1
-            if not waits_for[reader]:
-                add(reader)
-    return order
+    return [*reading, Kernel(operation=-1, reads=(), writes=tuple(state.values()))], counted
 
 
-def depth_first_order(kernels: Sequence[Kernel], arrays: Sequence[Array], results: Sequence[int]) -> list[int]:
-    """Each kernel right behind what it reads, from the results of the program back.
-
-    What has more readers besides the one that is being made ready comes first, all that it is made from included; equals by
-    the bytes of all that (`DFSMemoryScheduler`).
-    """
-    weigh = _weights(kernels, arrays)
-    writer = _writers(kernels)
-    return _depth_first(kernels, results, lambda found: sorted(found, key=lambda array: weigh[writer[array]]))
-
-
-def post_order(kernels: Sequence[Kernel], results: Sequence[int]) -> list[int]:
-    """Each kernel right behind what it reads, in the order in which it reads (`PostOrderScheduler`)."""
-    return _depth_first(kernels, results, list)
-
-
-def _depth_first(
-    kernels: Sequence[Kernel], results: Sequence[int], arrange: Callable[[Iterable[int]], Iterable[int]]
-) -> list[int]:
-    writer = _writers(kernels)
-    order: list[int] = []
-    entered, left = [False] * len(kernels), [False] * len(kernels)
-
-    def in_turn(found: Iterable[int]) -> list[int]:
-        return list(dict.fromkeys(writer[array] for array in arrange([one for one in found if one in writer])))
-
-    for root in [*in_turn(results), *range(len(kernels))]:
-        stack = [root]
-        while stack:
-            index = stack[-1]
-            if not entered[index]:
-                entered[index] = True
-                stack.extend(one for one in reversed(in_turn(kernels[index].reads)) if not entered[one])
-                continue
-            stack.pop()
-            if not left[index]:
-                left[index] = True
-                order.append(index)
-    return order
-
-
-def _writers(kernels: Sequence[Kernel]) -> dict[int, int]:
-    return {array: index for index, kernel in enumerate(kernels) for array in kernel.writes}
-
-
-def _weights(kernels: Sequence[Kernel], arrays: Sequence[Array]) -> list[tuple[int, int]]:
-    """Of each kernel, below 0: readers more than one, and bytes; its own and those of all that it is made from.
-
-    What is reached on two ways is counted twice, up to the number of all kernels and arguments and the bytes of all. One of
-    several results counts as an instruction of its own that takes its kernel's place: its readers do not count, but the
-    results do.
-    """
-    writer = _writers(kernels)
-    readers: dict[int, int] = {}
-    argument_readers: dict[int, int] = {}
-    for kernel in kernels:
-        for array in dict.fromkeys(kernel.reads):
-            readers[array] = readers.get(array, 0) + 1
-        for argument in dict.fromkeys(kernel.arguments):
-            argument_readers[argument] = argument_readers.get(argument, 0) + 1
-    most = len(kernels) + len(argument_readers)
-    extra, size = [0] * len(kernels), [0] * len(kernels)
-    total = 0
-    for index in _depth_first(kernels, (), list):
-        kernel = kernels[index]
-        read = [array for array in kernel.writes if readers.get(array) or arrays[array].stays]
-        if len(kernel.writes) > 1 or not all(arrays[array].lends for array in kernel.writes):
-            own = len(read) - 1
-        else:
-            own = sum(readers.get(array, 0) + arrays[array].stays for array in read) - 1
-        made = sum(arrays[array].size_bytes or arrays[array].result_bytes for array in kernel.writes)
-        total += made
-        below = [writer[array] for array in dict.fromkeys(kernel.reads) if array in writer]
-        others = [argument_readers[argument] - 1 for argument in dict.fromkeys(kernel.arguments)]
-        extra[index] = min(max(own, 0) + sum(extra[one] for one in below) + sum(others), most)
-        size[index] = min(made + sum(size[one] for one in below), total)
-    return [(-users, -size_bytes) for users, size_bytes in zip(extra, size, strict=True)]
-
-
-def first_in_first_out(kernels: Sequence[Kernel]) -> list[int]:
-    """Each kernel in the order in which it became ready."""
-    writer = {array: index for index, kernel in enumerate(kernels) for array in kernel.writes}
-    below = [{writer[array] for array in kernel.reads if array in writer} for kernel in kernels]
-    above: dict[int, list[int]] = {}
-    for index, needed in enumerate(below):
-        for one in needed:
-            above.setdefault(one, []).append(index)
-    left = [len(needed) for needed in below]
-    order = [index for index, waiting in enumerate(left) if not waiting]
-    for index in order:  # grows while it is read
-        for reader in above.get(index, ()):
-            left[reader] -= 1
-            if not left[reader]:
-                order.append(reader)
-    return order
-
-
-def _with_copies_early(kernels: Sequence[Kernel], order: Sequence[int]) -> list[int]:
-    copying: dict[int, list[int]] = {}
+def _needless_copies(
+    kernels: Sequence[Kernel], arrays: Sequence[Array], order: Sequence[int], donated: Mapping[int, Donated]
+) -> frozenset[int]:
+    """Copies of arguments that nobody reads after the update: they are the arguments themselves."""
+    place = {index: position for position, index in enumerate(order)}
+    last: dict[int, int] = {}
+    written: dict[int, int] = {}
     for index, kernel in enumerate(kernels):
-        if kernel.copies:
-            copying.setdefault(kernel.reads[0], []).append(index)
+        for array in kernel.reads:
+            last[array] = max(last.get(array, -1), place[index])
+        for array in kernel.writes:
+            written[array] = place[index]
+    return frozenset(
+        index
+        for index, array in enumerate(arrays)
+        if array.copy_of is not None and last[index] <= written[donated[array.copy_of].result]
+    )
+
+
+def _idle_arguments(
+    kernels: Sequence[Kernel], arrays: Sequence[Array], needless: frozenset[int], donated: Mapping[int, Donated]
+) -> list[Slot]:
+    """The memory of donated arguments that the update does not read, from who reads them last to the update.
+
+    It is one allocation with the result, which XLA lets others lie in meanwhile (`BufferAssigner::MaybeAssignBuffer`).
+    """
+    readers: dict[int, list[int]] = {}
+    writer: dict[int, int] = {}
+    for index, kernel in enumerate(kernels):
+        read_through = (arrays[array].copy_of for array in kernel.reads if array in needless)
+        for argument in (*kernel.arguments, *read_through):
+            if argument is not None:
+                readers.setdefault(argument, []).append(index)
+        for array in kernel.writes:
+            writer[array] = index
     return [
-        one
-        for index in order
-        if not kernels[index].copies
-        for one in (index, *(copy for array in kernels[index].writes for copy in copying.get(array, ())))
+        Slot(size_bytes=one.size_bytes, after=tuple(readers.get(argument, ())), before=writer[one.result])
+        for argument, one in donated.items()
+        if one.result in writer and writer[one.result] not in readers.get(argument, ())
     ]
 
 
@@ -407,7 +248,7 @@ def _lend(
     free = [
         (
             slot.size_bytes,
-            place[slot.after] + 1 if slot.after is not None else 0,
+            max((place[index] for index in slot.after), default=-1) + 1,
             (place[slot.before] if slot.before is not None else len(order)) - 1,
             list[tuple[int, int]](),
         )

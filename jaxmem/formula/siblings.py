@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from jaxmem.formula.fusion import REDUCTIONS
-from jaxmem.formula.schedule import Array, Kernel
+from jaxmem.formula.kernels import Array, Kernel
 from jaxmem.layer_table import LayerTable, Operation
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jaxmem.formula.backends.cpu_library import waits_for
 from jaxmem.formula.packing import ALIGNMENT, Interval, gap_bytes
-from jaxmem.formula.schedule import Kernel
+from jaxmem.formula.kernels import Kernel
 
 INTERVALS = st.lists(
     st.builds(

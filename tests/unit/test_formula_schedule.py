@@ -2,28 +2,23 @@
 
 from dataclasses import replace
 
+import pytest
+
 from jaxmem.devices.library_kernels import TYPICAL
 from jaxmem.formula.backends.cpu_library import convolution_bytes
-from jaxmem.formula.equal import find_constants, find_equals
+from jaxmem.formula.equal import find_constants, find_equals, recomputed_regions
+from jaxmem.formula.fusion import Fusion, times_asked
+from jaxmem.formula.kernels import Array, Kernel, Slot
+from jaxmem.formula.orders import depth_first_order, first_in_first_out, list_order, post_order, unordered
 from jaxmem.formula.packing import Interval, gap_bytes
-from jaxmem.formula.schedule import (
-    Array,
-    Kernel,
-    Slot,
-    best_schedule,
-    depth_first_order,
-    first_in_first_out,
-    follow,
-    list_order,
-    post_order,
-)
+from jaxmem.formula.schedule import Donated, best_schedule, follow
 from jaxmem.formula.siblings import join_reductions
 from jaxmem.layer_table import LayerTable, Operation, Value
 from jaxmem.roles import Phase
 
 
-def kernel(reads: tuple[int, ...], writes: tuple[int, ...], *, copies: bool = False) -> Kernel:
-    return Kernel(operation=0, reads=reads, writes=writes, copies=copies)
+def kernel(reads: tuple[int, ...], writes: tuple[int, ...], *, arguments: tuple[int, ...] = ()) -> Kernel:
+    return Kernel(operation=0, reads=reads, writes=writes, arguments=arguments)
 
 
 def arrays(*sizes: int) -> list[Array]:
@@ -101,18 +96,65 @@ def test_first_in_first_out_runs_early_what_waits_for_nothing() -> None:
     assert first_in_first_out(kernels) == [0, 2, 1, 3]
 
 
-def test_a_copy_is_put_in_right_behind_what_it_copies() -> None:
-    """Whoever reads the copy last, it exists from the start: 50 bytes beside the 60 of the kernel between."""
+def test_a_table_of_results_counts_in_the_list() -> None:
+    """Of two kernels that write 100 bytes and free nothing, the one that writes no table goes first, also if it came first."""
+    kernels = [kernel((), (0,)), kernel((0,), (1,)), kernel((0,), (2,)), kernel((1, 2), (3,))]
+    sizes = arrays(10, 100, 100, 1)
+    assert list_order(kernels, sizes) == [0, 2, 1, 3]
+    of_library = [*sizes[:2], replace(sizes[2], of_library=True), sizes[3]]
+    assert list_order(kernels, of_library) == [0, 1, 2, 3]
+
+
+def test_the_list_reckons_again_what_is_read_last() -> None:
+    """Once the second kernel has run, the third is the last that reads 90 bytes, and goes before one that takes nothing."""
+    kernels = [kernel((), (0,)), kernel((0,), (1,)), kernel((0,), (2,)), kernel((1,), (3,)), kernel((2, 3), (4,))]
+    sizes = arrays(90, 10, 20, 10, 1)
+    assert list_order(kernels, sizes) == [0, 1, 2, 3, 4]
+
+
+def test_a_result_costs_what_it_takes_in_the_list() -> None:
+    """An update that writes 30 bytes of state for a gradient of 10 waits for a kernel that writes 15."""
+    kernels = [kernel((), (0,)), kernel((0,), (1,)), kernel((), (2,)), kernel((2,), (3,))]
+    state = Array(size_bytes=0, result_bytes=30, stays=True)
+    sizes = [Array(size_bytes=10), state, Array(size_bytes=15), Array(size_bytes=1)]
+    assert list_order(kernels, sizes) == [0, 2, 3, 1]
+
+
+def copied_weights(*, last: bool) -> tuple[list[Kernel], list[Array]]:
+    """Weights (argument 7, 40 bytes) are copied; a product reads the copy, and the update, before the product or after it."""
     kernels = [
-        kernel((), (0,)),
-        kernel((0,), (2,)),
-        kernel((2,), (3,)),
-        kernel((0,), (1,), copies=True),
-        kernel((1, 3), (4,)),
+        kernel((), (0,), arguments=(7,)),
+        kernel((0,), (1,)),
+        kernel((0, 1) if last else (0,), (2,)),
+        kernel((1, 2), (3,)),
     ]
-    schedule = best_schedule(kernels, arrays(50, 50, 60, 1, 1), [4], [])
-    assert schedule.order.index(3) == schedule.order.index(0) + 1
-    assert schedule.peak_bytes == 50 + 50 + 60
+    sizes = [
+        Array(size_bytes=40, copy_of=7),
+        Array(size_bytes=1),
+        Array(size_bytes=0, result_bytes=40, stays=True),
+        Array(size_bytes=0, result_bytes=1, stays=True),
+    ]
+    return kernels, sizes
+
+
+def test_a_copy_of_an_argument_stays_only_where_it_is_read_after_the_update() -> None:
+    donated = {7: Donated(size_bytes=40, result=2)}
+    kernels, sizes = copied_weights(last=True)
+    assert unordered(kernels, [(1, 2)]) == set()
+    assert best_schedule(kernels, sizes, [2, 3], [], donated=donated).peak_bytes == 1
+    late, sizes = copied_weights(last=False)
+    assert unordered(late, [(1, 2)]) == {(1, 2)}
+    early_update = [late[0], late[2], replace(late[1], reads=(0, 2)), late[3]]
+    assert best_schedule(early_update, sizes, [2, 3], [], donated=donated).peak_bytes == 40 + 1
+
+
+def test_an_argument_that_the_update_does_not_read_lends_its_memory() -> None:
+    """Once its copy is made, 40 bytes of weights stand idle until the update: another array lies there meanwhile."""
+    kernels = [kernel((), (0,), arguments=(7,)), kernel((0,), (1,)), kernel((1,), (2,)), kernel((0, 2), (3,))]
+    sizes = [*arrays(40, 40, 1), Array(size_bytes=0, result_bytes=40, stays=True)]
+    schedule = best_schedule(kernels, sizes, [3], [], donated={7: Donated(size_bytes=40, result=3)})
+    assert schedule.lent == {1}
+    assert schedule.peak_bytes == 40 + 1
 
 
 def test_what_is_written_over_an_operand_needs_no_place() -> None:
@@ -254,3 +296,55 @@ def test_what_a_loop_carries_is_a_constant_only_if_every_turn_leaves_one() -> No
     ]
     loop = LayerTable(values=tuple(shapes), operations=operations, arguments=(0,), outputs=(6, 7))
     assert find_constants(loop) == [False, True, True, False, True, False, True, False]
+
+
+def test_what_is_spread_out_or_lies_in_overlapping_windows_is_computed_several_times() -> None:
+    """A scale of 4 channels over 8 × 8 × 4; a pool of 3 × 3 in steps of 2 from 8 × 8 to 4 × 4, 9 · 16 / 64 times each."""
+    shapes = ((1, 1, 4), (8, 8, 4), (8, 8, 4), (4, 4, 4), (8, 8))
+    values = tuple(Value(shape=shape, dtype="float32", itemsize_bits=32) for shape in shapes)
+    window = (("window_dimensions", (3, 3, 1)), ("window_strides", (2, 2, 1)))
+    operations = tuple(
+        Operation(
+            primitive=primitive, scope="", layer="", phase=Phase.FORWARD, operands=operands, results=results, sizes=sizes
+        )
+        for primitive, operands, results, sizes in (
+            ("mul", (0, 1), (2,), ()),
+            ("reduce_window_max", (2,), (3,), window),
+            ("reduce_sum", (2,), (4,), (("axes", (2,)),)),
+        )
+    )  # fmt: skip
+    spread = LayerTable(values=values, operations=operations, arguments=(), outputs=(3, 4))
+    fusion = Fusion(spread, find_equals(spread, merges_remat=True))
+    assert times_asked(fusion, 0, 0) == 64
+    assert times_asked(fusion, 0, 1) == 1
+    assert times_asked(fusion, 1, 2) == 9 * 16 / 64
+    assert times_asked(fusion, 2, 2) == 1
+
+
+def test_a_region_that_is_computed_again_begins_with_what_is() -> None:
+    """Two blocks in a row: in the backward pass one region of the later block, then one of the earlier."""
+    scopes = ("rematted_computation/b", "b", "rematted_computation/a", "a")
+    backward = table(
+        *(
+            ("exp", str(number), (number,), f"transpose(jvp())/checkpoint/{scope}")
+            for number, scope in enumerate(scopes)
+        ),
+        scalars=4,
+    )
+    assert recomputed_regions(backward) == ((0, 1), (2, 3))
+
+
+@pytest.mark.parametrize(("border", "joined"), [(0, {2: 3}), (1, {})])
+def test_a_pool_scatters_into_the_gradient_of_another_reader(border: int, joined: dict[int, int]) -> None:
+    """Value 2 is the gradient through the pool, 3 that of a skip connection; with a border in front it is sliced first."""
+    added = table(
+        ("exp", "e", (0,), ""),
+        ("select_and_scatter_add", "s", (0, 1), ""),
+        ("exp", "f", (1,), ""),
+        ("add_any", "sum", (2, 3), ""),
+        scalars=4,
+    )
+    pool = replace(added.operations[1], sizes=(("padding", (border, 0)),))
+    added = replace(added, operations=(added.operations[0], pool, *added.operations[2:]))
+    assert dict(find_equals(added, merges_remat=False, scatters_pools=True).scattered_into) == joined
+    assert not find_equals(added, merges_remat=False).scattered_into

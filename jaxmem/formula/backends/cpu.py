@@ -9,8 +9,8 @@ from math import prod
 
 from jaxmem.formula.backends.cpu_library import waits_for
 from jaxmem.formula.cpu_fusion import IN_A_LOOP, CpuFusion, is_inside_erfc
+from jaxmem.formula.kernels import Addition, Slot
 from jaxmem.formula.plan import Plan
-from jaxmem.formula.schedule import Addition, Slot
 from jaxmem.layer_table import Operation
 from jaxmem.roles import Phase, Role
 
@@ -390,4 +390,4 @@ def copied_arguments(plan: Plan) -> None:
         copying = plan.add_kernel(plan.equals.operations[0], (), (copy,))
         for kernel in kernels:
             plan.extend(kernel, reads=(copy,))
-        plan.slots.append(Slot(size_bytes=plan.fusion.size_bytes(argument), after=copying, before=update))
+        plan.slots.append(Slot(size_bytes=plan.fusion.size_bytes(argument), after=(copying,), before=update))
