@@ -63,8 +63,8 @@ which the way back reads after their update are copied; on GoogLeNet, DenseNet a
 VGG-16 with `--remat blocks` the barriers. A U-shaped program of our own, three convolutions and a skip connection, showed that
 a pool's gradient is scattered into the other gradient of its map. The errors of held-out programs were read twice, none of
 them opened: with these rules but for the last (1.08 and 9.73 %), where U-Net, 18 % high, was the reason to write that program,
-and with all. One ledger of ShuffleNet left 4 KiB unexplained; its row was looked at, and vectors that one reader spreads out are no
-arrays any more.
+and with all. One ledger of ShuffleNet left 4 KiB unexplained; its row was looked at, and vectors that one reader spreads out
+are no arrays any more.
 
 {_missing(rows)}
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxmem.formula.backends.cpu_library import waits_for
-from jaxmem.formula.packing import ALIGNMENT, Interval, gap_bytes
 from jaxmem.formula.kernels import Kernel
+from jaxmem.formula.packing import ALIGNMENT, Interval, gap_bytes
 
 INTERVALS = st.lists(
     st.builds(
