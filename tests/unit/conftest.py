@@ -3,8 +3,9 @@
 from dataclasses import fields as fields_of
 
 import pytest
+from lowerings_by_hand import argument, replacing
 
-from jaxmem.lowering import Argument, Output
+from jaxmem.lowering import Output
 from jaxmem.roles import Role
 from jaxmem.xla import (
     Allocation,
@@ -199,42 +200,16 @@ class Step:
 
     @property
     def arguments(self):
-        def argument(number, name, shape, role, layer="dense", path=""):
-            return Argument(
-                path=name,
-                shape=shape,
-                dtype="float32",
-                itemsize_bits=32,
-                role=role,
-                role_rule="by hand",
-                layer=layer,
-                parameter_path=path,
-                donated=role is not Role.INPUTS,
-                parameter_number=number,
-            )
-
         return (
-            argument(0, "w", (4, 4), Role.PARAMETERS, path="dense/w"),
-            argument(1, "m", (4, 4), Role.OPTIMIZER_FIRST_MOMENT, path="dense/w"),
-            argument(2, "b", (4,), Role.PARAMETERS, path="dense/b"),
-            argument(3, "x", (8, 4), Role.INPUTS, layer=""),
+            argument(0, "w", (4, 4), Role.PARAMETERS, layer="dense", path="dense/w"),
+            argument(1, "m", (4, 4), Role.OPTIMIZER_FIRST_MOMENT, layer="dense", path="dense/w"),
+            argument(2, "b", (4,), Role.PARAMETERS, layer="dense", path="dense/b"),
+            argument(3, "x", (8, 4), Role.INPUTS),
         )
 
     @property
     def outputs(self):
-        replaced = [
-            Output(
-                path=f"result[{number}]",
-                shape=argument.shape,
-                dtype="float32",
-                itemsize_bits=32,
-                role=argument.role,
-                layer=argument.layer,
-                parameter_path=argument.parameter_path,
-                argument_index=number,
-            )
-            for number, argument in enumerate(self.arguments[:3])
-        ]
+        replaced = [replacing(number, one) for number, one in enumerate(self.arguments[:3])]
         return (
             *replaced,
             Output(path="result[3]", shape=(), dtype="float32", itemsize_bits=32, role=Role.OUTPUTS),

@@ -11,7 +11,7 @@ from jaxmem.formula.live_ranges import find_live_ranges
 from jaxmem.formula.optimizers import RULES, state_bytes
 from jaxmem.formula.pools import with_borders
 from jaxmem.formula.textbook import textbook_formulas
-from jaxmem.layer_table import Operation
+from jaxmem.layer_table import Operation, Value
 from jaxmem.lowering import Argument, Output, ProgramFacts
 from jaxmem.roles import OPTIMIZER_ROLES, Phase, Role
 
@@ -239,3 +239,24 @@ def test_a_border_of_nothing_is_the_array_and_any_other_is_not():
     assert moved(pad(0, 0, 0)) == ((1, 0),)
     assert moved(pad(0, 1, 0)) == moved(pad(-1, 0, 0)) == ()
     assert moved(replace(pad(), sizes=())) == ()
+
+
+@pytest.mark.parametrize(
+    ("primitive", "sizes", "before", "after", "is_the_array"),
+    [
+        ("reduce_sum", (), (4, 1), (4,), True),
+        ("reduce_sum", (), (4, 2), (4,), False),
+        ("slice", (), (4, 2), (4, 2), True),
+        ("slice", (), (4, 2), (3, 2), False),
+        ("cumsum", (("axis", (1,)),), (4, 1), (4, 1), True),
+        ("cumsum", (("axis", (0,)),), (4, 1), (4, 1), False),
+        ("sort", (("dimension", (1,)),), (4, 1), (4, 1), True),
+        ("argmax", (("axes", (1,)),), (4, 1), (4,), False),
+    ],
+)
+def test_what_is_done_along_one_element_is_the_array(primitive, sizes, before, after, is_the_array):
+    operation = Operation(
+        primitive=primitive, scope="", layer="", phase=Phase.FORWARD, operands=(0,), results=(1,), sizes=sizes
+    )  # fmt: skip
+    values = [Value(shape=shape, dtype="float32", itemsize_bits=32) for shape in (before, after)]
+    assert moved(operation, values) == (((1, 0),) if is_the_array else ())

@@ -1,10 +1,12 @@
 """Which value of a compiled program a leaf of the formula speaks of, on programs small enough to read."""
 
 import pytest
+from lowerings_by_hand import argument as by_hand
+from lowerings_by_hand import replacing
 
 from jaxmem.attribution import Dataflow, Facts, attribute, take_account
 from jaxmem.formula import Formula, Leaf
-from jaxmem.lowering import Argument, Output
+from jaxmem.lowering import Output
 from jaxmem.profile import profile_memory
 from jaxmem.reconcile.book import Book
 from jaxmem.reconcile.evidence import Evidence
@@ -14,32 +16,9 @@ from jaxmem.roles import Phase, Role
 
 
 def argument(number, name, shape, role=Role.PARAMETERS):
-    parameter = role is Role.PARAMETERS
-    return Argument(
-        path=name,
-        shape=shape,
-        dtype="float32",
-        itemsize_bits=32,
-        role=role,
-        role_rule="by hand",
-        layer="norm" if parameter else "",
-        parameter_path=f"norm/{name}" if parameter else "",
-        donated=parameter,
-        parameter_number=number,
-    )
-
-
-def new(number, of):
-    return Output(
-        path=f"result[{number}]",
-        shape=of.shape,
-        dtype="float32",
-        itemsize_bits=32,
-        role=of.role,
-        layer=of.layer,
-        parameter_path=of.parameter_path,
-        argument_index=number,
-    )
+    if role is not Role.PARAMETERS:
+        return by_hand(number, name, shape, role)
+    return by_hand(number, name, shape, role, layer="norm", path=f"norm/{name}")
 
 
 def leaf(name, primitive, role, path=""):
@@ -88,7 +67,7 @@ def test_a_sum_that_the_update_multiplies_is_not_the_gradient_beside_it(hlo, mem
         argument(2, "x", (8, 4), Role.INPUTS),
         argument(3, "factor", (4,), Role.INPUTS),
     )
-    outputs = tuple(new(number, of) for number, of in enumerate(arguments[:2]))
+    outputs = tuple(replacing(number, of) for number, of in enumerate(arguments[:2]))
     module = hlo.module()
     facts = Facts(Dataflow(module), arguments, outputs)
     profile = profile_memory(module, places.assignment(("cotangent", ()), ("product", ())), platform="cpu")
