@@ -81,14 +81,21 @@ def capture_of(plan: Plan, device: str, kept: Path | None = None) -> Capture:
     target = find_device(device)
     try:
         program = build(plan)
-        jax.eval_shape(program.fn, *program.args)
     except Exception as error:
-        raise NoProgram(f"JAX takes no such program: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise _no_program(error) from error
     if target.platform == "cpu":
         program = program.with_compiler_options(UNOPTIMIZED)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Some donated buffers were not usable")
-        traced = trace(program, platforms=(target.platform,))
+        try:
+            traced = trace(program, platforms=(target.platform,))
+        except Exception:
+            # Whose error is it? Tracing each program twice to know beforehand would cost more than the compiler does.
+            try:
+                jax.eval_shape(program.fn, *program.args)
+            except Exception as error:
+                raise _no_program(error) from error
+            raise
         try:
             lowering = traced.lowering
         except ValueError as error:
@@ -105,6 +112,10 @@ def capture_of(plan: Plan, device: str, kept: Path | None = None) -> Capture:
     kept.mkdir(parents=True, exist_ok=True)
     save(capture, file, force=True)
     return capture
+
+
+def _no_program(error: Exception) -> NoProgram:
+    return NoProgram(f"JAX takes no such program: {type(error).__name__}: {str(error).splitlines()[0]}")
 
 
 def kept_as(plan: Plan, device: str) -> str:

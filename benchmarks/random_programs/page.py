@@ -24,9 +24,8 @@ def page(results: Results) -> str:
         "roles and ledger add up to what is required; on CPU that is what `memory_analysis()` says plus constants and what is "
         "hidden; no buffer is damaged; and XProf's memory viewer has the same peak, curve and allocations.",
         table(header, rows),
-        "The rows are what the code said as each program was compiled; `--again` reads every capture anew. The run of "
-        "2026-11-27 was interrupted before its 2,000 programs were done, and before the repairs that "
-        "tests/integration/test_found_by_random_programs.py tells of: its open bytes are those of the code without them.",
+        "The rows are what the code said as each program was read; `--again` reads every capture anew. A run that was "
+        "interrupted has as many programs as the table says.",
         "A ledger that does not close counts its open bytes as *unexplained*; nothing else about its report is wrong. Open "
         "rows by what is open, a buffer that the formula does not name or a leaf that no buffer stands for:",
         _open(results.rows),

@@ -37,6 +37,7 @@ def test_every_byte_has_a_role(rows):
 
 
 def test_what_is_open_is_said(rows):
-    """A ledger closes, or says which rows do not."""
+    """A ledger closes, or says which rows do not; seven in ten close."""
     assert all(bool(row["unexplained_bytes"]) == bool(row["unexplained"]) for row in rows)
-    assert any(not row["unexplained_bytes"] and row["required_bytes"] > 1000 for row in rows)
+    compiled = [row for row in rows if row["refused"] is None]
+    assert sum(not row["unexplained_bytes"] for row in compiled) >= 0.7 * len(compiled)

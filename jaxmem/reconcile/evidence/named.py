@@ -30,6 +30,9 @@ _LIBRARY_CALLS = {"__cublas": "dot", "__cudnn$conv": "convolution"}
 _XLA_NAMES = {"select_and_scatter": "select_and_scatter_add"}
 """Names that JAX's lowering gives an operation, where they differ from its primitive's."""
 
+_RUNNING = {"reduce_window_sum": "cumsum", "reduce_window_max": "cummax", "reduce_window_min": "cummin"}
+"""Windows to which JAX's lowering of running sums comes down, under their names."""
+
 _EXCHANGES = COLLECTIVES - SUMS
 
 _AROUND = frozenset({"while", "cond"})
@@ -180,6 +183,8 @@ class Named(Held):
             yield name[0], "add_any", name[2]
         if self._gather_ended_by(node) is not None:
             yield name[0], "gather", name[2]
+        if name[1] in _RUNNING:
+            yield name[0], _RUNNING[name[1]], name[2]
         if name[1] == "reduce" and node.leaf[1] == (1,):
             # JAX lowers both to a reduction of pairs, a number and its place; of its two results this is the place.
             yield from ((name[0], given, name[2]) for given in ("argmax", "argmin"))
