@@ -14,6 +14,7 @@ from typing import Literal
 
 from jaxmem.capture import this_host
 from jaxmem.codec import Mismatch, decode, encode, parse_json
+from jaxmem.devices.library_kernels import instruction_set
 from jaxmem.difference import Side, side_of
 from jaxmem.errors import InputError, InvariantError
 from jaxmem.files import write_whole
@@ -147,9 +148,12 @@ def compiler_of(versions: Versions) -> str:
 
 
 def host_of(platform: str) -> str:
-    """``x86_64, 2 threads`` where the program is compiled for the machine that compiles it."""
+    """``x86_64 with AVX-512, 2 threads`` where the program is compiled for the machine that compiles it."""
+    if platform != "cpu":
+        return ""
     host = this_host()
-    return f"{host.machine}, {host.threads} threads" if platform == "cpu" else ""
+    kind = instruction_set(frozenset(host.cpu_features))
+    return f"{host.machine}{f' with {kind}' if kind != 'other' else ''}, {host.threads} threads"
 
 
 def read(path: Path) -> tuple[Baseline, ...]:
