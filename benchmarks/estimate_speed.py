@@ -119,7 +119,7 @@ class DepthRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """All rows. ``load`` is the system's load average as the command began for the last time: what else the machine did."""
+    """All rows. ``load`` is the highest load average of the system as the command began: what else the machine did."""
 
     setting: Setting
     date: str
@@ -315,7 +315,7 @@ def page(results: Results) -> str:
     return f"""# How fast an estimate is
 
 {in_words(results.setting, (results.date,))}
-Load average as it last began: {results.load:.1f}.
+Load average as it began, at most: {results.load:.1f}.
 
     python -m benchmarks.estimate_speed
 
@@ -426,7 +426,7 @@ def run(pairs: int, *, again: bool) -> None:
         results or Results(setting=this_setting(), date="", load=0.0),
         setting=this_setting(),
         date=today(),
-        load=os.getloadavg()[0],
+        load=max(os.getloadavg()[0], results.load if results else 0.0),
     )
     with tempfile.TemporaryDirectory(prefix="jaxmem-estimate-speed-") as cache:
         variables = environment(cache)
