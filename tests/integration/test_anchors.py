@@ -231,7 +231,8 @@ def test_with_fusions_opened_inference_needs_two_successive_maps(batch_size: int
     assert capture.statistics.temp_bytes == pair == 25_690_112 * batch_size
     assert textbook(formula(program), "textbook: w + max(F_l + F_l+1)") == capture.statistics.temp_bytes + W
     report = read_report(capture)
-    assert report.hidden.bytes == 0
+    # What is left hidden are the blocks into which the runtime packs the operands of large matrix products.
+    assert all(row.instruction.startswith("dot_general") for row in report.hidden.fusions)
     assert report.unexplained_bytes == 0
     infinity = 4  # the constant with which a max-pool begins
     assert report.reserved_bytes == W + batch_size * (IMAGE + 4000) + pair + infinity
