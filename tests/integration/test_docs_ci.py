@@ -54,6 +54,7 @@ class Project:
             "JAXMEM_CACHE_DIR": str(folder / "cache"),
             "GITHUB_STEP_SUMMARY": str(self.summary),
             "COLUMNS": "80",
+            "PYTHONDONTWRITEBYTECODE": "1",  # what a project ignores is not what changes in it
         }
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
