@@ -1,6 +1,6 @@
 """HloModuleProto to `Module`, checked: every id points somewhere, operands come before users, nothing calls itself."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -84,6 +84,7 @@ class _ModuleReader:
             if not 0 <= metadata.stack_frame_id <= len(frames):
                 name = next(each.name for each in self.instructions.values() if each.metadata is metadata)
                 raise self.broken(f"instruction {name} names stack frame {metadata.stack_frame_id} of {len(frames)}")
+        self.check_donated((*proto.input_output_alias.entries, *proto.buffer_donor.entries), proto.entry_computation_id)
         return Module(
             name=name,
             entry_computation_id=proto.entry_computation_id,
@@ -108,6 +109,22 @@ class _ModuleReader:
             ),
             stack_frames=frames,
         )
+
+    def check_donated(self, entries: Sequence[Any], entry_id: int) -> None:
+        """What a result is written over, or may be, is an array of a parameter."""
+        parameters = (self.instructions[number] for number in self.computations[entry_id].instruction_ids)
+        arrays = {
+            (parameter.parameter_number, place)
+            for parameter in parameters
+            if parameter.opcode == "parameter"
+            for place, _ in parameter.shape.leaves
+        }
+        for entry in entries:
+            if (entry.parameter_number, tuple(entry.parameter_shape_index)) not in arrays:
+                raise self.broken(
+                    f"element {tuple(entry.parameter_shape_index)} of parameter {entry.parameter_number} is donated, and "
+                    "the entry computation has no such array"
+                )
 
     def broken(self, what: str) -> InputError:
         return broken(self.origin, what)

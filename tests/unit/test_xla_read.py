@@ -243,6 +243,14 @@ class TestModule:
         with pytest.raises(InputError, match="stack frame 1 is called, in the end, by itself"):
             read_module(add(), stack_frame_index=frames)
 
+    @pytest.mark.parametrize(("number", "place"), [(7, ()), (0, (1,))])
+    def test_a_donated_array_that_no_parameter_has_is_refused(self, number, place):
+        entry = MESSAGES["AliasEntry"](parameter_number=number, parameter_shape_index=place, kind=1)
+        with pytest.raises(
+            InputError, match=f"of parameter {number} is donated, and the entry computation has no such"
+        ):
+            read_module(add(), input_output_alias=MESSAGES["InputOutputAlias"](entries=[entry]))
+
     @pytest.mark.parametrize(
         ("key", "order", "message"),
         [(1, [1, 2], "not an order of its"), (1, [1, 2, 2], "not an order"), (7, [], "computation 7")],
