@@ -6,7 +6,7 @@ from math import prod
 from jaxmem.dump.roles import RoleTable
 from jaxmem.lowering import Argument, Output
 from jaxmem.roles import OPTIMIZER_ROLES, Role
-from jaxmem.xla import Module, Shape
+from jaxmem.xla import Module, Shape, ShapeIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +33,13 @@ def tables(module: Module, roles: RoleTable | None = None) -> Tables:
     leaves = _parameter_leaves(module)
     names = [name for name, _ in leaves]
     given = {} if roles is None else roles.roles(names)
+    numbers = _numbers(module)
     aliases = {
-        alias.output_shape_index: _number(module, alias.parameter_number, alias.parameter_shape_index)
+        alias.output_shape_index: numbers[alias.parameter_number, alias.parameter_shape_index]
         for alias in module.input_output_alias
     }
     donated = set(aliases.values()) | {
-        _number(module, donor.parameter_number, donor.parameter_shape_index) for donor in module.buffer_donors
+        numbers[donor.parameter_number, donor.parameter_shape_index] for donor in module.buffer_donors
     }
     arguments = tuple(
         Argument(
@@ -101,15 +102,10 @@ def _is_path(op_name: str) -> bool:
     return bool(op_name) and op_name != "XLA_Args"
 
 
-def _number(module: Module, parameter_number: int, index: tuple[int, ...]) -> int:
-    """The number of the argument at a place of the entry parameters."""
-    number = 0
-    for parameter in module.parameters:
-        for place, _ in parameter.shape.leaves:
-            if (parameter.parameter_number, place) == (parameter_number, index):
-                return number
-            number += 1
-    return number
+def _numbers(module: Module) -> dict[tuple[int | None, ShapeIndex], int]:
+    """The number of the argument at each place of the entry parameters."""
+    places = [(each.parameter_number, index) for each in module.parameters for index, _ in each.shape.leaves]
+    return {place: number for number, place in enumerate(places)}
 
 
 def _bits(shape: Shape) -> int:
