@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.fuzz.mutate import changed_bytes, changed_json, changed_text
 from benchmarks.fuzz.protos import changed_proto
-from jaxmem.assemble import device_facts, estimate_report, read_report
+from jaxmem.assemble import device_facts, estimate_report, formula_of, read_report
 from jaxmem.capture import Capture, load
 from jaxmem.codec import encode
 from jaxmem.compilers.autotune import read_recorded
@@ -25,7 +25,6 @@ from jaxmem.devices.own import load_card
 from jaxmem.difference import diff_reports
 from jaxmem.dump.roles import read_roles
 from jaxmem.errors import JaxmemError
-from jaxmem.formula import derive_formula
 from jaxmem.lowering import AUTOTUNE_RESULTS_OPTION
 from jaxmem.oom import explain_dump, explain_message
 from jaxmem.pytest_plugin import baseline
@@ -97,9 +96,8 @@ CARDS = (
 def _results() -> tuple[str, ...]:
     """A result of every kind as JSON."""
     capture = _captures()[0]
-    report, table = read_report(capture), capture.layer_table
-    assert table is not None
-    formula = derive_formula(table, capture.arguments, capture.outputs, capture.program, platform="cpu")
+    report, formula = read_report(capture), formula_of(capture)
+    assert formula is not None
     estimate = estimate_report(formula, capture.program, device_facts(capture.device, 1))
     cell = ComparisonCell(
         program="looped",

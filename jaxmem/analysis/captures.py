@@ -12,8 +12,8 @@ from jaxmem.analysis.requests import versions_for, zoo_request
 from jaxmem.analysis.targets import Progress, Target, is_zoo, program_of, silent
 from jaxmem.capture import Capture, CaptureCache, lowering_key, this_host
 from jaxmem.capture import load as load_capture
-from jaxmem.devices import Device, obstacle, with_memory_fraction
-from jaxmem.errors import EnvironmentFailure, UsageError
+from jaxmem.devices import Device, obstacle, refuse_bad_fraction, with_memory_fraction
+from jaxmem.errors import EnvironmentFailure
 from jaxmem.layer_table import LayerTable
 from jaxmem.lowering import Lowering
 from jaxmem.program import Program
@@ -57,11 +57,8 @@ def prepare_target(target: Target, *, progress: Progress = silent) -> Capture | 
     """The capture of what a person named, loaded or from the cache; or the compile that makes it."""
     if target.text.lower().endswith(".jaxmem"):
         capture = load_capture(Path(target.text))
-        if target.memory_fraction is not None and capture.device.platform != "cuda":
-            raise UsageError(
-                f"A memory fraction is what JAX's allocator takes of a GPU, and {target.text} was compiled for "
-                f"{capture.device.name}."
-            )
+        compiled_for = f"{target.text} was compiled for {capture.device.name}"
+        refuse_bad_fraction(target.memory_fraction, [capture.device.platform], found=compiled_for)
         return replace(capture, device=with_memory_fraction(capture.device, target.memory_fraction))
     device = target.find_device()
     added = gemm_options(target.gemm, device.platform, target.compiler_options)

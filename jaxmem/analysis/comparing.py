@@ -11,11 +11,11 @@ from typing import Any
 from jaxmem.analysis.captures import Pending, prepare, prepare_target
 from jaxmem.analysis.planning import Question, fit_target
 from jaxmem.analysis.targets import Target
+from jaxmem.assemble import NO_TABLE, formula_of
 from jaxmem.capture import Capture, CaptureCache
 from jaxmem.capture.machine import this_host
 from jaxmem.devices import find_device
 from jaxmem.errors import JaxmemError, UsageError
-from jaxmem.formula import derive_formula
 from jaxmem.need import read_need
 from jaxmem.planner import Failed, Job, sweep
 from jaxmem.program import Program
@@ -251,7 +251,8 @@ def _borrowed(executor: Executor) -> Iterator[Executor]:
 
 def _cell(planned: _Planned, capture: Capture, resident_bytes: int) -> ComparisonCell:
     need = read_need(capture, origin=planned.program)
-    formula = _formula_bytes(capture)
+    formula = formula_of(capture)
+    formula_bytes = NO_TABLE if formula is None else formula.bytes
     verdict = beside(need.verdict, resident_bytes)
     return ComparisonCell(
         program=planned.program,
@@ -264,21 +265,9 @@ def _cell(planned: _Planned, capture: Capture, resident_bytes: int) -> Compariso
         fits=verdict.fits,
         usable_bytes=verdict.usable_bytes,
         headroom_bytes=verdict.headroom_bytes,
-        formula_bytes=formula,
-        formula_error_percent=error_percent(formula, need.required_bytes),
+        formula_bytes=formula_bytes,
+        formula_error_percent=error_percent(formula_bytes, need.required_bytes),
     )
-
-
-def _formula_bytes(capture: Capture) -> int | Unknown:
-    if capture.layer_table is None:
-        return Unknown("the program was handed over already lowered, so its operations are not known")
-    return derive_formula(
-        capture.layer_table,
-        capture.arguments,
-        capture.outputs,
-        capture.program,
-        platform=capture.device.platform,
-    ).bytes
 
 
 def _failed(planned: _Planned, failed: Failed) -> ComparisonCell:

@@ -92,16 +92,7 @@ def _estimate(program: Program, device: Device) -> EstimateReport:
 def _derive(
     table: LayerTable, tables: "Capture | Traced", program: ProgramFacts, device: DeviceFacts, *, host: Host
 ) -> EstimateReport:
-    from jaxmem.assemble import estimate_report  # what is found in the cache has no use for the formula
-    from jaxmem.formula import derive_formula
+    from jaxmem.assemble import estimate_report, formula_on  # what is found in the cache has no use for the formula
 
-    formula = derive_formula(
-        table,
-        tables.arguments,
-        tables.outputs,
-        program,
-        platform=device.platform,
-        threads=host.threads,
-        features=host.cpu_features,
-    )
+    formula = formula_on(host, table, tables.arguments, tables.outputs, program, platform=device.platform)
     return estimate_report(formula, program, device)

@@ -10,11 +10,10 @@ from typing import Any
 from jaxmem.analysis.captures import finished, prepare, prepare_target
 from jaxmem.analysis.changes import Change, changes_of_program, changes_of_target, not_tried
 from jaxmem.analysis.targets import Progress, Target, is_zoo, program_of, silent
-from jaxmem.assemble import device_facts
-from jaxmem.capture import Capture, CaptureCache
+from jaxmem.assemble import device_facts, formula_on
+from jaxmem.capture import Capture, CaptureCache, this_host
 from jaxmem.devices import Device, find_device
 from jaxmem.errors import InputError, UsageError
-from jaxmem.formula import derive_formula
 from jaxmem.need import Need, read_need
 from jaxmem.planner import Changed, Tried, advise, find_boundary, matrix_flops
 from jaxmem.program import Program, find_attribute
@@ -264,9 +263,13 @@ def _estimator(subject: _Subject, progress: Progress) -> Callable[[int], int | N
         traced = trace(subject.program(batch), platforms=(subject.device.platform,))
         if traced.layer_table is None:
             return None
-        platform = subject.device.platform
-        return derive_formula(
-            traced.layer_table, traced.arguments, traced.outputs, traced.facts, platform=platform
+        return formula_on(
+            this_host(),
+            traced.layer_table,
+            traced.arguments,
+            traced.outputs,
+            traced.facts,
+            platform=subject.device.platform,
         ).bytes
 
     return estimate

@@ -6,10 +6,11 @@ from jaxmem.assemble.compiled import Compiled, buffer_rows, layer_rows, role_sum
 from jaxmem.assemble.device import device_facts
 from jaxmem.assemble.estimate import NO_TABLE, estimates
 from jaxmem.assemble.facts import notes, other_memories, versions, xla_numbers
+from jaxmem.assemble.formula import formula_of
 from jaxmem.attribution import Dataflow, Facts, attribute, take_account
 from jaxmem.capture import Capture
 from jaxmem.errors import InputError
-from jaxmem.formula import Formula, derive_formula
+from jaxmem.formula import Formula
 from jaxmem.hidden import hidden_need
 from jaxmem.lowering import AUTOTUNE_RESULTS_OPTION
 from jaxmem.need import code_bytes
@@ -52,19 +53,7 @@ def _read_report(capture: Capture, origin: str) -> Report:
         profile=profile, facts=facts, attributions=attributions, account=take_account(profile, attributions)
     )
     hidden = _hidden(compiled, capture)
-    formula = (
-        derive_formula(
-            capture.layer_table,
-            capture.arguments,
-            capture.outputs,
-            capture.program,
-            platform=capture.device.platform,
-            threads=capture.host.threads,
-            features=capture.host.cpu_features,
-        )
-        if capture.layer_table is not None
-        else None
-    )
+    formula = formula_of(capture)
     program_code_bytes = code_bytes(capture, assignment)
     ledger = _ledger(capture, compiled, formula, hidden, program_code_bytes)
     reserved_bytes = profile.reserved_bytes + program_code_bytes

@@ -1,7 +1,8 @@
 """Options that several commands share, and how their values are read."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -159,22 +160,27 @@ def positive_integers(text: str) -> tuple[int, ...]:
 
 def positive_number(text: str) -> float:
     """``"90"`` or ``"1.5"``; what is not above 0 is refused."""
-    return _number(text, lambda value: 0 < value < float("inf"), "is no time to wait; write a number above 0")
+    value = _number(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no time to wait; write a number above 0")
+    return value
 
 
 def fraction(text: str) -> float:
     """``"0.9"`` → 0.9; above 0 and at most 1."""
-    return _number(text, lambda value: 0 < value <= 1, "is no fraction of a memory; write a number above 0, at most 1")
+    from jaxmem.devices import refuse_bad_fraction
+
+    value = _number(text)
+    with _refused_as_value():
+        refuse_bad_fraction(value)
+    return value
 
 
-def _number(text: str, allowed: Callable[[float], bool], complaint: str) -> float:
+def _number(text: str) -> float:
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not allowed(value):
-        raise argparse.ArgumentTypeError(f"{text} {complaint}")
-    return value
 
 
 def key_value(text: str) -> tuple[str, str]:
@@ -204,20 +210,25 @@ def names(text: str) -> tuple[str, ...]:
 def tolerance(text: str) -> "Tolerance":
     """``"64MiB"`` or ``"1%"`` → how much a program may grow."""
     from jaxmem.difference import parse_tolerance
-    from jaxmem.errors import UsageError
 
-    try:
+    with _refused_as_value():
         return parse_tolerance(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def size(text: str) -> int:
     """``"2GiB"`` → bytes."""
-    from jaxmem.errors import UsageError
     from jaxmem.units import parse_bytes
 
-    try:
+    with _refused_as_value():
         return parse_bytes(text)
+
+
+@contextmanager
+def _refused_as_value() -> Iterator[None]:
+    """What a reader refuses is the value of an option, and its message names the option."""
+    from jaxmem.errors import UsageError
+
+    try:
+        yield
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None

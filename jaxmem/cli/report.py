@@ -101,10 +101,11 @@ def _at_fraction(results: "Reports", fraction: float | None) -> "Reports":
     """Saved reports under --memory-fraction."""
     if fraction is None:
         return results
+    from jaxmem.devices import refuse_bad_fraction
     from jaxmem.verdict import with_memory_fraction
 
-    if not any(report.device.platform == "cuda" for report in results.reports):
-        raise UsageError("--memory-fraction is what JAX's allocator takes of a GPU, and no report here is of one.")
+    platforms = {report.device.platform for report in results.reports}
+    refuse_bad_fraction(fraction, platforms, found="no report here is of one")
     return replace(results, reports=tuple(with_memory_fraction(report, fraction) for report in results.reports))
 
 

@@ -269,14 +269,11 @@ def _check_zoo(find: str, name: str, advice: str = "") -> None:
 
 def _check_devices(devices: Sequence[str], memory_fraction: float | None) -> None:
     """Before the first compile, not after it."""
-    from jaxmem.devices import find_device
+    from jaxmem.devices import find_device, refuse_bad_fraction
 
     platforms = {find_device(device).platform for device in devices}
-    if memory_fraction is not None and devices and "cuda" not in platforms:
-        raise UsageError(
-            f"--memory-fraction is what JAX's allocator takes of a GPU, and {', '.join(devices)} is none. "
-            "--limit sets a budget on any device."
-        )
+    if devices:
+        refuse_bad_fraction(memory_fraction, platforms, found=f"{', '.join(devices)} is none")
 
 
 def _request(analysis: Analysis, **facts: Any) -> Requested:

@@ -9,7 +9,14 @@ from jaxmem.devices.attached import attached_device
 from jaxmem.devices.data import CudaTarget, Device, TpuTarget
 from jaxmem.devices.host import cpu_device
 from jaxmem.devices.installed import compiler_packages, obstacle, pip_line
-from jaxmem.devices.nvidia import DEFAULT_MEMORY_FRACTION, asked_for, cuda_cards, fraction_of, with_memory_fraction
+from jaxmem.devices.memory_fraction import (
+    DEFAULT_MEMORY_FRACTION,
+    asked_for,
+    fraction_of,
+    refuse_bad_fraction,
+    with_memory_fraction,
+)
+from jaxmem.devices.nvidia import cuda_cards
 from jaxmem.devices.own import load_card, save_card
 from jaxmem.devices.tpu import Topology, topology_of, tpu_chips
 from jaxmem.errors import UsageError
@@ -31,6 +38,7 @@ __all__ = [
     "load_card",
     "obstacle",
     "pip_line",
+    "refuse_bad_fraction",
     "save_card",
     "topology_of",
     "with_memory_fraction",
@@ -52,12 +60,11 @@ def find_device(name: str, memory_fraction: float | None = None) -> Device:
         memory_fraction: what JAX's allocator takes of a GPU; None for its default.
 
     Raises:
-        UsageError: there is none; the message has the nearest names.
+        UsageError: there is none (the message has the nearest names), or the fraction is none.
         InputError: the card file was not understood.
         EnvironmentFailure: JAX could not say what is in this machine.
     """
-    if memory_fraction is not None and not 0 < memory_fraction <= 1:
-        raise UsageError(f"The memory fraction is {memory_fraction:g}; it is above 0 and at most 1.")
+    refuse_bad_fraction(memory_fraction)  # before a card is asked for, which takes seconds
     return with_memory_fraction(_find_device(name), memory_fraction)
 
 

@@ -6,13 +6,10 @@ Guide ("Technical specifications per compute capability"), the rest from what CU
 sheet.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jaxmem.devices.data import CudaTarget, Device
-from jaxmem.unknown import Unknown
-
-DEFAULT_MEMORY_FRACTION = 0.75
-"""What JAX's allocator takes of a card unless told otherwise (``xla/pjrt/plugin/xla_gpu/xla_gpu_allocator_config.h``)."""
+from jaxmem.devices.memory_fraction import DEFAULT_MEMORY_FRACTION, fraction_of
 
 _SPECIFICATIONS = "XLA's description of the card, xla/backends/gpu/target_config/specs"
 _DERIVED = (
@@ -197,31 +194,6 @@ def cuda_device(
         derived=derived,
         attached=attached,
     )
-
-
-def with_memory_fraction(device: Device, fraction: float | None) -> Device:
-    """The device where JAX's allocator takes another fraction of a card (``XLA_PYTHON_CLIENT_MEM_FRACTION``).
-
-    Args:
-        fraction: above 0, at most 1; None leaves the device as it is, and only a card has such an allocator.
-    """
-    if fraction is None or device.platform != "cuda" or isinstance(device.memory_bytes, Unknown):
-        return device
-    return replace(
-        device,
-        usable_bytes=fraction_of(device.memory_bytes, fraction),
-        usable_source=asked_for(fraction),
-    )
-
-
-def asked_for(fraction: float) -> str:
-    """Who says how much of a card is usable, where a person does."""
-    return f"{100 * fraction:g}% of the memory: what JAX's allocator is told to take"
-
-
-def fraction_of(memory_bytes: int, fraction: float) -> int:
-    """What JAX's allocator takes of a card, bytes."""
-    return int(memory_bytes * fraction)
 
 
 def find_capability(name: str) -> ComputeCapability | None:

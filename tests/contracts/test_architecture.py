@@ -186,6 +186,16 @@ def test_what_makes_captures_knows_none_of_their_readers() -> None:
     assert not wrong
 
 
+def test_one_place_tells_the_formula_of_the_machine() -> None:
+    """Who derives it elsewhere may forget the threads, and say another number than the report."""
+    callers = {
+        module
+        for module, path in modules(ROOT / "jaxmem").items()
+        if _room(module) != "formula" and "derive_formula" in path.read_text(encoding="utf-8")
+    }
+    assert callers == {"jaxmem.assemble.formula"}
+
+
 def test_nobody_breaks_the_law() -> None:
     assert violations(ROOT / "jaxmem") == []
 

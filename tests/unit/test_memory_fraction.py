@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import jaxmem
-from jaxmem.analysis import Target, compare_targets
+from jaxmem.analysis import Target, analyze_target, compare_targets
 from jaxmem.cli import main
 from jaxmem.devices import find_device
 from jaxmem.errors import UsageError
@@ -39,6 +39,8 @@ def test_only_a_card_has_such_an_allocator(name: str) -> None:
 def test_a_fraction_is_above_zero_and_at_most_one(fraction: float) -> None:
     with pytest.raises(UsageError, match="above 0 and at most 1"):
         find_device("h100-sxm", fraction)
+    with pytest.raises(UsageError, match="above 0 and at most 1"):
+        analyze_target(Target(text=ON_CARD, memory_fraction=fraction))
 
 
 def test_a_capture_is_judged_by_the_fraction(tmp_path: Path) -> None:
@@ -78,8 +80,8 @@ def test_a_table_is_judged_by_the_fraction() -> None:
     [
         (["report", "vgg16", "-d", "cpu", "--memory-fraction", "0.5"], "cpu is none"),
         (["fit", "vgg16", "-d", "tpu-v5e", "--memory-fraction", "0.5"], "tpu-v5e is none"),
-        (["report", "vgg16", "-d", "h100-sxm", "--memory-fraction", "0"], "above 0, at most 1"),
-        (["report", "vgg16", "-d", "h100-sxm", "--memory-fraction", "nan"], "above 0, at most 1"),
+        (["report", "vgg16", "-d", "h100-sxm", "--memory-fraction", "0"], "above 0 and at most 1"),
+        (["report", "vgg16", "-d", "h100-sxm", "--memory-fraction", "nan"], "above 0 and at most 1"),
         (["compare", "vgg16", "-d", "h100-sxm", "--memory-fraction", "most"], "is not a number"),
     ],
 )
