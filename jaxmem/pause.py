@@ -18,4 +18,15 @@ def collecting_paused() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            _count_as_old()
             gc.enable()
+
+
+def _count_as_old() -> None:
+    """All objects join the oldest generation without being looked at: the collector would else begin with them all.
+
+    Nothing moves where somebody keeps frozen objects, which this would thaw.
+    """
+    if not gc.get_freeze_count():
+        gc.freeze()
+        gc.unfreeze()

@@ -1,5 +1,6 @@
 """Starting JAX without the chatter of compilers that find no device."""
 
+import atexit
 import gc
 import os
 import sys
@@ -21,8 +22,11 @@ def start_jax() -> None:
         import jax
 
         jax.devices()
-    # What was imported lives as long as the process: looking through it at each full collection would only take time.
+    # What was imported lives as long as the process: it joins the oldest generation, not looked through once.
     gc.freeze()
+    gc.unfreeze()
+    # As the process ends all of its memory goes back; the collector would look through it once more.
+    atexit.register(gc.freeze)
 
 
 @contextmanager
