@@ -11,7 +11,7 @@ from jaxmem.cli import main
 from jaxmem.result import Diffs, Report, Reports, from_json
 from reports_by_hand import KIB, buffer, report_of
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 @pytest.fixture(autouse=True)
