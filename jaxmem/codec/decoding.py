@@ -1,29 +1,6 @@
-"""Frozen dataclasses to JSON values and back, by their type annotations alone.
+"""JSON values → a dataclass, every value checked by a function that was built from its annotation."""
 
-    values, members = encode(capture)                      # JSON values, and the bytes fields apart
-    capture == decode(Capture, values, members=members)
-
-The annotations are the schema, and it is strict: an unknown or missing key, a value of the wrong type, a member too
-many or too few is a `Mismatch` that names the place (``statistics.temp_bytes: expected int or Unknown, found 'many'``).
-
-| annotation | JSON |
-|---|---|
-| ``bool``, ``int``, ``float``, ``str``, ``None`` | itself; a float is finite, a bool is no int, an int may be a float |
-| enum, ``Literal`` | its value |
-| ``tuple[T, ...]``, ``tuple[A, B]`` | array |
-| ``Mapping[str, T]``, ``dict[str, T]`` | object; comes back as a dict |
-| ``A | B`` | whichever fits; dataclasses are told apart by their keys |
-| `Unknown` | ``{"unknown": reason}`` |
-| dataclass | object with exactly its init fields |
-| ``bytes`` | ``{"member": name}``; the bytes travel beside the JSON |
-
-A tuple of one dataclass can be written by columns (``columns``: the classes it applies to), one object of equally long
-arrays instead of one object for each row: shorter, and the checks of a column are done at once.
-"""
-
-import json
 import math
-import re
 import reprlib
 import types
 from collections.abc import Callable, Collection, Mapping
@@ -32,76 +9,15 @@ from enum import Enum
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from jaxmem.codec.kinds import PLAIN, SCALARS, Mismatch
 from jaxmem.unknown import Unknown
 
 T = TypeVar("T")
 
-_SCALARS: tuple[type, ...] = (bool, int, float, str, types.NoneType)
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SHORT = reprlib.Repr()  # of a value of any size and depth
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 _LARGEST_NUMBER = 2**128
 """No number of bytes or operations comes near; beyond, numbers have no ratio and no spelling."""
-_PLAIN = frozenset({bool, int, str, types.NoneType})
-"""What JSON writes as it is."""
-
-
-class Mismatch(Exception):
-    """The values are not of the type asked for. ``path`` leads to the place, ``problem`` says what is wrong there."""
-
-    def __init__(self, problem: str, path: str = "") -> None:
-        super().__init__(f"{path}: {problem}" if path else problem)
-        self.problem, self.path = problem, path
-
-    def inside(self, part: str) -> "Mismatch":
-        """The same mismatch, seen from one level further out."""
-        joint = "" if not self.path or self.path.startswith("[") else "."
-        return Mismatch(self.problem, f"{part}{joint}{self.path}")
-
-
-def parse_json(text: str) -> Any:
-    """JSON values, strictly: no key twice, no NaN, no text that is none.
-
-    Raises:
-        json.JSONDecodeError: it is cut off or no JSON.
-        ValueError: it is nested too deep, or breaks one of these rules.
-    """
-    try:
-        values = json.loads(text, object_pairs_hook=_each_key_once, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise ValueError("it is nested without end") from error
-    if _SURROGATE.search(text):  # half a pair of them is no character, and cannot be written anywhere
-        json.dumps(values, ensure_ascii=False).encode()
-    return values
-
-
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"it has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
-    return values
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"it has {name}, which is no number")
-
-
-def encode(value: object, *, columns: Collection[type] = ()) -> tuple[Any, dict[str, bytes]]:
-    """Turn a dataclass into JSON values.
-
-    Args:
-        value: a dataclass of the kinds listed above.
-        columns: the dataclasses whose tuples are written by columns.
-
-    Returns:
-        The JSON values, and the bytes fields by the path at which they were found (``lowering.stablehlo``).
-
-    Raises:
-        TypeError: the value holds something the codec does not know; that is a mistake in the program.
-    """
-    members: dict[str, bytes] = {}
-    return _encode(value, "", members, frozenset(columns)), members
 
 
 def decode(
@@ -125,58 +41,6 @@ def decode(
     return result
 
 
-def _encode(value: Any, path: str, members: dict[str, bytes], columns: frozenset[type]) -> Any:
-    kind = type(value)
-    if isinstance(value, Enum):  # before the scalars: a StrEnum is a str
-        return value.value
-    if kind is float and not math.isfinite(value):
-        raise TypeError(f"{path}: {value} has no JSON form")
-    if kind in _SCALARS:
-        return value
-    if kind is bytes:
-        members[path] = value
-        return {"member": path}
-    if kind is Unknown:
-        return {"unknown": value.reason}
-    if kind is tuple or kind is list:
-        if value and type(value[0]) in columns and all(type(row) is type(value[0]) for row in value):
-            return _encode_columns(value, path, members, columns)
-        if all(type(item) in (int, str) for item in value):
-            return list(value)
-        return [_encode(item, f"{path}[{index}]", members, columns) for index, item in enumerate(value)]
-    if isinstance(value, Mapping):
-        return {key: _encode(item, f"{path}.{key}" if path else key, members, columns) for key, item in value.items()}
-    if is_dataclass(value):
-        prefix = f"{path}." if path else ""
-        return {
-            field.name: _encode(getattr(value, field.name), f"{prefix}{field.name}", members, columns)
-            for field in fields(value)
-            if field.init
-        }
-    raise TypeError(f"{path}: the codec does not know {kind.__name__}")
-
-
-def _encode_columns(
-    rows: tuple[Any, ...], path: str, members: dict[str, bytes], columns: frozenset[type]
-) -> dict[str, list[Any]]:
-    return {
-        field.name: _encode_column(
-            [getattr(row, field.name) for row in rows], f"{path}[].{field.name}", members, columns
-        )
-        for field in fields(rows[0])
-        if field.init
-    }
-
-
-def _encode_column(column: list[Any], path: str, members: dict[str, bytes], columns: frozenset[type]) -> list[Any]:
-    kinds = set(map(type, column))
-    if kinds <= _PLAIN:
-        return column
-    if kinds == {tuple} and {type(item) for value in column for item in value} <= _PLAIN:
-        return column  # json writes a tuple as an array
-    return [_encode(value, f"{path}[{index}]", members, columns) for index, value in enumerate(column)]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reader:
     """The members at hand while decoding, and those already taken."""
@@ -192,7 +56,7 @@ _Decoder = Callable[[Any, _Reader], Any]
 def _decoder(kind: Any, columns: frozenset[type]) -> _Decoder:
     """The function that reads one annotation. Built once for each, so that reading 10^5 rows inspects no annotation."""
     origin = get_origin(kind)
-    if kind is None or kind in _SCALARS:
+    if kind is None or kind in SCALARS:
         return _scalar_decoder(types.NoneType if kind is None else kind)
     if kind is bytes:
         return _decode_member
@@ -391,7 +255,7 @@ def _is_sequence(kind: Any) -> bool:
 def _plain_kinds(kind: Any) -> frozenset[type]:
     """The types that a value of this annotation may have, where looking at the type is all there is to check."""
     choices = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    return frozenset(choices) if frozenset(choices) <= _PLAIN else frozenset()
+    return frozenset(choices) if frozenset(choices) <= PLAIN else frozenset()
 
 
 def _has_large_number(values: list[Any], kinds: set[type]) -> bool:
