@@ -1,7 +1,6 @@
 """Writing a file whole or not at all, and reading one that may be anything."""
 
 import os
-import secrets
 import stat
 from pathlib import Path
 
@@ -56,7 +55,7 @@ def write_whole(path: str | Path, content: bytes | str, *, force: bool = False) 
             return
         # A link keeps pointing where it points: the file behind it is the one replaced.
         target = Path(path).resolve()
-        unfinished = target.with_name(f".{target.name[:80]}.{secrets.token_hex(6)}{UNFINISHED}")
+        unfinished = target.with_name(f".{target.name[:80]}.{os.urandom(6).hex()}{UNFINISHED}")
         try:
             with open(unfinished, "xb") as stream:
                 stream.write(data)

@@ -40,7 +40,6 @@ class ProgramSpec:
         image_size: None of a language model.
         sequence_length: None of a network of images.
         optimizer: None in inference.
-        parameter_count: trained numbers.
         sharding: over the devices of a mesh, a name of the registry; None on one device.
     """
 
@@ -55,8 +54,12 @@ class ProgramSpec:
     image_size: int | None
     sequence_length: int | None
     remat: str | None
-    parameter_count: int
     sharding: str | None
+
+    @property
+    def parameter_count(self) -> int:
+        """Trained numbers."""
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(self.arguments[0], nnx.Param)))
 
 
 def build(
@@ -162,7 +165,6 @@ def build(
         image_size=image_size,
         sequence_length=sequence_length,
         remat=remat,
-        parameter_count=_parameter_count(model),
         sharding=sharding if mesh is not None else None,
     )
 
@@ -237,10 +239,6 @@ def _training_step(row: Model) -> Callable[..., jax.Array]:
     if row.auxiliary_weights:
         return auxiliary_step(row.auxiliary_weights)
     return train_step
-
-
-def _parameter_count(model: nnx.Module) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
 def _check_mesh(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, batch_size: int) -> None:
