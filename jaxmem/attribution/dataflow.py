@@ -100,6 +100,8 @@ class Dataflow:
         the one in the body."""
         self.next_version: dict[int, int] = {}
         """What a turn leaves → the array that the loop carries, in the body, over which it is written."""
+        self._way_round: list[tuple[int, int]] = []
+        """(what a turn leaves, what the next one receives): the only edges against the order of the nodes."""
         self.schedule = flatten_schedule(module)
         self._position = {identifier: position for position, identifier in enumerate(self.schedule)}
         self._visit(module.entry_computation_id, parameters=None, fusion=None, position=None)
@@ -125,11 +127,11 @@ class Dataflow:
         self,
         computation_id: int,
         *,
-        parameters: Sequence[Mapping[tuple[int, ...], list[int]]] | None,
+        parameters: Sequence[Mapping[tuple[int, ...], int]] | None,
         fusion: int | None,
         position: int | None,
     ) -> dict[tuple[int, ...], int]:
-        """Add a computation's nodes and return the root's leaves; ``parameters``: which outer nodes each parameter receives.
+        """Add a computation's nodes and return the root's leaves; ``parameters``: which outer node each parameter receives.
 
         What most instructions make is computed from everything they are given.
         """
@@ -140,19 +142,18 @@ class Dataflow:
             self._where = (fusion, self._position.get(identifier, 0) if position is None else position)
             if instruction.opcode in _OF_THEIR_OWN:
                 made[identifier] = self._visit_instruction(instruction, made, parameters, fusion, position)
-            else:
-                everything = [node for operand in instruction.operand_ids for node in made[operand].values()]
-                if not instruction.shape.is_tuple:
-                    made[identifier] = {(): self._add(instruction, (), everything)}
-                else:
-                    made[identifier] = {i: self._add(instruction, i, everything) for i, _ in instruction.shape.leaves}
+                continue
+            everything: list[int] = []
+            for operand in instruction.operand_ids:
+                everything += made[operand].values()
+            made[identifier] = {i: self._add(instruction, i, everything) for i, _ in instruction.shape.leaves}
         return made[module.computations[computation_id].root_id]
 
     def _visit_instruction(
         self,
         instruction: Instruction,
         made: dict[int, dict[tuple[int, ...], int]],
-        parameters: Sequence[Mapping[tuple[int, ...], list[int]]] | None,
+        parameters: Sequence[Mapping[tuple[int, ...], int]] | None,
         fusion: int | None,
         position: int | None,
     ) -> dict[tuple[int, ...], int]:
@@ -162,7 +163,8 @@ class Dataflow:
         if opcode == "parameter":
             given = parameters[instruction.parameter_number or 0] if parameters is not None else {}
             return {
-                index: self._add(instruction, index, given.get(index, ()), hands_on=bool(given)) for index in leaves
+                index: self._add(instruction, index, [given[index]] if index in given else (), hands_on=bool(given))
+                for index in leaves
             }
         if opcode == "get-tuple-element":
             prefix = (instruction.tuple_index or 0,)
@@ -175,7 +177,7 @@ class Dataflow:
         if opcode in ("fusion", "call"):
             body = self._visit(
                 instruction.called_computation_ids[0],
-                parameters=[{index: [node] for index, node in operand.items()} for operand in operands],
+                parameters=operands,
                 fusion=(fusion or instruction.id) if opcode == "fusion" else fusion,
                 position=where[1] if opcode == "fusion" else position,
             )
@@ -188,7 +190,7 @@ class Dataflow:
             branches = [
                 self._visit(
                     branch,
-                    parameters=[{index: [node] for index, node in operands[number + 1].items()}],
+                    parameters=[operands[number + 1]],
                     fusion=None,
                     position=None,
                 )
@@ -199,7 +201,7 @@ class Dataflow:
         if opcode == "async-start" and instruction.called_computation_ids:
             body = self._visit(
                 instruction.called_computation_ids[0],
-                parameters=[{index: [node] for index, node in operand.items()} for operand in operands],
+                parameters=operands,
                 fusion=fusion,
                 position=position,
             )
@@ -263,11 +265,10 @@ class Dataflow:
         leaves: list[tuple[int, ...]],
         where: tuple[int | None, int],
     ) -> dict[tuple[int, ...], int]:
-        given = [{index: [node] for index, node in initial.items()}]
         roots = []
         parameter_ids = []
         for computation in instruction.called_computation_ids:
-            roots.append(self._visit(computation, parameters=given, fusion=None, position=None))
+            roots.append(self._visit(computation, parameters=[initial], fusion=None, position=None))
             parameter_ids.append(
                 next(
                     identifier
@@ -290,6 +291,8 @@ class Dataflow:
             for index in carried:
                 if (node := self.node_at.get((parameter, index))) is not None:
                     self.nodes[node].operands.append(body_root[index])
+                    if body_root[index] >= node:
+                        self._way_round.append((body_root[index], node))
                     self.loop_state[node] = self.node_at[body_parameter, index]
         self._where = where
         made = {
@@ -334,7 +337,7 @@ class Dataflow:
             if instruction.opcode == "parameter" or node.hands_on:
                 made_of: Iterable[int | str] = ("node", node.index)  # like no other
             else:
-                made_of = (numbers[operand] for operand in operands)
+                made_of = map(numbers.__getitem__, operands)
             what = (instruction.fingerprint, node.leaf[1], *made_of)
             numbers.append(known.setdefault(what, len(known)))
         return numbers
@@ -380,26 +383,24 @@ class Dataflow:
 
         ``anew``: nodes that a loop carries but that begin anew in each turn: nothing flows into them from the turn before.
         """
-        bits = [0] * len(self.nodes)
+        nodes, bits = self.nodes, [0] * len(self.nodes)
         for node, value in start.items():
-            bits[node] |= value
-        order = reversed if backwards else iter
-        changed = True
-        while changed:
-            changed = False
-            for node in order(self.nodes):
-                index = node.index
-                gathered = before = bits[index]
-                for neighbour in node.users if backwards else node.operands:
-                    if bits[neighbour] | gathered != gathered:
-                        reader, maker = (neighbour, index) if backwards else (index, neighbour)
-                        if maker < reader or reader not in anew:
-                            gathered |= bits[neighbour]
-                if gathered != before:
-                    bits[index] = gathered
-                    # Only an edge against the order, the way round a loop, can need another pass.
-                    if backwards:
-                        changed = changed or max(node.operands, default=-1) > index
-                    else:
-                        changed = changed or min(node.users, default=index + 1) <= index
-        return bits
+            bits[node] = value
+        gathers = [node.users if backwards else node.operands for node in nodes]
+        way_round = []
+        for leaves, receives in self._way_round:
+            taker, giver = (leaves, receives) if backwards else (receives, leaves)
+            if receives in anew:
+                gathers[taker] = [each for each in gathers[taker] if each != giver]
+            else:
+                way_round.append((taker, giver))
+        order = range(len(nodes) - 1, -1, -1) if backwards else range(len(nodes))
+        while True:
+            for index in order:
+                gathered = bits[index]
+                for neighbour in gathers[index]:
+                    gathered |= bits[neighbour]
+                bits[index] = gathered
+            # Only the way round a loop can need another pass.
+            if all(bits[giver] | bits[taker] == bits[taker] for taker, giver in way_round):
+                return bits

@@ -34,9 +34,6 @@ _PHASES = (Phase.UNKNOWN, Phase.FORWARD, Phase.BACKWARD, Phase.UPDATE)
 _UNKNOWN, _FORWARD, _BACKWARD, _UPDATE = range(4)
 """Phases in their order, as numbers while they are being found: comparing these is many times faster."""
 
-_ORDER = {phase: number for number, phase in enumerate(_PHASES)}
-_FIRST_BACKWARD = {Phase.UNKNOWN: 0, Phase.FORWARD: 1, Phase.UPDATE: 2, Phase.BACKWARD: 3}
-
 
 class Facts:
     """Answers for every node of a dataflow graph, computed once.
@@ -57,12 +54,14 @@ class Facts:
         self._entry_arguments = self._find_entry_arguments(arguments)
         nodes = dataflow.nodes
         self.argument: list[Argument | None] = [self._entry_arguments.get(origin) for origin in dataflow.origins]
+        self._carried_arguments = self._find_carried_arguments()
         self.depends = dataflow.spread({node: _bit(argument) for node, argument in self._entry_arguments.items()})
         self._follows_optimizer = self._find_what_follows_optimizer()
         self._named: dict[str, tuple[str, bool]] = {}
         self.scope: list[str] = [self._find_scope(node) for node in nodes]
-        self.phase = self._find_phases()
-        self._run_phases = self._find_run_phases()
+        phases = self._find_phases()
+        self.phase = [_PHASES[phase] for phase in phases]
+        self._run_phases = self._find_run_phases(phases)
         self.output_nodes = self._find_output_nodes()
         self._outputs_of: dict[int, int | None] = {}
         self._becomes = self._find_what_becomes_state()
@@ -104,17 +103,20 @@ class Facts:
         A loop over training steps makes everything depend on the optimizer of the step before; that does not make it part
         of the update.
         """
-        follows = [False] * len(self.dataflow.nodes)
-        for index, argument in self._entry_arguments.items():
-            follows[index] = argument.role in OPTIMIZER_ROLES
-        for node in self.dataflow.nodes:
-            for operand in node.operands:
-                if follows[operand] and operand < node.index:
-                    follows[node.index] = True
-                    break
+        nodes = self.dataflow.nodes
+        follows = [False] * len(nodes)
+        waiting = [node for node, argument in self._entry_arguments.items() if argument.role in OPTIMIZER_ROLES]
+        for index in waiting:
+            follows[index] = True
+        while waiting:
+            index = waiting.pop()
+            for user in nodes[index].users:
+                if user > index and not follows[user]:
+                    follows[user] = True
+                    waiting.append(user)
         return follows
 
-    def _find_phases(self) -> list[Phase]:
+    def _find_phases(self) -> list[int]:
         """Transposed by name is backward; later than that, or reading optimizer state, is update; other names are forward.
 
         What the compiler made without a name belongs to what it is made for: from forward values and read by the backward
@@ -144,7 +146,11 @@ class Facts:
         made_for = list(phases)
         for node in reversed(nodes):
             index = node.index
-            earliest = min((made_for[user] for user in node.users if made_for[user]), default=_UNKNOWN)
+            earliest = _UNKNOWN
+            for user in node.users:
+                phase = made_for[user]
+                if phase and (phase < earliest or not earliest):
+                    earliest = phase
             if not node.operands and node.instruction.opcode == "parameter":
                 continue
             if phases[index] == _UNKNOWN:
@@ -160,7 +166,7 @@ class Facts:
         for node in nodes:
             if node.hands_on and len(node.operands) == 1 and node.operands[0] < node.index:
                 phases[node.index] = phases[node.operands[0]]
-        return [_PHASES[phase] for phase in phases]
+        return phases
 
     def run_phase(self, node: Node) -> Phase:
         """The phase for which a node runs.
@@ -170,24 +176,21 @@ class Facts:
         """
         return self._run_phases[node.index]
 
-    def _find_run_phases(self) -> list[Phase]:
-        phases = list(self.phase)
+    def _find_run_phases(self, own: Sequence[int]) -> list[Phase]:
+        phases = list(own)
         for node in reversed(self.dataflow.nodes):
             index, phase = node.index, phases[node.index]
             in_fusion = node.fusion is not None
-            if in_fusion and (phase is Phase.BACKWARD or phase is Phase.UPDATE):
-                continue
-            if not in_fusion and not _brings_nearer(node):
+            if phase >= _BACKWARD if in_fusion else not _brings_nearer(node):
                 continue
             # Users inside the same fusion come later, as do the fusion's own results.
-            later = [phases[user] for user in node.users if user > index and phases[user] is not Phase.UNKNOWN]
+            later = {phases[user] for user in node.users if user > index} - {_UNKNOWN}
             if in_fusion:
                 # The update may be fused into the gradient: what the gradient reads is read backward.
-                phases[index] = max(later, key=_FIRST_BACKWARD.__getitem__, default=phase)
+                phases[index] = _BACKWARD if _BACKWARD in later else max(later, default=phase)
             else:
-                unread = Phase.UNKNOWN if node.hands_on and not node.users else phase
-                phases[index] = min(later, key=_ORDER.__getitem__, default=unread)
-        return phases
+                phases[index] = min(later, default=_UNKNOWN if node.hands_on and not node.users else phase)
+        return [_PHASES[phase] for phase in phases]
 
     def _find_output_nodes(self) -> dict[int, int]:
         """Node → index of the program output that it is."""
@@ -284,15 +287,17 @@ class Facts:
 
     def _find_gradients(self) -> list[int | None]:
         """What becomes new state and was made backward from the inputs, back to where it stops being elementwise."""
+        nodes = self.dataflow.nodes
         return [
-            self._becomes[node.index]
-            if self.depends[node.index] & DEPENDS_ON_INPUT
-            and not self._follows_optimizer[node.index]
-            and self._is_made_late(node)
-            and self.argument[node.index] is None
-            and self.carried_argument(node) is None
+            output
+            if output is not None
+            and self.depends[index] & DEPENDS_ON_INPUT
+            and not self._follows_optimizer[index]
+            and self._is_made_late(nodes[index])
+            and self.argument[index] is None
+            and index not in self._carried_arguments
             else None
-            for node in self.dataflow.nodes
+            for index, output in enumerate(self._becomes)
         ]
 
     def _is_made_late(self, node: Node) -> bool:
@@ -305,12 +310,17 @@ class Facts:
 
         What a branch leaves is no next version: where one branch hands an argument on, another may leave zeros.
         """
-        if not is_meeting(node) or node.instruction.opcode == "conditional":
-            return None
-        initial = next(
-            (self.argument[operand] for operand in node.operands if self.argument[operand] is not None), None
-        )
-        return initial if initial is not None and initial.role in STATE_ROLES else None
+        return self._carried_arguments.get(node.index)
+
+    def _find_carried_arguments(self) -> dict[int, Argument]:
+        found = {}
+        for node in self.dataflow.nodes:
+            if is_meeting(node) and node.instruction.opcode != "conditional":
+                given = (self.argument[operand] for operand in node.operands)
+                initial = next((argument for argument in given if argument is not None), None)
+                if initial is not None and initial.role in STATE_ROLES:
+                    found[node.index] = initial
+        return found
 
     def _follow_cotangent(self) -> tuple[int | None, list[bool]]:
         """Where the first gradient is made, and which nodes depend on the gradient of the loss.
@@ -321,7 +331,7 @@ class Facts:
         gradients of the step before makes no cotangent of what is computed from them.
         """
         nodes = self.dataflow.nodes
-        state = {node.index for node in nodes if self.carried_argument(node) is not None}
+        state = self._carried_arguments
         made = [n for n in nodes if self.gradient_of[n.index] is not None and self.phase[n.index] is Phase.BACKWARD]
         if not made:
             return None, [False] * len(nodes)
@@ -390,6 +400,7 @@ class _Layers:
         self._scopes.learn(facts.scope)
         self._layer = [""] * len(self._nodes)
         self._rule = [""] * len(self._nodes)
+        self._flows = self._find_what_flows()
 
     def find(self) -> tuple[list[str], list[str]]:
         layers, rules = self._layer, self._rule
@@ -440,12 +451,21 @@ class _Layers:
 
     def _parameter(self, node: Node) -> Argument | None:
         """The largest state argument that flows in directly, or through a cast, a broadcast or padding."""
-        flowing, nodes, origins = [], self._nodes, self._facts.dataflow.origins
+        largest, origins = None, self._facts.dataflow.origins
         for operand in node.operands:
-            origin = nodes[origins[operand]]
-            while origin.instruction.opcode in ("convert", "broadcast", "pad") and origin.operands:
-                origin = nodes[origins[origin.operands[0]]]
-            argument = self._facts.argument[origin.index] or self._facts.carried_argument(origin)
-            if argument is not None and argument.layer and argument.role in STATE_ROLES:
-                flowing.append(argument)
-        return max(flowing, key=lambda argument: argument.elements, default=None)
+            argument = self._flows[origins[operand]]
+            if argument is not None and (largest is None or argument.elements > largest.elements):
+                largest = argument
+        return largest
+
+    def _find_what_flows(self) -> list[Argument | None]:
+        """For each node that is an origin the state argument of a layer that it is, or a cast, a broadcast or padding of."""
+        facts, origins = self._facts, self._facts.dataflow.origins
+        flows: list[Argument | None] = []
+        for node in self._nodes:
+            if node.instruction.opcode in ("convert", "broadcast", "pad") and node.operands:
+                flows.append(flows[origins[node.operands[0]]])
+                continue
+            argument = facts.argument[node.index] or facts.carried_argument(node)
+            flows.append(argument if argument is not None and argument.layer and argument.role in STATE_ROLES else None)
+        return flows

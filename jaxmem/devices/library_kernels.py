@@ -8,6 +8,7 @@ set, for 1 to 4096 columns and depths from 1 to 512.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 X86_MACHINES = frozenset({"x86_64", "AMD64", "amd64", "i386", "i686"})
 """What `platform.machine` calls processors of this family."""
@@ -69,6 +70,7 @@ class Kernel:
     reads_unpacked: bool
 
 
+@cache
 def kernels_of(element_type: str, features: frozenset[str]) -> tuple[Kernel, ...]:
     """The kernels for a product of two such matrices on a processor with these extensions; none where none are listed.
 
