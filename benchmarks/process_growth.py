@@ -308,7 +308,7 @@ def run(networks: tuple[str, ...], processes: int, folder: Path, file: Path) -> 
     here = instruction_set(frozenset(this_host().cpu_features))
     files = {path.stem: path for path in sorted(folder.glob("*.json"))} | {here: folder / f"{here}.json"}
     found = {kind: read(Results, path) or Results(setting=this_setting()) for kind, path in files.items()}
-    if found[here].setting != this_setting():
+    if not found[here].setting.is_like(this_setting()):
         raise UsageError(
             f"{files[here]} was measured on another machine or with other versions. Give another --results FOLDER."
         )

@@ -4,13 +4,14 @@ import json
 import os
 import platform
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxmem.capture import installed_versions, this_host
 from jaxmem.codec import Mismatch, decode, encode
+from jaxmem.devices.library_kernels import instruction_set
 from jaxmem.errors import InputError
 from jaxmem.files import write_whole
 from jaxmem.units import format_bytes
@@ -31,6 +32,8 @@ class Setting:
         memory_bytes: of the machine.
         system: the operating system.
         versions: (package, version); Python's own is among them.
+        instruction_set: ``AVX2``, ``AVX-512`` or ``other``, by which the library behind XLA's compiler for processors packs
+            its operands; empty in results from before it was written down.
     """
 
     processor: str
@@ -38,6 +41,12 @@ class Setting:
     memory_bytes: int
     system: str
     versions: tuple[tuple[str, str], ...]
+    instruction_set: str = ""
+
+    def is_like(self, other: "Setting") -> bool:
+        """Whether measurements of both belong into one table, as far as both are known."""
+        known = {"instruction_set": ""} if "" in (self.instruction_set, other.instruction_set) else {}
+        return replace(self, **known) == replace(other, **known)
 
 
 def this_setting() -> Setting:
@@ -52,6 +61,7 @@ def this_setting() -> Setting:
             *installed_versions(("jax", "jaxlib", "flax", "optax")),
             ("python", platform.python_version()),
         ),
+        instruction_set=instruction_set(frozenset(host.cpu_features)),
     )
 
 
@@ -63,9 +73,10 @@ def today() -> str:
 def in_words(setting: Setting, dates: tuple[str, ...]) -> str:
     """One paragraph that stands above a table."""
     versions = ", ".join(f"{name} {version}" for name, version in setting.versions)
+    processor = " with ".join(filter(None, (setting.processor, setting.instruction_set)))
     days = " to ".join(sorted({min(dates), max(dates)})) if dates else today()
     return (
-        f"{days} · {setting.processor}, {setting.cores} cores, {format_bytes(setting.memory_bytes)} of memory, "
+        f"{days} · {processor}, {setting.cores} cores, {format_bytes(setting.memory_bytes)} of memory, "
         f"{setting.system} · {versions}."
     )
 

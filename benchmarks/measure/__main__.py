@@ -33,7 +33,7 @@ FOLDER = RESULTS / "measure"
 def known(file: Path) -> Results | None:
     """What was written down; refused where it is of another machine or other versions."""
     results = read(Results, file)
-    if results is not None and results.setting != this_setting():
+    if results is not None and not results.setting.is_like(this_setting()):
         raise UsageError(f"{file} was measured on another machine or with other versions. Move it away to begin anew.")
     return results
 

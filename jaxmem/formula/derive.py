@@ -333,7 +333,8 @@ def _symbols(leaves: Sequence[Leaf], program: ProgramFacts) -> dict[Role, str]:
     rule = RULES.get(program.optimizer or "")
     total = {
         role: sum(leaf.bytes for leaf in leaves if leaf.counted and leaf.role is role and leaf.elements)
-        for role in OPTIMIZER_ROLES
+        for role in Role
+        if role in OPTIMIZER_ROLES
     }
     w = sum(leaf.bytes for leaf in leaves if leaf.counted and leaf.role is Role.PARAMETERS and leaf.elements)
     symbols = {
@@ -347,7 +348,7 @@ def _symbols(leaves: Sequence[Leaf], program: ProgramFacts) -> dict[Role, str]:
         Role.OTHER_STATE: "other state",
         Role.COLLECTIVES: "gathered w_l",
     }
-    for role in OPTIMIZER_ROLES:
+    for role in total:
         if rule is not None:
             extra = total[role] - rule.state_bytes(role, w)
             symbols[role] = rule.symbol(role) + (f" + {extra}" if extra > 0 else "")

@@ -1,5 +1,8 @@
 """The formula of one program is the same in every answer: told of the same machine, held against the same compile."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +36,27 @@ def test_the_machine_changes_this_formula() -> None:
     )
     assert isinstance(cell.formula_bytes, int)
     assert bare.bytes < cell.formula_bytes
+
+
+SAYS_ALL = """
+import sys
+import jaxmem
+from jaxmem.assemble import formula_of
+from jaxmem.capture import load
+from jaxmem.result import Reports, to_json
+print(formula_of(load(sys.argv[1])), to_json(Reports(reports=(jaxmem.load(sys.argv[1]),))))
+"""
+
+
+def test_the_order_of_nothing_depends_on_the_hash_seed() -> None:
+    """The symbols of an optimizer's states came in the order of a set, another one in each process."""
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", SAYS_ALL, str(CAPTURES / "thin_maps.cpu.jaxmem")],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            stdout=subprocess.PIPE,
+            check=True,
+        ).stdout
+        for seed in ("0", "1")
+    }
+    assert len(said) == 1
