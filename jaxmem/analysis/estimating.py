@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxmem.analysis.requests import zoo_request
 from jaxmem.analysis.targets import Progress, Target, is_zoo, program_from, program_of, silent
-from jaxmem.assemble import device_facts
+from jaxmem.assemble import device_facts, program_facts
 from jaxmem.capture import Capture, CaptureCache, Host, this_host
 from jaxmem.capture import load as load_capture
 from jaxmem.devices import Device, find_device
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 def estimate_target(target: Target, *, progress: Progress = silent) -> EstimateReport:
     """The formula of what a person named, without a compile."""
+    return _shown(_estimate_target(target, progress))
+
+
+def _shown(report: EstimateReport) -> EstimateReport:
+    return replace(report, program=program_facts(report.program))
+
+
+def _estimate_target(target: Target, progress: Progress) -> EstimateReport:
     if target.text.lower().endswith(".jaxmem"):
         return _estimate_capture(target)
     device = target.find_device()
@@ -41,7 +49,7 @@ def estimate_target(target: Target, *, progress: Progress = silent) -> EstimateR
 
 def estimate(fn: Any, /, *args: Any, device: str = "cpu", **keywords: Any) -> EstimateReport:
     """The formula of a function alone: traced, never compiled. Arguments as in `analyze`."""
-    return _estimate(program_from(fn, args, keywords), find_device(device))
+    return _shown(_estimate(program_from(fn, args, keywords), find_device(device)))
 
 
 def _estimate_capture(target: Target) -> EstimateReport:

@@ -10,7 +10,7 @@ from typing import Any
 from jaxmem.analysis.captures import finished, prepare, prepare_target
 from jaxmem.analysis.changes import Change, changes_of_program, changes_of_target, not_tried
 from jaxmem.analysis.targets import Progress, Target, is_zoo, program_of, silent
-from jaxmem.assemble import device_facts, formula_on
+from jaxmem.assemble import device_facts, formula_on, program_facts
 from jaxmem.capture import Capture, CaptureCache, this_host
 from jaxmem.devices import Device, find_device
 from jaxmem.errors import InputError, UsageError
@@ -219,7 +219,7 @@ def _fit(subject: _Subject, question: Question, asked: int | None, progress: Pro
         advice = advise(before, [_changed(change, judged, progress) for change in changes])
     capture, need = compiled[shown]
     return Fit(
-        program=replace(capture.program, batch_size=None),
+        program=replace(program_facts(capture.program), batch_size=None),
         device=device_facts(capture.device, capture.device_count),
         budget_bytes=budget_bytes,
         limit_bytes=question.limit_bytes,
@@ -299,7 +299,8 @@ def _answer(boundary: Boundary, asked: int | None) -> bool:
 
 def _notes(capture: Capture, need: Need, not_tried: tuple[str, ...]) -> tuple[str, ...]:
     notes = []
-    where = f" ({capture.program.source})" if capture.program.source else ""
+    source = program_facts(capture.program).source
+    where = f" ({source})" if source else ""
     if not_tried:
         notes.append(
             f"Not tried, since only the program itself can do it{where}: {', '.join(not_tried)}. Keywords of the factory "

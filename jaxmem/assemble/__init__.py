@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from jaxmem.late_names import looked_up_late
 
 if TYPE_CHECKING:
-    from jaxmem.assemble.device import device_facts
     from jaxmem.assemble.dump import list_dumps, read_dump_report
     from jaxmem.assemble.estimate import NO_TABLE, estimate_report
     from jaxmem.assemble.formula import formula_of, formula_on
+    from jaxmem.assemble.headings import device_facts, program_facts
     from jaxmem.assemble.report import read_report
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "formula_of",
     "formula_on",
     "list_dumps",
+    "program_facts",
     "read_dump_report",
     "read_report",
 ]
@@ -26,7 +27,7 @@ __all__ = [
 __getattr__ = looked_up_late(
     __name__,
     {
-        "jaxmem.assemble.device": ("device_facts",),
+        "jaxmem.assemble.headings": ("device_facts", "program_facts"),
         "jaxmem.assemble.dump": ("list_dumps", "read_dump_report"),
         "jaxmem.assemble.estimate": ("NO_TABLE", "estimate_report"),
         "jaxmem.assemble.formula": ("formula_of", "formula_on"),

@@ -1,6 +1,6 @@
 """The compiled side of a report, from whatever it was read: rows by role, by layer, and buffer by buffer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from jaxmem.assemble.estimate import ACTIVATIONS, NO_TABLE
@@ -9,6 +9,7 @@ from jaxmem.formula import Formula
 from jaxmem.profile import Buffer, MemoryProfile
 from jaxmem.result import BufferRow, BufferTable, Compared, LayerRow, LedgerRow, Schedule
 from jaxmem.roles import OPTIMIZER_ROLES, Phase, Role
+from jaxmem.source_lines import short_sources
 from jaxmem.unknown import Unknown
 
 
@@ -75,7 +76,8 @@ def layer_rows(
 def buffer_rows(compiled: Compiled) -> tuple[tuple[BufferRow, ...], BufferTable]:
     """The buffers alive at the peak, largest first, and all of them."""
     profile = compiled.profile
-    rows = {buffer.id: _buffer_row(buffer, compiled) for buffer in profile.buffers}
+    short = short_sources()
+    rows = {buffer.id: _buffer_row(buffer, compiled, short) for buffer in profile.buffers}
     live = [rows[identifier] for identifier in profile.live_at_peak]
     return tuple(sorted(live, key=lambda row: (-row.bytes, row.allocation, row.offset))), BufferTable.from_rows(
         rows.values()
@@ -93,7 +95,7 @@ def schedule_of(profile: MemoryProfile) -> Schedule:
     )
 
 
-def _buffer_row(buffer: Buffer, compiled: Compiled) -> BufferRow:
+def _buffer_row(buffer: Buffer, compiled: Compiled, short: Callable[[str], str]) -> BufferRow:
     attribution = compiled.attributions[buffer.id]
     instruction = compiled.profile.instruction(buffer)
     shape = instruction.shape.subshape(buffer.leaf[1])
@@ -112,7 +114,7 @@ def _buffer_row(buffer: Buffer, compiled: Compiled) -> BufferRow:
         opcode=instruction.opcode,
         shape=shape.dimensions,
         dtype=shape.element_type,
-        source=f"{frames[0].file}:{frames[0].line}" if frames else "",
+        source=short(f"{frames[0].file}:{frames[0].line}") if frames else "",
         start=buffer.start,
         end=buffer.end,
         allocation=buffer.allocation,

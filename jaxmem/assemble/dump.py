@@ -5,8 +5,8 @@ from pathlib import Path
 
 import jaxmem
 from jaxmem.assemble.compiled import Compiled, buffer_rows, layer_rows, role_sums, schedule_of, unexplained_sum
-from jaxmem.assemble.device import device_facts
 from jaxmem.assemble.facts import other_memories
+from jaxmem.assemble.headings import device_facts
 from jaxmem.attribution import take_account
 from jaxmem.devices import Device
 from jaxmem.dump.attributed import NEEDS_NAMES, attribute_dump

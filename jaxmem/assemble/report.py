@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from jaxmem.assemble.compiled import Compiled, buffer_rows, layer_rows, role_sums, schedule_of, unexplained_sum
-from jaxmem.assemble.device import device_facts
 from jaxmem.assemble.estimate import NO_TABLE, estimates
 from jaxmem.assemble.facts import notes, other_memories, versions, xla_numbers
 from jaxmem.assemble.formula import formula_of
+from jaxmem.assemble.headings import device_facts, program_facts
 from jaxmem.attribution import Dataflow, Facts, attribute, take_account
 from jaxmem.capture import Capture
 from jaxmem.errors import InputError
@@ -60,7 +60,7 @@ def _read_report(capture: Capture, origin: str) -> Report:
     required_bytes = reserved_bytes + (hidden.bytes or 0)
     peak_buffers, buffers = buffer_rows(compiled)
     return Report(
-        program=capture.program,
+        program=program_facts(capture.program),
         device=device_facts(capture.device, capture.device_count),
         versions=versions(capture),
         xla=xla_numbers(capture),

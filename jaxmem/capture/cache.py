@@ -39,7 +39,7 @@ Versions = tuple[tuple[str, str], ...]
 
 READERS = frozenset(
     """assemble attribution cli difference dump formula hidden measure need oom pause planner profile pytest_plugin reconcile
-    report result together verdict xla""".split()
+    report result source_lines together verdict xla""".split()
 )
 """The rooms of jaxmem that only read captures: what changes there changes no capture."""
 

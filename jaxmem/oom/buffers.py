@@ -7,6 +7,7 @@ from jaxmem.layer_paths import scope_components
 from jaxmem.oom.sizes import SIZE, read_size
 from jaxmem.result import LargeBuffer, NamedSize
 from jaxmem.roles import Phase
+from jaxmem.source_lines import short_source
 from jaxmem.unknown import Unknown
 
 _BEGINS = re.compile(r"^[ \t]*(?:Buffer \d+:\s*|\d+\. (?=Size: ))", re.MULTILINE)
@@ -71,7 +72,7 @@ def _buffer(block: str) -> LargeBuffer | None:
     return replace(
         buffer,
         **named(name[1] if name else ""),
-        source="" if source is None else f"{source[1]}:{source[2]}" if source[2] else source[1],
+        source="" if source is None else short_source(f"{source[1]}:{source[2]}" if source[2] else source[1]),
     )
 
 

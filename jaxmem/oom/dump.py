@@ -12,6 +12,7 @@ from jaxmem.oom.advice import advise
 from jaxmem.profile import Buffer, MemoryProfile, profile_memory
 from jaxmem.result import LargeBuffer, NamedSize, OutOfMemory
 from jaxmem.roles import Role
+from jaxmem.source_lines import short_source
 from jaxmem.unknown import Unknown
 from jaxmem.xla import BufferAssignment
 
@@ -108,6 +109,6 @@ def _row(buffer: Buffer, profile: MemoryProfile, attribution: Attribution) -> La
         layer=attribution.layer,
         phase=attribution.phase,
         operation=operation(instruction.op_name) or instruction.opcode,
-        source=f"{frames[0].file}:{frames[0].line}" if frames else "",
+        source=short_source(f"{frames[0].file}:{frames[0].line}") if frames else "",
         shape=instruction.shape.subshape(buffer.leaf[1]).text(),
     )

@@ -50,6 +50,7 @@ NEVER: dict[str, frozenset[str]] = {
     "planner": JAX | {"tracing", "compilers", "xla", "report", "program", "cli"},
     "verdict": JAX | {"xla", "attribution", "report"},
     "pause": JAX | {"tracing", "compilers", "xla", "report"},
+    "source_lines": JAX | {"tracing", "compilers", "xla", "report"},
     "quiet": frozenset({"tracing", "compilers", "xla", "report"}),
     "analysis": frozenset({"rich", "cli"}),
     "report": JAX | {"compilers", "xla", "tracing", "attribution", "formula", "bokeh"},
