@@ -12,7 +12,8 @@ from jaxmem.layer_table import Operation, Value
 from jaxmem.roles import Phase
 from jaxmem.tracing.abstract_values import array_of
 from jaxmem.tracing.loops import LOOPS, Loop
-from jaxmem.tracing.parameters import digest, whole_numbers
+from jaxmem.tracing.parameters import Sizes, digest, in_words, whole_numbers
+from jaxmem.tracing.remembered import Remembered
 
 _CALL_JAXPR = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 """Parameters under which a call-like primitive carries its body."""
@@ -35,11 +36,14 @@ class Equations:
     dimensions that it has lost (below 0: won) on the way."""
     late: set[int] = field(default_factory=set)
     """Values that depend on the backward pass or on optimizer state, and that state itself."""
-    sources: dict[int, str] = field(default_factory=dict)
-    """Where an equation was made, by the identity of its traceback: equations that were made by one line share it."""
+    _array_of: Remembered[tuple[tuple[int, ...], str, int]] = field(default_factory=lambda: Remembered(array_of))
+    _scope_of: Remembered[str] = field(default_factory=lambda: Remembered(str))
+    _source_of: Remembered[str] = field(default_factory=lambda: Remembered(_user_line))
+    _sizes_of: Remembered[Sizes] = field(default_factory=lambda: Remembered(whole_numbers))
+    _words_of: Remembered[str] = field(default_factory=lambda: Remembered(in_words))
 
     def add_value(self, aval: Any, *, argument: int | None = None, continues: int | None = None) -> int:
-        shape, dtype, bits = array_of(aval)
+        shape, dtype, bits = self._array_of(aval)
         self.values.append(Value(shape=shape, dtype=dtype, itemsize_bits=bits, argument=argument, continues=continues))
         return len(self.values) - 1
 
@@ -68,19 +72,13 @@ class Equations:
                 operands=operands,
                 results=results,
                 repeat=repeat,
-                source=self._source(equation.source_info.traceback),
+                source=self._source_of(equation.source_info.traceback),
                 # What enters and leaves a loop has none of the loop's parameters, and is no one's equal.
-                sizes=() if primitive else whole_numbers(equation.params),
-                same="" if primitive else digest(equation),
+                sizes=() if primitive else self._sizes_of(equation.params),
+                same="" if primitive else digest(equation, self._words_of(equation.params)),
                 hands_on=hands_on,
             )
         )
-
-    def _source(self, traceback: Any) -> str:
-        source = self.sources.get(id(traceback))
-        if source is None:
-            source = self.sources[id(traceback)] = _user_line(traceback)
-        return source
 
     def _phase(self, scope: str, operands: Iterable[int]) -> Phase:
         """Backward is what autodiff transposed; update is what depends on it, or on optimizer state; the rest is forward."""
@@ -90,7 +88,7 @@ class Equations:
 
     def inline(self, jaxpr: Any, environment: dict[Any, int], *, scope: str, repeat: int | None) -> None:
         for equation in jaxpr.eqns:
-            inner_scope = "/".join(part for part in (scope, str(equation.source_info.name_stack)) if part)
+            inner_scope = _joined(scope, self._scope_of(equation.source_info.name_stack))
             primitive = equation.primitive.name
             if primitive in LOOPS:
                 self._inline_loop(equation, environment, scope=inner_scope, repeat=repeat)
@@ -110,9 +108,9 @@ class Equations:
             inner[variable] = self.add_value(variable.aval) if is_literal(atom) else environment[atom]
         name = equation.params.get("name")
         if equation.primitive.name in ("jit", "pjit"):
-            scope = "/".join(part for part in (scope, f"jit({name})") if part)
+            scope = _joined(scope, f"jit({name})")
         elif equation.primitive.name in ("checkpoint", "remat2", "remat"):
-            scope = "/".join(part for part in (scope, "checkpoint") if part)
+            scope = _joined(scope, "checkpoint")
         self.inline(body.jaxpr, inner, scope=scope, repeat=repeat)
         for variable, atom in zip(equation.outvars, body.jaxpr.outvars, strict=True):
             environment[variable] = self.add_value(variable.aval) if is_literal(atom) else inner[atom]
@@ -243,8 +241,12 @@ class Equations:
         return {variable: self.add_value(variable.aval) for variable in body.jaxpr.constvars}
 
 
-def _rank(atom: Any) -> int:
-    return len(getattr(atom.aval, "shape", ()))
+def _joined(scope: str, name: str) -> str:
+    return f"{scope}/{name}" if scope and name else scope or name
+
+
+def _ranks(atoms: Iterable[Any]) -> list[int]:
+    return [len(getattr(atom.aval, "shape", ())) for atom in atoms]
 
 
 def _call_body(equation: Any) -> Any:
@@ -252,11 +254,10 @@ def _call_body(equation: Any) -> Any:
 
     A reduction carries one, too, which it runs on single numbers.
     """
-    ranks = [_rank(atom) for atom in equation.invars]
     for name in _CALL_JAXPR:
         body = equation.params.get(name)
         jaxpr = getattr(body, "jaxpr", body)
-        if hasattr(jaxpr, "eqns") and [_rank(variable) for variable in jaxpr.invars] == ranks:
+        if hasattr(jaxpr, "eqns") and _ranks(jaxpr.invars) == _ranks(equation.invars):
             return body if hasattr(body, "jaxpr") else _Open(jaxpr)
     return None
 

@@ -9,6 +9,9 @@ from jaxmem.lowering import Argument
 from jaxmem.roles import STATE_ROLES, Phase, Role
 from jaxmem.tracing.divisions import DATA_MOVEMENT
 
+_MOVES_OR_CASTS = DATA_MOVEMENT | {"convert_element_type", "broadcast_in_dim"}
+_KEEPS_THE_LAYER = _MOVES_OR_CASTS | {"reduce_sum", "add_any"}
+
 
 def with_layers(table: LayerTable, arguments: Sequence[Argument]) -> LayerTable:
     """The same table, with the layer of every operation that has one."""
@@ -22,8 +25,7 @@ def with_layers(table: LayerTable, arguments: Sequence[Argument]) -> LayerTable:
         if argument.layer and argument.role in STATE_ROLES
     }
     for operation in table.operations:
-        moves = operation.primitive in DATA_MOVEMENT | {"convert_element_type", "broadcast_in_dim"}
-        if (moves or operation.hands_on) and operation.operands:
+        if (operation.primitive in _MOVES_OR_CASTS or operation.hands_on) and operation.operands:
             held = holds.get(operation.operands[0])
             if held is not None:
                 holds[operation.results[0]] = held
@@ -101,9 +103,7 @@ def _gradient_layers(table: LayerTable, arguments: Sequence[Argument]) -> dict[i
         if named is None or operation.phase is Phase.FORWARD:
             continue
         size = table.values[operation.results[0]].elements
-        elementwise = operation.phase is Phase.UPDATE or operation.primitive in DATA_MOVEMENT | {
-            "convert_element_type", "reduce_sum", "add_any", "broadcast_in_dim"
-        }  # fmt: skip
+        elementwise = operation.phase is Phase.UPDATE or operation.primitive in _KEEPS_THE_LAYER
         if operation.phase is Phase.BACKWARD:
             for result in operation.results:
                 found.setdefault(result, named)

@@ -2,13 +2,18 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 _DOT_PARTS = ("lhs_contracting", "rhs_contracting", "lhs_batch", "rhs_batch")
 _CONVOLUTION_PARTS = ("lhs_spec", "rhs_spec", "out_spec")
 
 
-def whole_numbers(parameters: Mapping[str, Any]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+Sizes = tuple[tuple[str, tuple[int, ...]], ...]
+"""Whole numbers by the name of their parameter."""
+
+
+def whole_numbers(parameters: Mapping[str, Any]) -> Sizes:
     """The parameters that are whole numbers or sequences of them, flattened; each part of dimension numbers by its name."""
     found: dict[str, tuple[int, ...]] = {}
     for name, value in parameters.items():
@@ -19,15 +24,31 @@ def whole_numbers(parameters: Mapping[str, Any]) -> tuple[tuple[str, tuple[int, 
     return tuple(found.items())
 
 
-def digest(equation: Any) -> str:
+def in_words(parameters: Mapping[str, Any]) -> str:
+    """JAX's text of the parameters, sorted by name."""
+    return str(sorted(parameters.items(), key=lambda item: item[0]))
+
+
+def digest(equation: Any, parameters: str) -> str:
     """What two equations have in common that differ at most in their operands; empty where JAX's text does not tell.
 
     A parameter that prints the address of an object in memory says nothing about what it is.
+
+    Args:
+        equation: of a jaxpr.
+        parameters: its own, `in_words`.
     """
-    literals = [f"{atom.aval} {atom.val}" if hasattr(atom, "val") else "" for atom in equation.invars]
-    if any(getattr(getattr(atom, "val", None), "shape", ()) for atom in equation.invars):
-        return ""  # the text of a long array leaves numbers out
-    text = f"{equation.primitive.name} {sorted(equation.params.items(), key=lambda item: item[0])} {literals}"
+    literals = [""] * len(equation.invars)
+    for position, atom in enumerate(equation.invars):
+        if hasattr(atom, "val"):
+            if getattr(atom.val, "shape", ()):
+                return ""  # the text of a long array leaves numbers out
+            literals[position] = f"{atom.aval} {atom.val}"
+    return _digest_of(f"{equation.primitive.name} {parameters} {literals}")
+
+
+@lru_cache(maxsize=4096)
+def _digest_of(text: str) -> str:
     return "" if " at 0x" in text else hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
