@@ -69,7 +69,7 @@ STEPS = {
     "Facts": "facts of the dataflow",
     "attribute": "attribution",
     "_hidden": "hidden",
-    "derive_formula": "formula",
+    "formula_of": "formula",
     "_ledger": "ledger",
     "buffer_rows": "rows",
 }

@@ -109,6 +109,7 @@ class Dataflow:
         for node in nodes:
             for operand in node.operands:
                 nodes[operand].users.append(node.index)
+        self._readers: dict[int, tuple[Node, ...]] = {}
         self.value_numbers = self._number_values()
         self.origins = self._find_origins()
 
@@ -146,7 +147,10 @@ class Dataflow:
             everything: list[int] = []
             for operand in instruction.operand_ids:
                 everything += made[operand].values()
-            made[identifier] = {i: self._add(instruction, i, everything) for i, _ in instruction.shape.leaves}
+            if instruction.shape.is_tuple:
+                made[identifier] = {i: self._add(instruction, i, everything) for i, _ in instruction.shape.leaves}
+            else:
+                made[identifier] = {(): self._add(instruction, (), everything)}
         return made[module.computations[computation_id].root_id]
 
     def _visit_instruction(
@@ -359,22 +363,29 @@ class Dataflow:
             origins.append(origin)
         return origins
 
-    def readers(self, node: int) -> Iterator[Node]:
+    def readers(self, node: int) -> tuple[Node, ...]:
         """The nodes that really read an array: users, seen through names and boundaries.
 
         Where ways meet (what a loop carries) another array begins, and the meeting point is the reader.
         """
+        found = self._readers.get(node)
+        if found is None:
+            found = self._readers[node] = tuple(self._find_readers(node))
+        return found
+
+    def _find_readers(self, node: int) -> Iterator[Node]:
         seen = {node}
         waiting = list(self.nodes[node].users)
         while waiting:
-            user = waiting.pop()
-            if user in seen:
+            index = waiting.pop()
+            if index in seen:
                 continue
-            seen.add(user)
-            if self.nodes[user].hands_on and len(self.nodes[user].operands) == 1:
-                waiting.extend(self.nodes[user].users)
+            seen.add(index)
+            user = self.nodes[index]
+            if user.hands_on and len(user.operands) == 1:
+                waiting.extend(user.users)
             else:
-                yield self.nodes[user]
+                yield user
 
     def spread(
         self, start: Mapping[int, int], *, backwards: bool = False, anew: Container[int] = frozenset()

@@ -63,7 +63,7 @@ class Facts:
         self.phase = [_PHASES[phase] for phase in phases]
         self._run_phases = self._find_run_phases(phases)
         self.output_nodes = self._find_output_nodes()
-        self._outputs_of: dict[int, int | None] = {}
+        self._become_outputs = self._find_what_becomes_output()
         self._becomes = self._find_what_becomes_state()
         self.gradient_of = self._find_gradients()
         self.awaits_sum = self._find_sums()
@@ -202,11 +202,21 @@ class Facts:
                 found[self.dataflow.node_at[(root.id, index)]] = position
         return found
 
+    def _find_what_becomes_output(self) -> set[int]:
+        """The nodes that are a program output, under whatever name: few of all."""
+        nodes, found = self.dataflow.nodes, set(self.output_nodes)
+        waiting = list(found)
+        while waiting:
+            node = nodes[waiting.pop()]
+            if node.hands_on:
+                new = [operand for operand in node.operands if operand not in found]
+                found.update(new)
+                waiting += new
+        return found
+
     def output_of(self, node: int) -> int | None:
         """Index of the program output that a node is, seen through names and boundaries; None if it is none."""
-        if node not in self._outputs_of:
-            self._outputs_of[node] = self._follow_to_output(node)
-        return self._outputs_of[node]
+        return self._follow_to_output(node) if node in self._become_outputs else None
 
     def grows_into(self, node: int) -> int | None:
         """Index of the program output that a node becomes when the parts still missing are written into it."""
@@ -400,6 +410,9 @@ class _Layers:
         self._scopes.learn(facts.scope)
         self._layer = [""] * len(self._nodes)
         self._rule = [""] * len(self._nodes)
+        self._held = [
+            argument or facts.carried_argument(node) for argument, node in zip(facts.argument, self._nodes, strict=True)
+        ]
         self._flows = self._find_what_flows()
 
     def find(self) -> tuple[list[str], list[str]]:
@@ -418,7 +431,7 @@ class _Layers:
 
     def _answer(self, node: Node) -> tuple[str, str]:
         facts, index = self._facts, node.index
-        argument = facts.argument[index] or facts.carried_argument(node)
+        argument = self._held[index]
         if argument is not None:
             return argument.layer, "the argument's own layer"
         origin = facts.dataflow.origins[index]
@@ -460,12 +473,12 @@ class _Layers:
 
     def _find_what_flows(self) -> list[Argument | None]:
         """For each node that is an origin the state argument of a layer that it is, or a cast, a broadcast or padding of."""
-        facts, origins = self._facts, self._facts.dataflow.origins
+        origins = self._facts.dataflow.origins
         flows: list[Argument | None] = []
         for node in self._nodes:
             if node.instruction.opcode in ("convert", "broadcast", "pad") and node.operands:
                 flows.append(flows[origins[node.operands[0]]])
                 continue
-            argument = facts.argument[node.index] or facts.carried_argument(node)
+            argument = self._held[node.index]
             flows.append(argument if argument is not None and argument.layer and argument.role in STATE_ROLES else None)
         return flows

@@ -55,13 +55,13 @@ class Occupant:
     def dataflow(self) -> Dataflow:
         return self.facts.dataflow
 
-    @cached_property
+    @property
     def origin(self) -> Node:
         """The node that first made the numbers."""
         assert self.node is not None
         return self.dataflow.nodes[self.dataflow.origins[self.node.index]]
 
-    @cached_property
+    @property
     def phase(self) -> Phase:
         """The phase in which the numbers were first made."""
         return self.facts.phase[self.origin.index] if self.node is not None else Phase.UNKNOWN
@@ -69,19 +69,19 @@ class Occupant:
     @cached_property
     def readers(self) -> tuple[Node, ...]:
         """Who reads the buffer."""
-        return tuple(self.dataflow.readers(self.node.index)) if self.node is not None else ()
+        return self.dataflow.readers(self.node.index) if self.node is not None else ()
 
     @cached_property
     def reader_phases(self) -> frozenset[Phase]:
         """The phases for which its readers run: a forward operation repeated inside a backward fusion is backward."""
         return frozenset(self.facts.run_phase(reader) for reader in self.readers)
 
-    @cached_property
+    @property
     def argument(self) -> Argument | None:
         """The argument whose numbers the buffer holds, unchanged."""
         return self.facts.argument[self.node.index] if self.node is not None else None
 
-    @cached_property
+    @property
     def output(self) -> Output | None:
         """The program output that the buffer is."""
         position = self.facts.output_of(self.node.index) if self.node is not None else None

@@ -70,7 +70,7 @@ class CpuFusion(Fusion):
 
     def takes(self, reader: Operation, value: int) -> bool:
         """Whether an operation could compute an operand itself."""
-        if is_in_memory(reader) or any(result in self.region for result in reader.results):
+        if is_in_memory(reader) or not self.region.isdisjoint(reader.results):
             return False
         if is_wide_concatenation(self.table, reader):
             return False
@@ -80,9 +80,10 @@ class CpuFusion(Fusion):
         maker = self.table.operations[made]
         if is_wide_concatenation(self.table, maker):
             return False
+        if reader.primitive in MADE_OF_PARTS or not is_expensive(self.table, maker):
+            return True
         widest = max(self.table.values[result].elements for result in reader.results)
-        spread = reader.primitive not in MADE_OF_PARTS and widest > self.table.values[value].elements
-        return not (spread and is_expensive(self.table, maker))
+        return widest <= self.table.values[value].elements
 
 
 def is_in_memory(operation: Operation) -> bool:
@@ -132,9 +133,12 @@ def fuse_for_cpu(table: LayerTable, equals: Equals) -> CpuFusion:
                 if len(readers) == 1 and _joins_a_reduction(fusion, operation, readers[0]):
                     fusion.region.add(value)
                     continue
-                taking = all(fusion.takes(reader, value) for reader in readers)
-                taking &= not is_inside_erfc(fusion, operation)
-                if taking and (len(readers) <= 1 or not is_expensive(table, operation)):
+                wanted_once = len(readers) <= 1 or not is_expensive(table, operation)
+                if (
+                    wanted_once
+                    and not is_inside_erfc(fusion, operation)
+                    and all(fusion.takes(reader, value) for reader in readers)
+                ):
                     continue
             fusion.exists.add(value)
             if not is_expensive(table, operation) and _grows_by_being_written(fusion, operation, value):
@@ -154,10 +158,11 @@ def fuse_for_cpu(table: LayerTable, equals: Equals) -> CpuFusion:
 
 def _joins_a_reduction(fusion: CpuFusion, operation: Operation, reader: Operation) -> bool:
     """Whether the library computes an operation along with the only operation that reads it."""
-    floating = all("float" in fusion.table.values[value].dtype for value in (*operation.operands, *operation.results))
-    if not floating or operation.primitive not in LIBRARY_ELEMENTWISE:
+    if operation.primitive not in LIBRARY_ELEMENTWISE:
         return False
-    return reader.primitive in REDUCTIONS or any(result in fusion.region for result in reader.results)
+    if reader.primitive not in REDUCTIONS and fusion.region.isdisjoint(reader.results):
+        return False
+    return all("float" in fusion.table.values[value].dtype for value in (*operation.operands, *operation.results))
 
 
 def is_inside_erfc(fusion: CpuFusion, operation: Operation) -> bool:

@@ -21,6 +21,9 @@ _REDUCTIONS = frozenset({"reduce_sum", "reduce_max", "reduce_min", "reduce_prod"
 _ALONG_ONE_DIMENSION = {"cumsum": "axis", "cumprod": "axis", "cummax": "axis", "cummin": "axis", "sort": "dimension"}
 """Operations along one dimension, of which an element alone is itself → JAX's name of the dimension."""
 
+_MAY_MOVE = MOVEMENT | _REDUCTIONS | _ALONG_ONE_DIMENSION.keys() | {"broadcast_in_dim", "pad", "slice"}
+"""Operations that may hold the numbers of their operand: few of a program are among them."""
+
 
 def moved(operation: Operation, values: Sequence[Value] = ()) -> tuple[tuple[int, int], ...]:
     """(result, operand) for each result that holds the numbers of an operand, and nothing else; none for what computes.
@@ -28,6 +31,8 @@ def moved(operation: Operation, values: Sequence[Value] = ()) -> tuple[tuple[int
     A border of nothing around an array is the array, and so is a broadcast that adds dimensions of one element, a slice that is
     the whole, and what is done along a dimension of one element: XLA's algebraic simplifier drops them all.
     """
+    if operation.primitive not in _MAY_MOVE:
+        return ()
     if values and _is_trivial(operation, values):
         return tuple(zip(operation.results, operation.operands, strict=True))
     if operation.primitive == "broadcast_in_dim" and operation.operands and values:
@@ -47,7 +52,9 @@ def _is_trivial(operation: Operation, values: Sequence[Value]) -> bool:
     operand = values[operation.operands[0]]
     if operation.primitive in _REDUCTIONS or operation.primitive == "slice":
         return values[operation.results[0]].elements == operand.elements
-    dimension = operation.size(_ALONG_ONE_DIMENSION.get(operation.primitive, ""))
+    if operation.primitive not in _ALONG_ONE_DIMENSION:
+        return False
+    dimension = operation.size(_ALONG_ONE_DIMENSION[operation.primitive])
     return len(dimension) == 1 and operand.shape[dimension[0]] == 1
 
 
@@ -85,8 +92,9 @@ def find_equals(table: LayerTable, *, merges_remat: bool, scatters_pools: bool =
     for index in reversed(kept):
         operation = table.operations[index]
         if not needed.isdisjoint(operation.results):
-            needed.update(of[operand] for operand in operation.operands)
-            needed.update(scattered_into[result] for result in operation.results if result in scattered_into)
+            needed.update(map(of.__getitem__, operation.operands))
+            if scattered_into:
+                needed.update(scattered_into[result] for result in operation.results if result in scattered_into)
             live.append(index)
     return Equals(
         of=tuple(of), constant=tuple(constant), operations=tuple(reversed(live)), scattered_into=scattered_into
@@ -100,7 +108,7 @@ def equal_values(table: LayerTable, *, merges_remat: bool) -> tuple[list[int], l
     known: dict[tuple[str, str, str, tuple[int, ...]], Sequence[int]] = {}
     kept = []
     for index, operation in enumerate(table.operations):
-        operands = tuple(of[operand] for operand in operation.operands)
+        operands = tuple(map(of.__getitem__, operation.operands))
         if same := moved(operation, table.values):
             for result, operand in same:
                 of[result] = of[operand]

@@ -83,8 +83,8 @@ class Fusion:
         """The operands of an operation that depend on an argument, each by the first value that holds its numbers."""
         found = self._operands.get(operation.results)
         if found is None:
-            constant = self.equals.constant
-            found = tuple(first for first in operands_of(operation, self.equals) if not constant[first])
+            constant, firsts = self.equals.constant, operands_of(operation, self.equals)
+            found = tuple([first for first in firsts if not constant[first]])
             if operation.results:  # by which the operation is known
                 self._operands[operation.results] = found
         return found
@@ -113,10 +113,11 @@ class Fusion:
 
 def operands_of(operation: Operation, equals: Equals) -> tuple[int, ...]:
     """The operands of an operation, each by the first value that holds its numbers, with what a scatter adds to."""
-    firsts = [equals.of[operand] for operand in operation.operands]
-    if equals.scattered_into:
-        firsts += [equals.scattered_into[result] for result in operation.results if result in equals.scattered_into]
-    return tuple(dict.fromkeys(firsts))
+    firsts = map(equals.of.__getitem__, operation.operands)
+    if not equals.scattered_into:
+        return tuple(dict.fromkeys(firsts))
+    added = [equals.scattered_into[result] for result in operation.results if result in equals.scattered_into]
+    return tuple(dict.fromkeys((*firsts, *added)))
 
 
 def find_readers(table: LayerTable, equals: Equals) -> dict[int, list[int]]:

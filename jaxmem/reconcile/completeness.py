@@ -119,7 +119,7 @@ def _operations_left_out(formula: Formula, evidence: Evidence, claimed: Containe
         if any(map(evidence.is_live, evidence.holders.get(value, ()))):
             continue
         spoken_of.add((layer, given))
-        size_bytes = node.instruction.shape.subshape(node.leaf[1]).logical_bytes
+        size_bytes = node.shape.logical_bytes
         yield LeftOut(role=role, layer=layer, size_bytes=size_bytes, what=given)
 
 

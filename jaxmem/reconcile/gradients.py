@@ -59,7 +59,7 @@ def _made(book: Book) -> dict[tuple[_Key, int], dict[int, set[int]]]:
         if output is not None and not node.hands_on and evidence.sum_of(node) is None:
             key = book.outputs[output].parameter_path, evidence.is_summed_in_loop(node)
             sizes = found.setdefault((key, node.elements), {}).setdefault(evidence.number(node.index), set())
-            sizes.add(node.instruction.shape.subshape(node.leaf[1]).logical_bytes)
+            sizes.add(node.shape.logical_bytes)
     return found
 
 

@@ -215,8 +215,7 @@ def _assign_values(book: Book, leaves: Sequence[Leaf]) -> dict[int, int]:
             # A forward operation and its transpose may share a primitive and a size. Where XLA has made one of the
             # two, it carries either name.
             of_phase = [value for value in found if evidence.is_backward(value) is backward]
-            queue = sorted(of_phase or found, key=lambda value, leaf=leaf: _preference(book, value, leaf))[::-1]
-            queues[name, leaf.role, backward] = queue
+            queue = queues[name, leaf.role, backward] = _least_preferred_first(book, of_phase or found, leaf)
         while queue and queue[-1] in taken:
             queue.pop()
         if queue:
@@ -225,6 +224,12 @@ def _assign_values(book: Book, leaves: Sequence[Leaf]) -> dict[int, int]:
     _assign_other_shapes(book, leaves, value_of, taken)
     _assign_other_layers_and_divisions(book, leaves, value_of, taken)
     return value_of
+
+
+def _least_preferred_first(book: Book, values: Sequence[int], leaf: Leaf) -> list[int]:
+    if len(values) < 2:
+        return list(values)  # most names are those of one value
+    return sorted(values, key=lambda value: _preference(book, value, leaf))[::-1]
 
 
 def _preference(book: Book, value: int, leaf: Leaf) -> tuple[bool, ...]:
@@ -297,7 +302,7 @@ def _assign_other_layers_and_divisions(
         key = (*name, leaf.role, leaf.keeps, backward)
         if key not in queues:
             of_phase = [value for value in candidates if evidence.is_backward(value) is backward]
-            queues[key] = sorted(of_phase, key=lambda value: _preference(book, value, leaf))[::-1]
+            queues[key] = _least_preferred_first(book, of_phase, leaf)
         queue = queues[key]
         while queue and queue[-1] in taken:
             queue.pop()

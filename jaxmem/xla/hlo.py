@@ -145,8 +145,7 @@ class DotDimensions:
     rhs_batch: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metadata:
+class Metadata(NamedTuple):
     """Where an instruction comes from, as the framework said.
 
     Attributes:

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxmem.formula.backends.cpu_library import waits_for
+from jaxmem.formula.backends.cpu_library import nearest_before, turned_round, waits_for
 from jaxmem.formula.kernels import Kernel
 from jaxmem.formula.packing import ALIGNMENT, Interval, gap_bytes
 
@@ -68,7 +68,8 @@ def test_a_kernel_waits_for_what_it_is_reached_from(data):
         return {one for read in reads[kernel] if read != kernel for one in (read, *before(read))}
 
     plan: Any = SimpleNamespace(kernels=kernels)
-    found, behind = waits_for(plan, wanted), waits_for(plan, wanted, behind=True)
+    nearest = nearest_before(plan)
+    found, behind = waits_for(nearest, wanted), waits_for(turned_round(nearest), wanted)
     for kernel in wanted:
         assert found[kernel] == sum(1 << n for n, one in enumerate(wanted) if one in before(kernel))
         assert behind[kernel] == sum(1 << n for n, one in enumerate(wanted) if kernel in before(one))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
-from jaxmem.formula.backends.cpu_library import waits_for
+from jaxmem.formula.backends.cpu_library import nearest_before, waits_for
 from jaxmem.formula.cpu_fusion import IN_A_LOOP, CpuFusion, is_inside_erfc
 from jaxmem.formula.kernels import Addition, Slot
 from jaxmem.formula.plan import Plan
@@ -368,7 +368,7 @@ def copied_arguments(plan: Plan) -> None:
             reading[argument] = sorted(kernels)
     updates = {argument: plan.kernel_of[plan.array_of[plan.equals.of[plan.replaced[argument]]]] for argument in reading}
     wanted = tuple(dict.fromkeys((*(kernel for kernels in reading.values() for kernel in kernels), *updates.values())))
-    before = waits_for(plan, wanted)
+    before = waits_for(nearest_before(plan), wanted)
     bit = {kernel: 1 << number for number, kernel in enumerate(wanted)}
     for argument, kernels in reading.items():
         update = updates[argument]

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from math import prod
 
 from jaxmem.devices.library_kernels import Kernel, kernels_of
+from jaxmem.formula.orders import writers
 from jaxmem.formula.plan import Plan
 from jaxmem.layer_table import LayerTable, Operation
 
@@ -61,7 +62,8 @@ def hidden_bytes(plan: Plan, *, threads: int, features: frozenset[str]) -> int:
             held.append((size_bytes, plan.kernel_of[plan.array_of[operation.results[0]]]))
     held.sort(key=lambda pair: (-pair[0], pair[1]))
     kernels = [kernel for _, kernel in held]
-    before, behind = waits_for(plan, kernels), waits_for(plan, kernels, behind=True)
+    nearest = nearest_before(plan)
+    before, behind = waits_for(nearest, kernels), waits_for(turned_round(nearest), kernels)
     all_bits = (1 << len(held)) - 1
     most = 0
     for position, (size_bytes, kernel) in enumerate(held):
@@ -80,15 +82,17 @@ def hidden_bytes(plan: Plan, *, threads: int, features: frozenset[str]) -> int:
     return most
 
 
-def waits_for(plan: Plan, wanted: Sequence[int], *, behind: bool = False) -> dict[int, int]:
-    """Each of some kernels → which of them must have run before it, or must run behind it: bit n is the n-th wanted."""
-    writer = {array: index for index, kernel in enumerate(plan.kernels) for array in kernel.writes}
-    nearest: list[list[int]] = [
+def nearest_before(plan: Plan) -> list[list[int]]:
+    """For each kernel those that write what it reads."""
+    writer = writers(plan.kernels)
+    return [
         [writer[array] for array in kernel.reads if array in writer and writer[array] != index]
         for index, kernel in enumerate(plan.kernels)
     ]
-    if behind:
-        nearest = _turned_round(nearest)
+
+
+def waits_for(nearest: Sequence[Sequence[int]], wanted: Sequence[int]) -> dict[int, int]:
+    """Each of some kernels → which of them it is reached from through those nearest to each: bit n is the n-th wanted."""
     bit: dict[int, int] = {}
     for number, kernel in enumerate(wanted):
         bit[kernel] = bit.get(kernel, 0) | 1 << number
@@ -110,7 +114,8 @@ def waits_for(plan: Plan, wanted: Sequence[int], *, behind: bool = False) -> dic
     return {kernel: reached[kernel] for kernel in wanted}
 
 
-def _turned_round(nearest: Sequence[Sequence[int]]) -> list[list[int]]:
+def turned_round(nearest: Sequence[Sequence[int]]) -> list[list[int]]:
+    """For each kernel those that have it among their nearest."""
     turned: list[list[int]] = [[] for _ in nearest]
     for index, others in enumerate(nearest):
         for other in others:

@@ -67,7 +67,9 @@ class Named(Held):
         """Name → the different values that carry it, in the order of the schedule."""
         found: dict[Name, list[int]] = {}
         for value, nodes in sorted(self.nodes_of.items(), key=lambda pair: (pair[1][0].position, pair[1][0].index)):
-            for name in {name for node in nodes if self.is_the_operation(node) for name in self._names(node)}:
+            for name in dict.fromkeys(
+                name for node in nodes if self.is_the_operation(node) for name in self._names(node)
+            ):
                 found.setdefault(name, []).append(value)
         return found
 
@@ -80,14 +82,10 @@ class Named(Held):
         """
         found: dict[tuple[str, str], dict[int, list[int]]] = {}
         for (layer, given, elements), values in self.values_named.items():
-            tiled = [value for value in values if self._is_tiled(self.nodes_of[value][0])]
+            tiled = [value for value in values if self.nodes_of[value][0].shape.tiles]
             if tiled:
                 found.setdefault((layer, given), {})[elements] = tiled
         return found
-
-    @staticmethod
-    def _is_tiled(node: Node) -> bool:
-        return bool(node.instruction.shape.subshape(node.leaf[1]).tiles)
 
     def instruction_of(self, value: int) -> str:
         """An instruction that computes a value."""
@@ -95,8 +93,7 @@ class Named(Held):
 
     def logical_bytes(self, value: int) -> int:
         """Bytes of a value as the program computes it."""
-        node = self.nodes_of[value][0]
-        return node.instruction.shape.subshape(node.leaf[1]).logical_bytes
+        return self.nodes_of[value][0].shape.logical_bytes
 
     def elements_of(self, value: int) -> int:
         """Number of elements of a value on one device."""
@@ -267,9 +264,10 @@ class Named(Held):
 
     def written_over(self, value: int) -> int | None:
         """The array that a loop carries and over which a value is written as its next version; None for any other value."""
-        for node in self.nodes_of.get(value, ()):
-            if (state := self._next_version_from.get(node.index)) is not None:
-                return self.number(state)
+        if states := self._next_version_from:
+            for node in self.nodes_of.get(value, ()):
+                if (state := states.get(node.index)) is not None:
+                    return self.number(state)
         return None
 
     @cached_property

@@ -1,16 +1,21 @@
 """What is no value of the formula but on the way to one: operands, steps, pieces, parts that await their sum."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from jaxmem.attribution import Attribution, Facts
 from jaxmem.attribution.collectives import SUMS
 from jaxmem.attribution.dataflow import MOVES, Node
 from jaxmem.attribution.facts import primitive
-from jaxmem.profile import Buffer
+from jaxmem.profile import Buffer, MemoryProfile
 from jaxmem.reconcile.evidence.named import HELPERS, Name, Named
 
 
 class OnTheWay(Named):
     """What the compiler makes on the way to the values that the formula names."""
+
+    def __init__(self, profile: MemoryProfile, facts: Facts, attributions: Mapping[int, Attribution]) -> None:
+        super().__init__(profile, facts, attributions)
+        self._is_step: dict[int, bool] = {}
 
     def operand_of(self, buffer: Buffer) -> Name | None:
         """The operation for which a buffer holds a broadcast or cast operand; None for any other buffer."""
@@ -39,7 +44,9 @@ class OnTheWay(Named):
         Two multiplications of the program in one place have one name, and neither is a step of the other: a step goes, under
         its own name and from the same line of the program, into an instruction of another opcode.
         """
-        return any(self._goes_on(node) for node in self.nodes_of.get(value, ()))
+        if value not in self._is_step:
+            self._is_step[value] = any(self._goes_on(node) for node in self.nodes_of.get(value, ()))
+        return self._is_step[value]
 
     def _goes_on(self, node: Node) -> bool:
         made = node.instruction
