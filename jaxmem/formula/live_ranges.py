@@ -75,7 +75,7 @@ def find_live_ranges(
         constant=plan.equals.constant,
         peak=schedule.peak,
         additions=tuple(_additions(plan, schedule)),
-        gap_bytes=gap_bytes(schedule.intervals) if platform == "cuda" else 0,
+        gap_bytes=gap_bytes(schedule.intervals) if platform in ("cuda", "cpu") else 0,
         hidden_bytes=(
             hidden_bytes(plan, threads=threads, features=frozenset(features)) if platform == "cpu" and threads else 0
         ),
