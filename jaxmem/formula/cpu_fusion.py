@@ -2,9 +2,8 @@
 
 Two passes decide, one behind the other.
 
-- `LibraryRewriter` (xla/backends/cpu/transforms/library_rewriter.cc) hands convolutions, matrix products and reductions of
-  floating-point numbers to YNNPACK. A reduction takes along what only it reads, as long as the library can compute it element
-  by element. What the library reads lies in memory.
+- `LibraryRewriter` hands convolutions, matrix products and reductions of floating-point numbers to YNNPACK, with what stands
+  around them (`jaxmem.formula.library_fusion`). What the library reads from outside lies in memory, and so does its result.
 - `CpuInstructionFusion` (xla/service/cpu/cpu_instruction_fusion.cc) fuses the rest into its readers, each reader by itself: one
   computes a value again while another, the library, reads it from memory. So both the value and what it is computed from
   exist. The subtraction of the mean in batch norm is such a value: the backward pass sums over it, and computes it again from
@@ -21,7 +20,8 @@ The second pass does not compute again
 from dataclasses import dataclass, field
 
 from jaxmem.formula.equal import Equals
-from jaxmem.formula.fusion import IN_MEMORY, REDUCTIONS, Fusion, find_readers
+from jaxmem.formula.fusion import IN_MEMORY, Fusion, find_readers
+from jaxmem.formula.library_fusion import LibraryFusions, find_library_fusions
 from jaxmem.layer_table import LayerTable, Operation
 
 WIDE_CONCATENATION = 128
@@ -36,12 +36,6 @@ EXPENSIVE = frozenset(
 MADE_OF_PARTS = frozenset({"concatenate", "pad", "gather"})
 """Their result is larger than an operand, yet each element of it is read once."""
 
-LIBRARY_ELEMENTWISE = frozenset(
-    """add add_any sub mul div max min neg abs exp exp2 expm1 log log1p tanh sqrt rsqrt square integer_pow sign floor ceil round
-    sin cos pow convert_element_type broadcast_in_dim""".split()
-)
-"""What YNNPACK computes along with a reduction (xla/backends/cpu/ynn_support.cc). No selection, no comparison."""
-
 IN_A_LOOP = frozenset({"random_bits", "threefry2x32"})
 """Random numbers: JAX lowers the rounds of their generator to a loop on CPU, and a loop writes what it returns."""
 
@@ -52,11 +46,13 @@ class CpuFusion(Fusion):
 
     Attributes:
         again: existing value → what those readers read that compute it again.
-        region: operations that the library computes along with a reduction.
+        library: what the library computes together.
+        region: values inside, which nobody else reads.
     """
 
     again: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    region: set[int] = field(default_factory=set)
+    library: LibraryFusions = field(default_factory=LibraryFusions)
+    region: frozenset[int] = frozenset()
 
     def read_by(self, operation: Operation) -> tuple[int, ...]:
         """What an operation reads from memory."""
@@ -70,7 +66,7 @@ class CpuFusion(Fusion):
 
     def takes(self, reader: Operation, value: int) -> bool:
         """Whether an operation could compute an operand itself."""
-        if is_in_memory(reader) or not self.region.isdisjoint(reader.results):
+        if is_in_memory(reader) or not (self.region.isdisjoint(reader.results) and self.ends.isdisjoint(reader.results)):
             return False
         if is_wide_concatenation(self.table, reader):
             return False
@@ -117,22 +113,24 @@ def fuse_for_cpu(table: LayerTable, equals: Equals) -> CpuFusion:
 
     Readers come before what they read here: what a value's readers can do decides what becomes of it.
     """
-    fusion = CpuFusion(table, equals, find_readers(table, equals))
+    library = find_library_fusions(table, equals)
+    fusion = CpuFusion(table, equals, find_readers(table, equals), library=library)
+    fusion.region = frozenset(
+        result for inside in library.fusions for index in inside[:-1] for result in table.operations[index].results
+    )
+    fusion.ends = frozenset(result for inside in library.fusions for result in table.operations[inside[-1]].results)
     results = {equals.of[value] for value in table.outputs if value is not None}
     recomputed: set[int] = set()
     for index in reversed(equals.operations):
         operation = table.operations[index]
         for value in operation.results:
-            if equals.constant[value]:
+            if equals.constant[value] or value in fusion.region:
                 continue
-            if is_in_memory(operation) or operation.hands_on:
+            if is_in_memory(operation) or operation.hands_on or value in fusion.ends:
                 fusion.exists.add(value)
                 continue
             readers = [table.operations[reader] for reader in fusion.readers.get(value, ())]
             if value not in results:
-                if len(readers) == 1 and _joins_a_reduction(fusion, operation, readers[0]):
-                    fusion.region.add(value)
-                    continue
                 wanted_once = len(readers) <= 1 or not is_expensive(table, operation)
                 if (
                     wanted_once
@@ -154,15 +152,6 @@ def fuse_for_cpu(table: LayerTable, equals: Equals) -> CpuFusion:
             elif value in recomputed and len(operation.results) == 1:
                 fusion.again[value] = read
     return fusion
-
-
-def _joins_a_reduction(fusion: CpuFusion, operation: Operation, reader: Operation) -> bool:
-    """Whether the library computes an operation along with the only operation that reads it."""
-    if operation.primitive not in LIBRARY_ELEMENTWISE:
-        return False
-    if reader.primitive not in REDUCTIONS and fusion.region.isdisjoint(reader.results):
-        return False
-    return all("float" in fusion.table.values[value].dtype for value in (*operation.operands, *operation.results))
 
 
 def is_inside_erfc(fusion: CpuFusion, operation: Operation) -> bool:

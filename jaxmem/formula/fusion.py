@@ -67,6 +67,7 @@ class Fusion:
         cost: virtual value → the bytes that computing one of its elements again is worth.
         by_priority: it is XLA's fusion for GPUs.
         zeros: shape and number format of what max-pools scatter into; a ReLU of that kind reads its zeros from memory.
+        ends: what the library of a CPU writes (`jaxmem.formula.library_fusion`).
     """
 
     table: LayerTable
@@ -77,6 +78,7 @@ class Fusion:
     cost: dict[int, float] = field(default_factory=dict)
     by_priority: bool = False
     zeros: frozenset[Kind] = frozenset()
+    ends: frozenset[int] = frozenset()
     _operands: dict[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict)
 
     def operands(self, operation: Operation) -> tuple[int, ...]:

@@ -106,7 +106,9 @@ class Plan:
                         result_bytes=self.fusion.size_bytes(result) if result in outputs else 0,
                         value=result,
                         stays=result in outputs,
-                        takes_over=operation.primitive not in _OWN_PLACE and not by_library,
+                        takes_over=operation.primitive not in _OWN_PLACE
+                        and not by_library
+                        and result not in self.fusion.ends,
                         lends=not by_library,
                         of_library=by_library,
                         is_number=self.table.values[result].elements == 1,

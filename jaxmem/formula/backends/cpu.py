@@ -130,7 +130,7 @@ def depthwise_gradients(plan: Plan) -> None:
     for index in plan.equals.operations:
         operation = plan.table.operations[index]
         groups = next(iter(operation.size("batch_group_count")), 1)
-        if operation.primitive != "conv_general_dilated" or groups == 1:
+        if operation.primitive != "conv_general_dilated" or groups == 1 or operation.results[0] not in plan.array_of:
             continue
         gradient = plan.table.values[operation.results[0]]
         if groups != gradient.shape[operation.size("out_spec")[1]]:
@@ -253,6 +253,8 @@ def transposed_operands(plan: Plan) -> None:
         operation = plan.table.operations[index]
         if operation.primitive != "conv_general_dilated" or operation.phase is not Phase.BACKWARD:
             continue
+        if operation.results[0] not in plan.array_of:
+            continue  # inside a fusion of the library
         convolution = plan.kernel_of[plan.array_of[operation.results[0]]]
         of_kernel = operation.size("lhs_spec")[:1] not in ((0,), ())
         for number in (0, 1) if of_kernel else (1,):
@@ -303,46 +305,31 @@ def _made_from(plan: Plan, value: int) -> tuple[int, ...]:
 def spread_operands(plan: Plan) -> None:
     """What the library reads spread over a larger array is written out at that size, if anything else reads it so too.
 
-    Broadcasting is an operation of its own in XLA, one for all that read the same array spread over the same shape. The
-    library takes it along like any other operation, if nothing else reads it; else it reads the result, which exists as soon
-    as the smaller array does: the reciprocal deviations and the scale of layer norm, kept at the size of the map.
+    The reciprocal deviations and the scale of layer norm, kept at the size of the map; the zeros of every ReLU that the
+    library computes (`jaxmem.formula.library_fusion`). A number of the program is spread out from the start, since that waits
+    for nothing.
     """
     fusion = plan.fusion
     assert isinstance(fusion, CpuFusion)
-    spread: dict[tuple[int, tuple[int, ...]], tuple[int, ...]] = {}
-    for index in plan.equals.operations:
-        operation = plan.table.operations[index]
-        if operation.results[0] not in fusion.region:
-            continue
-        shape = plan.table.values[operation.results[0]].shape
-        for operand in fusion.operands(operation):
-            if plan.table.values[operand].elements in (1, prod(shape)) or len(_spreading(plan, operand, shape)) < 2:
-                continue
-            if (operand, shape) not in spread:
-                result = plan.table.values[operation.results[0]]
-                spread[operand, shape] = plan.add(
-                    Addition(
-                        role=Role.WORKSPACE,
-                        layer=operation.layer,
-                        phase=_phase_of(plan, operand),
-                        name="operand spread out",
-                        why="the library reads it at the size of the map, and something else does",
-                        elements=result.elements,
-                        itemsize_bits=result.itemsize_bits,
-                    )
-                )
-                plan.add_kernel(index, plan.arrays_of(fusion.sources(operand)), spread[operand, shape])
-            for kernel in sorted(plan.kernels_computing(operation.results[:1])):
-                plan.extend(kernel, reads=spread[operand, shape])
-
-
-def _spreading(plan: Plan, value: int, shape: tuple[int, ...]) -> list[int]:
-    """The operations that read a value spread over a shape."""
-    return [
-        reader
-        for reader in plan.fusion.readers.get(value, ())
-        if plan.table.values[plan.table.operations[reader].results[0]].shape == shape
-    ]
+    for spread in fusion.library.spreads:
+        first = plan.table.operations[spread.readers[0]]
+        held = plan.table.values[spread.value if spread.value is not None else first.results[0]]
+        (array,) = plan.add(
+            Addition(
+                role=Role.CONSTANTS if spread.value is None else Role.WORKSPACE,
+                layer=first.layer,
+                phase=_phase_of(plan, spread.value) if spread.value is not None else Phase.FORWARD,
+                name="number spread out" if spread.value is None else "operand spread out",
+                why="the library reads it at the size of the map, and something else does",
+                elements=prod(spread.shape),
+                itemsize_bits=held.itemsize_bits,
+            )
+        )
+        reads = plan.arrays_of(fusion.sources(spread.value)) if spread.value is not None else ()
+        plan.add_kernel(spread.readers[0], reads, (array,))
+        results = [result for reader in spread.readers for result in plan.table.operations[reader].results]
+        for kernel in sorted(plan.kernels_computing(results)):
+            plan.extend(kernel, reads=(array,))
 
 
 def copied_arguments(plan: Plan) -> None:
