@@ -12,8 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from jaxmem.formula.backends import ADDITIONS
+from jaxmem.formula.backends.cpu_fused import fused_bytes
 from jaxmem.formula.backends.cpu_library import hidden_bytes
 from jaxmem.formula.backends.tpu import ON_CHIP_BYTES, feature_maps, padding_bytes
+from jaxmem.formula.cpu_fusion import CpuFusion
 from jaxmem.formula.equal import moved
 from jaxmem.formula.kernels import Addition
 from jaxmem.formula.loops import carried_in_place
@@ -76,11 +78,16 @@ def find_live_ranges(
         peak=schedule.peak,
         additions=tuple(_additions(plan, schedule)),
         gap_bytes=gap_bytes(schedule.intervals) if platform in ("cuda", "cpu") else 0,
-        hidden_bytes=(
-            hidden_bytes(plan, threads=threads, features=frozenset(features)) if platform == "cpu" and threads else 0
-        ),
+        hidden_bytes=_hidden_bytes(plan, threads, frozenset(features)) if platform == "cpu" and threads else 0,
         on_chip=on_chip,
     )
+
+
+def _hidden_bytes(plan: Plan, threads: int, features: frozenset[str]) -> int:
+    fusion = plan.fusion
+    assert isinstance(fusion, CpuFusion)
+    fused = fused_bytes(plan.table, plan.equals, fusion.library.fusions, threads=threads, features=features)
+    return hidden_bytes(plan, fused, threads=threads, features=features)
 
 
 def _on_chip_where_it_fits(table: LayerTable, ranges: LiveRanges) -> LiveRanges:

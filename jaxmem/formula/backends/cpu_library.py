@@ -21,7 +21,8 @@ most 320 of the depth (Eigen's `TensorContractionThreadPool.h`).
 As many operations that do not wait for one another run at a time as there are threads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 
 from jaxmem.devices.library_kernels import Kernel, kernels_of
@@ -43,19 +44,25 @@ FEW_CHANNELS, DEEPEST_SLICE = 16, 320
 _TYPES = {"float32": "f32", "float64": "f64", "bfloat16": "bf16"}
 
 
-def hidden_bytes(plan: Plan, *, threads: int, features: frozenset[str]) -> int:
+def hidden_bytes(
+    plan: Plan, fused: Mapping[int, int], *, threads: int, features: frozenset[str]
+) -> int:
     """The most that convolutions and products hold at a time that may run side by side, the largest first.
 
     Which may: those of which none is reached from another through the kernels of the plan. 0 where the kernels for them are
     not known.
 
     Args:
+        plan: the program.
+        fused: result of a fusion of several operations → what it holds (`jaxmem.formula.backends.cpu_fused`).
         threads: of the pool.
         features: extensions of the processor, as Linux names them.
     """
-    held = []
+    held = [(size_bytes, plan.kernel_of[plan.array_of[value]]) for value, size_bytes in fused.items()]
     for index in plan.equals.operations:
         operation = plan.table.operations[index]
+        if operation.results and operation.results[0] in fused:
+            continue
         bytes_of = {"conv_general_dilated": convolution_bytes, "dot_general": product_bytes}.get(operation.primitive)
         if bytes_of is not None and operation.results[0] in plan.array_of:
             size_bytes = bytes_of(plan.table, operation, threads=threads, features=features)
@@ -129,56 +136,175 @@ def convolution_bytes(table: LayerTable, operation: Operation, *, threads: int, 
     The gradient of a depthwise kernel runs as a whole convolution (`jaxmem.formula.backends.cpu`), whose axes are the same.
     0 for what neither runs: the gradient of a kernel in groups.
     """
+    work = read_convolution(table, operation, features)
+    if work is None:
+        return _of_runtime(table, operation)
+    at_work = min(threads + 1, min(work.row_tasks, threads) * min(work.column_tasks, threads))
+    if work.groups > 1:
+        return work.packed_bytes + at_work * work.grouped_bytes
+    whole, rest = divmod(work.rows, work.row_split)
+    whole_tiles = min(at_work, whole * work.column_tasks)
+    held = whole_tiles * work.input_bytes(work.row_split, gathers=True)
+    if rest:
+        held += (at_work - whole_tiles) * work.input_bytes(rest, gathers=True)
+    return work.packed_bytes + held
+
+
+def _of_runtime(table: LayerTable, operation: Operation) -> int:
+    """Bytes that XLA's own runtime holds for a convolution that it runs."""
     left, kernel = (table.values[operand] for operand in operation.operands[:2])
     result = table.values[operation.results[0]]
     left_axes, kernel_axes, result_axes = (operation.size(name) for name in ("lhs_spec", "rhs_spec", "out_spec"))
     window = [kernel.shape[axis] for axis in kernel_axes[2:]]
-    images, channels = left.shape[left_axes[0]], left.shape[left_axes[1]]
+    images, columns = left.shape[left_axes[0]], kernel.shape[kernel_axes[0]]
     space = [left.shape[axis] for axis in left_axes[2:]]
     results = [result.shape[axis] for axis in result_axes[2:]]
-    columns, item_bytes = kernel.shape[kernel_axes[0]], left.itemsize_bits // 8
+    item_bytes, groups = left.itemsize_bits // 8, operation.size("feature_group_count")[0]
     if operation.size("batch_group_count")[0] not in (1, columns) or not space:
         return 0
-    groups = operation.size("feature_group_count")[0]
-    depth = kernel.elements // max(columns, 1)
     dilated = any(dilation > 1 for dilation in operation.size("lhs_dilation"))
     if dilated and groups == 1 and set(operation.size("window_strides")) == {1}:
         matrix = images * columns * prod(space) * prod(window) * item_bytes
         return matrix if matrix <= LARGEST_MATRIX_BYTES else 0
-    few = max(channels, columns) <= FEW_CHANNELS
-    if dilated or few or any(one > size for sizes in (results, window) for one, size in zip(sizes, space, strict=True)):
-        return groups * gathered_elements(images * prod(results), 1, depth) * item_bytes if columns == groups else 0
-    kernels = kernels_of(_TYPES.get(left.dtype, ""), features)
-    if not kernels:
-        return 0
-    padding = operation.size("padding")
-    padded = any(padding)
-    if padded:
-        space = [size + low + high for size, low, high in zip(space, padding[::2], padding[1::2], strict=True)]
-    padded_elements = images * channels * prod(max(size, 0) for size in space)
-    rows, products = (1, images * prod(results)) if groups > 1 else (results[-1], images * prod(results[:-1]))
-    block, deep, row_split, column_split = _split(
-        kernels, rows, columns // groups, depth // prod(window), prod(window), products, item_bytes
+    if _is_of_runtime(table, operation) and columns == groups:
+        depth = kernel.elements // max(columns, 1)
+        return groups * gathered_elements(images * prod(results), 1, depth) * item_bytes
+    return 0
+
+
+def _is_of_runtime(table: LayerTable, operation: Operation) -> bool:
+    left, kernel = (table.values[operand] for operand in operation.operands[:2])
+    result = table.values[operation.results[0]]
+    left_axes, kernel_axes, result_axes = (operation.size(name) for name in ("lhs_spec", "rhs_spec", "out_spec"))
+    if any(dilation > 1 for dilation in operation.size("lhs_dilation")):
+        return True
+    if max(left.shape[left_axes[1]], kernel.shape[kernel_axes[0]]) <= FEW_CHANNELS:
+        return True
+    return any(
+        result.shape[made] > left.shape[read] or kernel.shape[window] > left.shape[read]
+        for made, read, window in zip(result_axes[2:], left_axes[2:], kernel_axes[2:], strict=True)
     )
-    packed = groups * deep * -(-(columns // groups) // block) * block * item_bytes if deep else 0
-    row_tasks, column_tasks = -(-rows // row_split), -(-(columns // groups) // column_split)
-    at_work = min(threads + 1, min(row_tasks, threads) * min(column_tasks, threads))
-    if groups > 1:
-        windows = images * prod(results) * prod(window) * channels if groups < channels else 0
-        return packed + at_work * (windows + padded_elements * padded) * item_bytes
 
-    def tile(rows_of_task: int) -> int:
-        if not padded:
-            return images * channels * prod(results[:-1]) * rows_of_task * prod(window) * item_bytes
-        reach = (rows_of_task - 1) * operation.size("window_strides")[-1]
-        reach += (window[-1] - 1) * operation.size("rhs_dilation")[-1] + 1
-        return (
-            images * channels * prod(max(size, 0) for size in space[:-1]) * min(max(space[-1], 0), reach) * item_bytes
-        )
 
-    whole, rest = divmod(rows, row_split)
-    whole_tiles = min(at_work, whole * column_tasks)
-    return packed + whole_tiles * tile(row_split) + (at_work - whole_tiles) * (tile(rest) if rest else 0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvolutionWork:
+    """One convolution as the library runs it.
+
+    Attributes:
+        images, channels, groups: of its input.
+        space, results: height and width of the input, without padding, and of the result.
+        window, strides, dilations: of its window, by dimension.
+        padding: before and behind the input, by dimension.
+        item_bytes: of one element.
+        column_bytes: of one column of the result, in all other dimensions.
+        packed_bytes: its packed kernel; 0 where it is read where it stands.
+        rows, row_split: what a task is divided by, the last dimension of the result, and how much of it a task makes.
+        row_tasks, column_tasks: tasks by that dimension, and by blocks of output channels.
+    """
+
+    images: int
+    channels: int
+    groups: int
+    space: tuple[int, ...]
+    results: tuple[int, ...]
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    item_bytes: int
+    column_bytes: int
+    packed_bytes: int
+    rows: int
+    row_split: int
+    row_tasks: int
+    column_tasks: int
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether there is a border around its input."""
+        return any(any(pair) for pair in self.padding)
+
+    @property
+    def is_one_task(self) -> bool:
+        """Whether it is not divided."""
+        return self.groups == 1 and self.row_tasks * self.column_tasks == 1
+
+    @property
+    def grouped_bytes(self) -> int:
+        """Of several groups, what each task holds: all windows side by side, but for depthwise ones, and the padded input."""
+        windows = 0
+        if self.groups < self.channels:
+            windows = self.images * prod(self.results) * prod(self.window) * self.channels
+        bordered = self.images * self.channels * prod(max(size, 0) for size in self._bordered())
+        return (windows + bordered * self.is_padded) * self.item_bytes
+
+    def _bordered(self) -> list[int]:
+        return [size + low + high for size, (low, high) in zip(self.space, self.padding, strict=True)]
+
+    def _reach(self, dimension: int, results: int) -> int:
+        return (results - 1) * self.strides[dimension] + (self.window[dimension] - 1) * self.dilations[dimension] + 1
+
+    def input_bytes(self, columns: int, *, gathers: bool, height: int | None = None) -> int:
+        """A task's own copy of the input for some columns of the result: with the padding, else window by window.
+
+        Args:
+            columns: of the result.
+            gathers: window by window, if there is no padding.
+            height: rows of the result that it makes; all without.
+        """
+        if gathers and not self.is_padded:
+            others = list(self.results[:-1])
+            if height is not None and others:
+                others[0] = min(others[0], height)
+            return self.images * self.channels * prod(others) * columns * prod(self.window) * self.item_bytes
+        space = [max(size, 0) for size in self._bordered()]
+        if height is not None:
+            space[0] = min(space[0], self._reach(0, height))
+        space[-1] = min(space[-1], self._reach(len(space) - 1, columns))
+        return self.images * self.channels * prod(space) * self.item_bytes
+
+    def reads(self, start: int, stop: int) -> tuple[int, int]:
+        """The columns of the input, without the padding, that some columns of the result are made of."""
+        first = start * self.strides[-1] - self.padding[-1][0]
+        return max(first, 0), min(first + self._reach(len(self.space) - 1, stop - start), self.space[-1])
+
+
+def read_convolution(table: LayerTable, operation: Operation, features: frozenset[str]) -> ConvolutionWork | None:
+    """A convolution as the library runs it on a processor; None where it does not."""
+    left, kernel = (table.values[operand] for operand in operation.operands[:2])
+    result = table.values[operation.results[0]]
+    left_axes, kernel_axes, result_axes = (operation.size(name) for name in ("lhs_spec", "rhs_spec", "out_spec"))
+    kernels = kernels_of(_TYPES.get(left.dtype, ""), features)
+    columns, item_bytes = kernel.shape[kernel_axes[0]], left.itemsize_bits // 8
+    in_one = operation.size("batch_group_count")[0] in (1, columns) and len(left_axes) > 2
+    if not kernels or not in_one or _is_of_runtime(table, operation):
+        return None
+    window = tuple(kernel.shape[axis] for axis in kernel_axes[2:])
+    results = tuple(result.shape[axis] for axis in result_axes[2:])
+    images, groups = left.shape[left_axes[0]], operation.size("feature_group_count")[0]
+    rows, products = (1, images * prod(results)) if groups > 1 else (results[-1], images * prod(results[:-1]))
+    depth = kernel.elements // max(columns, 1) // prod(window)
+    of_group = columns // groups
+    block, deep, row_split, column_split = _split(kernels, rows, of_group, depth, prod(window), products, item_bytes)
+    flat = operation.size("padding") or (0, 0) * len(window)
+    return ConvolutionWork(
+        images=images,
+        channels=left.shape[left_axes[1]],
+        groups=groups,
+        space=tuple(left.shape[axis] for axis in left_axes[2:]),
+        results=results,
+        window=window,
+        strides=operation.size("window_strides"),
+        dilations=operation.size("rhs_dilation"),
+        padding=tuple(zip(flat[::2], flat[1::2], strict=True)),
+        item_bytes=item_bytes,
+        column_bytes=result.logical_bytes // max(results[-1], 1),
+        packed_bytes=groups * deep * -(-of_group // block) * block * item_bytes if deep else 0,
+        rows=rows,
+        row_split=row_split,
+        row_tasks=-(-rows // row_split),
+        column_tasks=-(-of_group // column_split),
+    )
 
 
 def product_bytes(table: LayerTable, operation: Operation, *, threads: int, features: frozenset[str]) -> int:
