@@ -101,13 +101,14 @@ class FusedWork:
             if _is_whole(operation):
                 holder[value] = value
             elif operation.primitive != "broadcast_in_dim":
-                held = [each for each in self.reads[place] if each in holder]
-                size = self.table.values[value].logical_bytes
-                over = [
+                elements = self.table.values[value].elements
+                # What is spread out is read where it stands.
+                held = [
                     each
-                    for each in held
-                    if self.table.values[each].logical_bytes == size and self.readers[each] == [place]
+                    for each in self.reads[place]
+                    if each in holder and self.table.values[each].elements == elements
                 ]
+                over = [each for each in held if self.readers[each] == [place]]
                 if held:
                     holder[value] = holder[over[0]] if over else value
         return holder
