@@ -33,12 +33,12 @@ def sized(table, last, **sizes):
 def centred():
     """x - mean, which a sum reads and the result besides: batch norm in small."""
     table = Table()
-    table.argument("x", 64, 16)
+    table.argument("x", 256, 16)
     table.argument("mean", 16)
-    table.do("centred", "sub", FORWARD, (64, 16), "x", "mean")
-    table.do("square", "mul", FORWARD, (64, 16), "centred")
+    table.do("centred", "sub", FORWARD, (256, 16), "x", "mean")
+    table.do("square", "mul", FORWARD, (256, 16), "centred")
     table.do("variance", "reduce_sum", FORWARD, (16,), "square")
-    table.do("out", "add", FORWARD, (64, 16), "centred")
+    table.do("out", "add", FORWARD, (256, 16), "centred")
     return table
 
 
@@ -131,12 +131,12 @@ def test_random_bits_wait_as_two_words():
 
 def test_the_scale_of_a_norm_is_written_at_the_size_of_the_map_where_two_read_it():
     table = Table()
-    table.argument("x", 64, 16)
+    table.argument("x", 256, 16)
     table.argument("scale", 16)
-    table.do("out", "mul", FORWARD, (64, 16), "x", "scale")
-    table.do("scaled", "mul", BACKWARD, (64, 16), "x", "scale")
-    table.do("total", "reduce_sum", BACKWARD, (64,), "scaled")
-    assert added(planned(table, "out", "total"))["operand spread out"] == (1, 4 * 64 * 16)
+    table.do("out", "mul", FORWARD, (256, 16), "x", "scale")
+    table.do("scaled", "mul", BACKWARD, (256, 16), "x", "scale")
+    table.do("total", "reduce_sum", BACKWARD, (256,), "scaled")
+    assert added(planned(table, "out", "total"))["operand spread out"] == (1, 4 * 256 * 16)
     assert "operand spread out" not in added(planned(table, "total"))
 
 

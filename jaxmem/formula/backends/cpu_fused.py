@@ -135,10 +135,11 @@ class FusedWork:
             before = self._only(self.reads[self.made[value]])
             while before is not None and _is_elementwise(self.order[self.made[before]]):
                 before = self._only(self.reads[self.made[before]]) if len(self.readers[before]) == 1 else None
-            if before in self.convolutions and self.convolutions[before].groups == 1:
-                if len(self.readers[before]) == 1:
-                    found[value] = before
-                    within.add(before)
+            if before not in self.convolutions or len(self.readers[before]) > 1:
+                continue
+            if self.convolutions[before].groups == 1:
+                found[value] = before
+                within.add(before)
         return found
 
     @staticmethod
@@ -205,7 +206,7 @@ class FusedWork:
             return work.grouped_bytes * at_work
         read = self._input(value)
         own = read is not None and read in self.holder
-        if own and not work.is_padded and _is_whole(self.order[self.made[read]]):
+        if read is not None and own and not work.is_padded and _is_whole(self.order[self.made[read]]):
             return 0  # read where it stands
         if value in self.rows:
             return sum(
@@ -229,7 +230,7 @@ class FusedWork:
         work, read = self.convolutions[value], self._input(value)
         own = read is not None and read in self.holder
         size = 0
-        if not own or work.is_padded or _is_elementwise(self.order[self.made[read]]):
+        if read is None or not own or work.is_padded or _is_elementwise(self.order[self.made[read]]):
             size = work.input_bytes(stop - start, gathers=not own, height=self.rows.get(value))
         before = self.inside.get(value)
         if before is not None:

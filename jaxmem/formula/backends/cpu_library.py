@@ -44,9 +44,7 @@ FEW_CHANNELS, DEEPEST_SLICE = 16, 320
 _TYPES = {"float32": "f32", "float64": "f64", "bfloat16": "bf16"}
 
 
-def hidden_bytes(
-    plan: Plan, fused: Mapping[int, int], *, threads: int, features: frozenset[str]
-) -> int:
+def hidden_bytes(plan: Plan, fused: Mapping[int, int], *, threads: int, features: frozenset[str]) -> int:
     """The most that convolutions and products hold at a time that may run side by side, the largest first.
 
     Which may: those of which none is reached from another through the kernels of the plan. 0 where the kernels for them are
@@ -273,10 +271,12 @@ def read_convolution(table: LayerTable, operation: Operation, features: frozense
     """A convolution as the library runs it on a processor; None where it does not."""
     left, kernel = (table.values[operand] for operand in operation.operands[:2])
     result = table.values[operation.results[0]]
-    left_axes, kernel_axes, result_axes = (operation.size(name) for name in ("lhs_spec", "rhs_spec", "out_spec"))
+    left_axes = operation.size("lhs_spec")
+    kernel_axes, result_axes = operation.size("rhs_spec"), operation.size("out_spec")
     kernels = kernels_of(_TYPES.get(left.dtype, ""), features)
     columns, item_bytes = kernel.shape[kernel_axes[0]], left.itemsize_bits // 8
-    in_one = operation.size("batch_group_count")[0] in (1, columns) and len(left_axes) > 2
+    space = tuple(left.shape[axis] for axis in left_axes[2:])
+    in_one = operation.size("batch_group_count")[0] in (1, columns) and bool(space)
     if not kernels or not in_one or _is_of_runtime(table, operation):
         return None
     window = tuple(kernel.shape[axis] for axis in kernel_axes[2:])
@@ -291,7 +291,7 @@ def read_convolution(table: LayerTable, operation: Operation, features: frozense
         images=images,
         channels=left.shape[left_axes[1]],
         groups=groups,
-        space=tuple(left.shape[axis] for axis in left_axes[2:]),
+        space=space,
         results=results,
         window=window,
         strides=operation.size("window_strides"),
