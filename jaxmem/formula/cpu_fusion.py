@@ -66,7 +66,9 @@ class CpuFusion(Fusion):
 
     def takes(self, reader: Operation, value: int) -> bool:
         """Whether an operation could compute an operand itself."""
-        if is_in_memory(reader) or not (self.region.isdisjoint(reader.results) and self.ends.isdisjoint(reader.results)):
+        if is_in_memory(reader) or not (
+            self.region.isdisjoint(reader.results) and self.ends.isdisjoint(reader.results)
+        ):
             return False
         if is_wide_concatenation(self.table, reader):
             return False
