@@ -1,5 +1,6 @@
 """Inputs made by hand to exhaust a reader: bombs, circles, depth without end, numbers without end, quadratic traps."""
 
+import gzip
 import io
 import json
 import zipfile
@@ -33,6 +34,38 @@ def _repeated_in_gzip(piece: bytes, size_mib: int) -> bytes:
             packer.flush(),
         ]
     )
+
+
+def of_empty_messages(message: str, size_mib: int) -> bytes:
+    """A HloProto that is read but for one kind of message, of which there are as many as two or three bytes each allow."""
+    place = {
+        "logical buffers": ("BufferAssignment", 1),
+        "allocations": ("BufferAssignment", 3),
+        "heap traces": ("BufferAssignment", 4),
+        "events": ("BufferAssignment", 4, 1),
+        "donors": ("HloModule", 18, 1),
+        "dimensions of a window": ("Instruction", 15, 1),
+        "instructions": ("Computation", 2),
+    }
+    holder, *numbers = place[message]
+    empty = _varint(numbers[-1] << 3 | 2) + b"\x00"
+    content = empty * (size_mib * MIB // len(empty))
+    for number in reversed(numbers[:-1]):
+        content = _field(number, content)
+    instruction = _instruction(1, b"iota").SerializeToString() + (content if holder == "Instruction" else b"")
+    computation = MESSAGES["Computation"](id=1, name=b"c", root_id=1).SerializeToString() + _field(2, instruction)
+    computation += content if holder == "Computation" else b""
+    module = MESSAGES["HloModule"](name=b"m", entry_computation_id=1).SerializeToString() + _field(3, computation)
+    module += content if holder == "HloModule" else b""
+    return _field(1, module) + _field(3, content if holder == "BufferAssignment" else b"")
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _in_gzip(content: bytes) -> bytes:
+    return gzip.compress(content, compresslevel=6, mtime=0)
 
 
 def _varint(number: int) -> bytes:
@@ -205,6 +238,18 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "gzip that unpacks to just below its limit": ("hlo", partial(_zeros_in_gzip, 63)),
     "half a million empty computations in gzip": ("hlo", partial(_repeated_in_gzip, b"\x1a\x00", 1)),
     "64 MiB of empty computations in gzip": ("hlo", partial(_repeated_in_gzip, b"\x1a\x00", 63)),
+    **{
+        f"{size} MiB of empty {message}{' in gzip' if packed else ''}": (
+            "hlo",
+            partial(lambda message, size, pack: pack(of_empty_messages(message, size)), message, size, pack),
+        )
+        for message, size in (
+            ("logical buffers", 63), ("allocations", 63), ("heap traces", 63), ("events", 63), ("donors", 63),
+            ("dimensions of a window", 63), ("instructions", 63), ("instructions", 128),
+        )
+        for packed, pack in ((False, bytes), (True, _in_gzip))
+        if not packed or size < 64
+    },
     "a length of 2^63 bytes": ("hlo", lambda: b"\x0a" + _varint(2**63) + b"\x00"),
     "protobuf groups nested a million deep": ("hlo", lambda: b"\x0b" * 1_000_000),
     "computations that call each other in a circle": ("dump", _circle),

@@ -14,6 +14,11 @@ from jaxmem.xla.schema import MESSAGES
 LARGE_BYTES = 1 << 16
 """Parts up to this size are taken over as they are."""
 
+FREE_FIELDS = 1 << 16
+BYTES_A_FIELD = 32
+"""So many fields any message may begin with, and then one for so many bytes that have passed: an instruction takes more, and an
+empty one of two bytes would take twenty times that while it is gone through."""
+
 _PIECE_BYTES = 1 << 20
 _INSIDE = {("HloProto", 1): "HloModule", ("HloModule", 3): "Computation", ("Computation", 2): "Instruction"}
 """(message, field number) → the message in it, where large parts are looked for."""
@@ -42,7 +47,11 @@ def condensed(stream: BinaryIO, size_bytes: int, *, large_bytes: int = LARGE_BYT
 
 def _condensed(stream: BinaryIO, message: str, left: int, large_bytes: int) -> Iterator[bytes]:
     known = MESSAGES[message].DESCRIPTOR.fields_by_number
+    fields, whole = 0, left
     while left > 0:
+        fields += 1
+        if fields > FREE_FIELDS + (whole - left) // BYTES_A_FIELD:
+            raise NotAProto(f"the first {whole - left} bytes of a {message} are {fields} fields, most of them empty")
         tag, used = _varint(stream, left)
         left -= used
         number, wire_type = tag >> 3, tag & 7

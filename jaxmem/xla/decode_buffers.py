@@ -39,8 +39,7 @@ class _BufferReader:
         for buffer in proto.logical_buffers:
             self.read_buffer(buffer)
         aliases = self.aliases(proto.buffer_aliases)
-        allocations = tuple(self.allocation(entry) for entry in proto.buffer_allocations)
-        self.check_unique(allocations)
+        allocations = self.allocations(proto.buffer_allocations)
         return BufferAssignment(
             buffers=self.buffers,
             aliases=aliases,
@@ -99,6 +98,23 @@ class _BufferReader:
                 aliases.setdefault(buffer.id, []).append(position)
         return {buffer_id: tuple(positions) for buffer_id, positions in aliases.items()}
 
+    def allocations(self, protos: Any) -> tuple[Allocation, ...]:
+        read: dict[int, Allocation] = {}
+        owner: dict[int, int] = {}
+        for proto in protos:
+            allocation = self.allocation(proto)
+            if allocation.index in read:
+                raise self.broken(f"two allocations have the index {allocation.index}")
+            read[allocation.index] = allocation
+            for entry in allocation.assigned:
+                if entry.buffer_id in owner:
+                    raise self.broken(
+                        f"buffer {entry.buffer_id} is assigned twice, in allocation {owner[entry.buffer_id]} and "
+                        f"in allocation {allocation.index}"
+                    )
+                owner[entry.buffer_id] = allocation.index
+        return tuple(read.values())
+
     def allocation(self, proto: Any) -> Allocation:
         name = f"allocation {proto.index}"
         if proto.size < 0:
@@ -129,21 +145,6 @@ class _BufferReader:
                 for entry in proto.assigned
             ),
         )
-
-    def check_unique(self, allocations: tuple[Allocation, ...]) -> None:
-        indices: set[int] = set()
-        owner: dict[int, int] = {}
-        for allocation in allocations:
-            if allocation.index in indices:
-                raise self.broken(f"two allocations have the index {allocation.index}")
-            indices.add(allocation.index)
-            for entry in allocation.assigned:
-                if entry.buffer_id in owner:
-                    raise self.broken(
-                        f"buffer {entry.buffer_id} is assigned twice, in allocation {owner[entry.buffer_id]} and "
-                        f"in allocation {allocation.index}"
-                    )
-                owner[entry.buffer_id] = allocation.index
 
     def trace(self, proto: Any) -> HeapTrace:
         return HeapTrace(

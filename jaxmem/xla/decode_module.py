@@ -1,11 +1,13 @@
 """HloModuleProto to `Module`, checked: every id points somewhere, operands come before users, nothing calls itself."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from jaxmem.errors import InputError
+from jaxmem.xla.density import too_dense
 from jaxmem.xla.hlo import (
     Attributes,
     BufferDonor,
@@ -26,6 +28,9 @@ from jaxmem.xla.schema import MESSAGES, PRIMITIVE_TYPES
 from jaxmem.xla.verify import verify_module
 
 _ALIAS_KINDS = {0: "undefined", 1: "may", 2: "must"}
+
+_MOST_TILES = 64
+"""Of a layout; compilers write one or two."""
 
 _NOT_WHAT_IT_COMPUTES = (
     "name", "id", "operand_ids", "control_predecessor_ids", "called_computation_ids", "shape", "metadata", "sharding",
@@ -84,7 +89,9 @@ class _ModuleReader:
             if not 0 <= metadata.stack_frame_id <= len(frames):
                 name = next(each.name for each in self.instructions.values() if each.metadata is metadata)
                 raise self.broken(f"instruction {name} names stack frame {metadata.stack_frame_id} of {len(frames)}")
-        self.check_donated((*proto.input_output_alias.entries, *proto.buffer_donor.entries), proto.entry_computation_id)
+        self.check_donated(
+            chain(proto.input_output_alias.entries, proto.buffer_donor.entries), proto.entry_computation_id
+        )
         return Module(
             name=name,
             entry_computation_id=proto.entry_computation_id,
@@ -110,7 +117,7 @@ class _ModuleReader:
             stack_frames=frames,
         )
 
-    def check_donated(self, entries: Sequence[Any], entry_id: int) -> None:
+    def check_donated(self, entries: Iterable[Any], entry_id: int) -> None:
         """What a result is written over, or may be, is an array of a parameter."""
         parameters = (self.instructions[number] for number in self.computations[entry_id].instruction_ids)
         arrays = {
@@ -131,6 +138,8 @@ class _ModuleReader:
 
     def parse(self, message_name: str, serialized: bytes) -> Any:
         try:
+            if message_name == "Instruction" and too_dense(message_name, serialized):
+                raise self.broken(f"an instruction of {len(serialized)} bytes has messages that say nothing")
             return MESSAGES[message_name].FromString(serialized)
         except DecodeError as error:
             raise self.broken(f"a {message_name} of {len(serialized)} bytes cannot be decoded ({error})") from error
@@ -142,6 +151,7 @@ class _ModuleReader:
         name = text(proto.name)
         own: dict[int, Instruction] = {}
         waiting: list[Instruction] = []
+        # Parsed one by one: as messages, empty ones of two bytes would take 300 each, all at once.
         for entry in proto.instructions:
             instruction = self.instruction(self.parse("Instruction", entry), computation_id)
             if instruction.id in self.instructions or instruction.id in own:
@@ -232,6 +242,11 @@ class _ModuleReader:
         opcode = text(proto.opcode)
         if not opcode:
             raise self.broken(f"an instruction ({name or 'without a name'}) has no opcode")
+        parts = len(proto.slice_dimensions) + len(proto.window.dimensions) + len(proto.output_operand_aliasing)
+        if (
+            parts > 16 + len(serialized) // 8
+        ):  # where it has so many, each takes more: what is kept of one takes 100 bytes
+            raise self.broken(f"instruction {name} has {parts} dimensions and aliases that say nothing")
         attributes = Attributes(
             parameter_number=proto.parameter_number if opcode == "parameter" else None,
             tuple_index=proto.tuple_index if opcode == "get-tuple-element" else None,
@@ -265,6 +280,8 @@ class _ModuleReader:
         element_type, layout = PRIMITIVE_TYPES[proto.element_type][0], proto.layout
         if proto.tuple_shapes and element_type != "tuple":
             raise self.broken(f"a shape of {element_type} has {len(proto.tuple_shapes)} elements of a tuple")
+        if len(layout.tiles) > _MOST_TILES:
+            raise self.broken(f"a layout has {len(layout.tiles)} tiles in one another, and {_MOST_TILES} are read")
         return Shape(
             element_type=element_type,
             dimensions=dimensions,

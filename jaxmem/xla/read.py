@@ -17,6 +17,7 @@ from jaxmem.xla.buffers import BufferAssignment
 from jaxmem.xla.condense import NotAProto, condensed
 from jaxmem.xla.decode_buffers import decode_buffers
 from jaxmem.xla.decode_module import broken, decode_module
+from jaxmem.xla.density import BYTES_A_MESSAGE, too_dense
 from jaxmem.xla.hlo import Module
 from jaxmem.xla.schema import MESSAGES
 
@@ -89,6 +90,11 @@ def _parse(message_name: str, data: bytes, origin: str) -> Any:
     if not data:
         raise broken(origin, "it is empty")
     try:
+        if message_name == "HloProto" and too_dense(message_name, data):
+            raise broken(
+                origin,
+                f"its {len(data)} bytes are more than {len(data) // BYTES_A_MESSAGE} messages, most of them empty",
+            )
         return MESSAGES[message_name].FromString(data)
     except DecodeError as error:
         raise broken(origin, f"its {len(data)} bytes are truncated or no HloProto ({error})") from error

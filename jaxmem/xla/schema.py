@@ -16,13 +16,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _FIELDS = {
     "HloProto": "hlo_module=1 HloModule, buffer_assignment=3 BufferAssignment",
-    "HloProtoOutline": "hlo_module=1 bytes, buffer_assignment=3 bytes",
     "HloModule": """name=1 bytes, computations=3 *bytes, entry_computation_id=6 int, schedule=7 Schedule,
         input_output_alias=8 InputOutputAlias, stack_frame_index=17 StackFrameIndex, buffer_donor=18 BufferDonor""",
     "Computation": """name=1 bytes, instructions=2 *Instruction, id=5 int, root_id=6 int, is_fusion_computation=7 bool,
-        execution_thread=8 bytes""",
-    # Its instructions are parsed one by one: as messages, empty ones of two bytes would take 300 each, all at once.
-    "ComputationOutline": """name=1 bytes, instructions=2 *bytes, id=5 int, root_id=6 int, is_fusion_computation=7 bool,
         execution_thread=8 bytes""",
     # Declared below: what is read, and what the fingerprint leaves out. All else stays unknown to the parser, which
     # keeps it byte for byte, and so reaches the fingerprint.
@@ -75,6 +71,7 @@ _FIELDS = {
     "PeakBuffers": "index=1 int, logical_buffer_ids=2 *int",
 }
 
+OUTLINE = "Outline"
 _PACKAGE = "jaxmem.xla"
 _Field = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {"int": _Field.TYPE_INT64, "bool": _Field.TYPE_BOOL, "bytes": _Field.TYPE_BYTES}
@@ -82,12 +79,15 @@ _SCALARS = {"int": _Field.TYPE_INT64, "bool": _Field.TYPE_BOOL, "bytes": _Field.
 
 def _message_classes() -> dict[str, Any]:
     file = descriptor_pb2.FileDescriptorProto(name="jaxmem/xla.proto", package=_PACKAGE, syntax="proto3")
-    for message_name, fields in _FIELDS.items():
+    outlines = {f"{name}{OUTLINE}": fields for name, fields in _FIELDS.items()}
+    for message_name, fields in (_FIELDS | outlines).items():
         message = file.message_type.add(name=message_name)
         for field_text in fields.split(","):
             field_name, number_and_type = field_text.strip().split("=")
             number, type_name = number_and_type.split()
             repeated, type_name = type_name.startswith("*"), type_name.removeprefix("*")
+            if message_name in outlines and type_name not in _SCALARS:
+                type_name = "bytes"
             field = message.field.add(name=field_name, number=int(number))
             field.label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
             field.type = _SCALARS.get(type_name, _Field.TYPE_MESSAGE)
@@ -96,11 +96,15 @@ def _message_classes() -> dict[str, Any]:
     # A pool of our own: another package in the process may have registered XLA's real schema in the default one.
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in _FIELDS}
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
+        for name in (*_FIELDS, *outlines)
+    }
 
 
 MESSAGES = _message_classes()
-"""Message class by name, e.g. ``MESSAGES["HloProto"].FromString(data)``."""
+"""Message class by name, e.g. ``MESSAGES["HloProto"].FromString(data)``; ``HloProtoOutline``, and so with each, is the one
+whose own messages stay the bytes that they are."""
 
 PRIMITIVE_TYPES: dict[int, tuple[str, int]] = {
     1: ("pred", 8), 2: ("s8", 8), 3: ("s16", 16), 4: ("s32", 32), 5: ("s64", 64), 6: ("u8", 8), 7: ("u16", 16),

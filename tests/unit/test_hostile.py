@@ -1,12 +1,13 @@
 """Inputs that once brought a reader down, or would have: each is refused in words, in little time and memory."""
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.fuzz.hostile import HOSTILE
+from benchmarks.fuzz.hostile import HOSTILE, of_empty_messages
 from benchmarks.fuzz.readers import CARDS, DATA, archive, outcome_of, reader_of
 from jaxmem.capture import load
 from jaxmem.capture.file import unpack
@@ -18,6 +19,7 @@ from jaxmem.oom import explain_message
 from jaxmem.result import from_json
 from jaxmem.units import parse_bytes
 from jaxmem.xla import read_hlo_proto
+from jaxmem.xla.condense import NotAProto, condensed
 from jaxmem.xla.schema import MESSAGES
 
 LOOPED = DATA / "captures" / "looped.cpu.jaxmem"
@@ -30,6 +32,46 @@ QUICK = [name for name, (_, make) in HOSTILE.items() if not any(word in name for
 def test_what_is_made_to_exhaust_a_reader(name: str) -> None:
     reader, make = HOSTILE[name]
     assert outcome_of(reader_of(reader), make())[0] in ("read", "refused")
+
+
+@pytest.mark.parametrize(
+    "message", ["logical buffers", "allocations", "heap traces", "donors", "dimensions of a window"]
+)
+def test_empty_messages_are_counted_before_they_are_parsed(message: str) -> None:
+    """Two bytes each in the file, up to 120 times that in memory: they took 8 GiB in a dump of 64 MiB."""
+    said = refusal("hlo", of_empty_messages(message, 2))
+    assert "most of them empty" in said or "say nothing" in said
+
+
+def test_a_large_dump_of_empty_instructions_is_given_up_early() -> None:
+    """It was gone through piece by piece, a minute and seventy times its size long."""
+    computation = MESSAGES["Computation"](instructions=[MESSAGES["Instruction"]()] * 200_000)
+    module = MESSAGES["HloModule"](computations=[computation.SerializeToString()])
+    data = MESSAGES["HloProto"](hlo_module=module).SerializeToString()
+    with pytest.raises(NotAProto, match="fields, most of them empty"):
+        condensed(BytesIO(data), len(data))
+
+
+def test_the_dimensions_of_many_small_windows_say_something() -> None:
+    """Few enough for one instruction to pass, but a hundred times its size in memory, and each instruction has its own."""
+    shape = MESSAGES["Shape"](element_type=11).SerializeToString()
+    window = MESSAGES["Window"](dimensions=[MESSAGES["WindowDimension"]()] * 200)
+    instruction = MESSAGES["Instruction"](id=1, opcode=b"reduce-window", shape=shape, window=window)
+    computation = MESSAGES["Computation"](id=1, instructions=[instruction], root_id=1)
+    module = MESSAGES["HloModule"](computations=[computation.SerializeToString()], entry_computation_id=1)
+    said = refusal("hlo", MESSAGES["HloProto"](hlo_module=module).SerializeToString())
+    assert "200 dimensions and aliases that say nothing" in said
+
+
+def test_a_layout_of_very_many_tiles() -> None:
+    """Two bytes each; a dump of 64 MiB of them was read for twenty seconds."""
+    layout = MESSAGES["Layout"](tiles=[MESSAGES["Tile"]()] * 65)
+    shape = MESSAGES["Shape"](element_type=11, layout=layout).SerializeToString()
+    instruction = MESSAGES["Instruction"](id=1, opcode=b"iota", shape=shape)
+    computation = MESSAGES["Computation"](id=1, instructions=[instruction], root_id=1).SerializeToString()
+    module = MESSAGES["HloModule"](computations=[computation], entry_computation_id=1)
+    said = refusal("hlo", MESSAGES["HloProto"](hlo_module=module).SerializeToString())
+    assert "65 tiles in one another, and 64 are read" in said
 
 
 def refusal(reader: str, data: bytes) -> str:
