@@ -148,7 +148,7 @@ class Dataflow:
             for operand in instruction.operand_ids:
                 everything += made[operand].values()
             if instruction.shape.is_tuple:
-                made[identifier] = {i: self._add(instruction, i, everything) for i, _ in instruction.shape.leaves}
+                made[identifier] = {i: self._add(instruction, i, everything) for i in instruction.shape.indices}
             else:
                 made[identifier] = {(): self._add(instruction, (), everything)}
         return made[module.computations[computation_id].root_id]
@@ -161,15 +161,14 @@ class Dataflow:
         fusion: int | None,
         position: int | None,
     ) -> dict[tuple[int, ...], int]:
-        opcode, operands = instruction.opcode, [made[operand] for operand in instruction.operand_ids]
-        leaves = [index for index, _ in instruction.shape.leaves]
-        where = self._where
+        opcode, leaves, where = instruction.opcode, instruction.shape.indices, self._where
         if opcode == "parameter":
             given = parameters[instruction.parameter_number or 0] if parameters is not None else {}
             return {
                 index: self._add(instruction, index, [given[index]] if index in given else (), hands_on=bool(given))
                 for index in leaves
             }
+        operands = [made[operand] for operand in instruction.operand_ids]
         if opcode == "get-tuple-element":
             prefix = (instruction.tuple_index or 0,)
             return {i: self._add(instruction, i, [operands[0][prefix + i]], hands_on=True) for i in leaves}
@@ -249,7 +248,7 @@ class Dataflow:
         self,
         instruction: Instruction,
         operands: list[dict[tuple[int, ...], int]],
-        leaves: list[tuple[int, ...]],
+        leaves: tuple[tuple[int, ...], ...],
     ) -> dict[tuple[int, ...], int]:
         """A collective that begins: part 0 are its operands under another name, part 1 its results."""
         made = {}
@@ -266,7 +265,7 @@ class Dataflow:
         self,
         instruction: Instruction,
         initial: dict[tuple[int, ...], int],
-        leaves: list[tuple[int, ...]],
+        leaves: tuple[tuple[int, ...], ...],
         where: tuple[int | None, int],
     ) -> dict[tuple[int, ...], int]:
         roots = []

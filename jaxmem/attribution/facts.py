@@ -457,9 +457,9 @@ class _Layers:
         return self._facts.phase[operand] is Phase.FORWARD and self._facts.argument[operand] is None
 
     def _largest(self, candidates: Sequence[int]) -> str:
+        if len(candidates) == 1:
+            return self._layer[candidates[0]]
         layered = [candidate for candidate in candidates if self._layer[candidate]]
-        if len(layered) == 1:
-            return self._layer[layered[0]]
         return self._layer[max(layered, key=lambda index: self._nodes[index].elements)] if layered else ""
 
     def _parameter(self, node: Node) -> Argument | None:

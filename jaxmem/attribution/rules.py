@@ -59,12 +59,14 @@ class Occupant:
     def origin(self) -> Node:
         """The node that first made the numbers."""
         assert self.node is not None
-        return self.dataflow.nodes[self.dataflow.origins[self.node.index]]
+        dataflow = self.facts.dataflow
+        return dataflow.nodes[dataflow.origins[self.node.index]]
 
     @property
     def phase(self) -> Phase:
         """The phase in which the numbers were first made."""
-        return self.facts.phase[self.origin.index] if self.node is not None else Phase.UNKNOWN
+        facts = self.facts
+        return facts.phase[facts.dataflow.origins[self.node.index]] if self.node is not None else Phase.UNKNOWN
 
     @cached_property
     def readers(self) -> tuple[Node, ...]:

@@ -43,8 +43,11 @@ def _encode(value: Any, path: str, members: dict[str, bytes], columns: frozenset
     if kind is tuple or kind is list:
         if value and type(value[0]) in columns and all(type(row) is type(value[0]) for row in value):
             return _encode_columns(value, path, members, columns)
-        if all(type(item) in (int, str) for item in value):
+        kinds = set(map(type, value))
+        if kinds <= {int, str}:
             return list(value)
+        if all(issubclass(kind, Enum) for kind in kinds):
+            return [item.value for item in value]
         return [_encode(item, f"{path}[{index}]", members, columns) for index, item in enumerate(value)]
     if isinstance(value, Mapping):
         return {key: _encode(item, f"{path}.{key}" if path else key, members, columns) for key, item in value.items()}

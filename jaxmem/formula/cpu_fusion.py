@@ -39,6 +39,8 @@ MADE_OF_PARTS = frozenset({"concatenate", "pad", "gather"})
 IN_A_LOOP = frozenset({"random_bits", "threefry2x32"})
 """Random numbers: JAX lowers the rounds of their generator to a loop on CPU, and a loop writes what it returns."""
 
+_IN_MEMORY = IN_MEMORY | IN_A_LOOP
+
 
 @dataclass(slots=True)
 class CpuFusion(Fusion):
@@ -57,11 +59,12 @@ class CpuFusion(Fusion):
     def read_by(self, operation: Operation) -> tuple[int, ...]:
         """What an operation reads from memory."""
         found: list[int] = []
+        again, roots = self.again, self.roots
         for operand in self.operands(operation):
-            if operand in self.again and self.takes(operation, operand):
-                found.extend(self.again[operand])
+            if operand in again and self.takes(operation, operand):
+                found += again[operand]
             else:
-                found.extend(self.sources(operand))
+                found += roots.get(operand, (operand,))
         return tuple(dict.fromkeys(found))
 
     def takes(self, reader: Operation, value: int) -> bool:
@@ -86,7 +89,7 @@ class CpuFusion(Fusion):
 
 def is_in_memory(operation: Operation) -> bool:
     """Whether an operation reads its operands from memory and writes its result there."""
-    return operation.primitive in IN_MEMORY or operation.primitive in IN_A_LOOP
+    return operation.primitive in _IN_MEMORY
 
 
 def is_expensive(table: LayerTable, operation: Operation) -> bool:

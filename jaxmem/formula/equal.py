@@ -159,6 +159,8 @@ def _join_scatters(
     table: LayerTable, of: list[int], constant: Sequence[bool], kept: list[int], *, pools: bool
 ) -> dict[int, int]:
     """x + scatter(zeros, ...) is scatter(x, ...): the scatter moves to the place of the sum, and is the sum."""
+    if not any(_scatters_into_zeros(table, index, of, constant, pools) for index in kept):
+        return {}
     readers: dict[int, int] = {}
     for index in kept:
         for operand in dict.fromkeys(of[operand] for operand in table.operations[index].operands):

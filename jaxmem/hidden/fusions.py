@@ -193,8 +193,10 @@ def _known(fusion: OpaqueFusion) -> int:
 def _opaque_kind(instruction: Instruction) -> str:
     if instruction.opcode != "fusion" or not instruction.called_computation_ids:
         return ""
+    if b"fusion_config" not in instruction.backend_config:
+        return ""
     try:
-        kind = json.loads(instruction.backend_config or b"{}")["fusion_config"]["kind"]
+        kind = json.loads(instruction.backend_config)["fusion_config"]["kind"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
     return kind if isinstance(kind, str) and kind in OPAQUE_FUSION_KINDS else ""

@@ -8,6 +8,14 @@ from jaxmem.xla.buffers import BufferAssignment
 from jaxmem.xla.hlo import Instruction, Module
 
 
+_HAND_ON = frozenset(
+    """get-tuple-element tuple bitcast optimization-barrier add-dependency domain while call conditional async-start
+    async-update async-done copy-start copy-done all-gather-start collective-permute-start all-gather-done
+    collective-permute-done all-reduce-done""".split()
+)
+"""Opcodes at which an operand appears again, whole or in part."""
+
+
 class LiveRanges:
     """Where each value appears, and its first and last use, from the schedule.
 
@@ -24,6 +32,7 @@ class LiveRanges:
         self._last: dict[int, int] = {}
         self._first_inside: dict[int, int] = {}
         self._callers: dict[int, Instruction] = {}
+        self._places: dict[Leaf, list[Leaf]] = {}
         for identifier in schedule:
             instruction = module.instructions[identifier]
             for number, operand in enumerate(instruction.operand_ids):
@@ -40,6 +49,12 @@ class LiveRanges:
 
     def places(self, leaf: Leaf) -> list[Leaf]:
         """Every leaf at which the value made at ``leaf`` appears, itself first."""
+        found = self._places.get(leaf)
+        if found is None:
+            found = self._places[leaf] = self._find_places(leaf)
+        return found
+
+    def _find_places(self, leaf: Leaf) -> list[Leaf]:
         places, seen = [leaf], {leaf}
         for place in places:
             for other in self._handed_on(place):
@@ -52,6 +67,8 @@ class LiveRanges:
         identifier, index = place
         module = self._module
         for user, number in self._users.get(identifier, ()):
+            if user.opcode not in _HAND_ON:
+                continue
             match user.opcode:
                 case "get-tuple-element" if index[:1] == (user.tuple_index,):
                     yield user.id, index[1:]

@@ -235,8 +235,11 @@ def _least_preferred_first(book: Book, values: Sequence[int], leaf: Leaf) -> lis
 def _preference(book: Book, value: int, leaf: Leaf) -> tuple[bool, ...]:
     evidence = book.evidence
     holders = evidence.holders.get(value, ())
-    own = [buffer for buffer in holders if book.role(buffer) is leaf.role]
     wanted = leaf.keeps and evidence.is_recomputed(value)
+    on_the_way = evidence.is_operand_alone(value), evidence.is_step(value)
+    if not holders:
+        return True, True, False, *on_the_way, False, False, not wanted, True
+    own = [buffer for buffer in holders if book.role(buffer) is leaf.role]
     # A gradient is a value of its own; the sum of another one may have its name and size.
     gradients = [
         buffer
@@ -246,10 +249,9 @@ def _preference(book: Book, value: int, leaf: Leaf) -> tuple[bool, ...]:
     # Where the update multiplies a sum to make the gradient, XLA holds the sum in its place: no leaf has asked for that one.
     speaks_for_another = any(evidence.is_live(buffer) or buffer.id in book.absent for buffer in gradients)
     own_live = any(map(evidence.is_live, own))
-    on_the_way = evidence.is_operand_alone(value), evidence.is_step(value)
     # What the program returns is no leaf but a result, under whatever name.
     is_result = any(book.role(buffer) is Role.OUTPUTS for buffer in holders)
-    return not own_live, not own, is_result, *on_the_way, bool(gradients), speaks_for_another, not wanted, not holders
+    return not own_live, not own, is_result, *on_the_way, bool(gradients), speaks_for_another, not wanted, False
 
 
 def _assign_other_shapes(book: Book, leaves: Sequence[Leaf], value_of: dict[int, int], taken: set[int]) -> None:

@@ -69,6 +69,11 @@ class Shape:
             for index, leaf in element.leaves
         )
 
+    @cached_property
+    def indices(self) -> tuple[ShapeIndex, ...]:
+        """The index of every non-tuple shape inside, in order."""
+        return tuple(index for index, _ in self.leaves)
+
     def subshape(self, index: ShapeIndex) -> "Shape":
         """The shape at ``index``.
 
