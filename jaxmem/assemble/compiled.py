@@ -57,11 +57,14 @@ def layer_rows(
     if formula is not None:
         order = {layer: place for place, layer in enumerate(dict.fromkeys(leaf.layer for leaf in formula.leaves))}
         layers.sort(key=lambda layer: order.get(layer, len(order)))
+    of_layer: dict[str, list[tuple[Role, LedgerRow]]] = {}
+    for row in ledger:
+        of_layer.setdefault(row.layer, []).append((Role(row.term.replace(" ", "_")), row))
     rows = []
     for layer in layers:
         compared = {}
         for name, roles in groups.items():
-            own = [row for row in ledger if row.layer == layer and Role(row.term.replace(" ", "_")) in roles]
+            own = [row for role, row in of_layer[layer] if role in roles]
             expected = 0
             for row in own:
                 expected += row.formula_bytes if isinstance(row.formula_bytes, int) else 0

@@ -7,7 +7,6 @@ from jaxmem.profile.schedule import instruction_order, sequential_computations
 from jaxmem.xla.buffers import BufferAssignment
 from jaxmem.xla.hlo import Instruction, Module
 
-
 _HAND_ON = frozenset(
     """get-tuple-element tuple bitcast optimization-barrier add-dependency domain while call conditional async-start
     async-update async-done copy-start copy-done all-gather-start collective-permute-start all-gather-done

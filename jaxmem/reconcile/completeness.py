@@ -51,17 +51,16 @@ def left_out(
 def _arguments_left_out(
     formula: Formula, evidence: Evidence, arguments: Sequence[Argument], outputs: Sequence[Output]
 ) -> Iterator[LeftOut]:
-    spoken_of = {leaf.path for leaf in formula.leaves if leaf.elements and not leaf.primitive}
-    held = set()
+    known = {leaf.path for leaf in formula.leaves if leaf.elements and not leaf.primitive}
     for node in _live_nodes(evidence):
         argument, output = evidence.facts.argument[node], evidence.facts.output_of(node)
         if argument is not None:
-            held.add(argument.path)
+            known.add(argument.path)
         elif output is not None and (replaced := outputs[output].argument_index) is not None:
-            held.add(arguments[replaced].path)
+            known.add(arguments[replaced].path)
     for argument in arguments:
         received = argument.parameter_number is not None and argument.elements
-        if received and argument.path not in spoken_of | held:
+        if received and argument.path not in known:
             yield LeftOut(
                 role=argument.role, layer=argument.layer, size_bytes=argument.logical_bytes, what=argument.path
             )
@@ -82,16 +81,15 @@ def _results_left_out(formula: Formula, evidence: Evidence, outputs: Sequence[Ou
 
 
 def _gradients_left_out(formula: Formula, evidence: Evidence, outputs: Sequence[Output]) -> Iterator[LeftOut]:
-    spoken_of = {leaf.path for leaf in formula.leaves if leaf.role is Role.GRADIENTS}
-    held = {
+    known = {leaf.path for leaf in formula.leaves if leaf.role is Role.GRADIENTS} | {
         outputs[output].parameter_path
         for node in _live_nodes(evidence)
         if (output := evidence.facts.gradient_of[node]) is not None
     }
     for position in sorted({output for output in evidence.facts.gradient_of if output is not None}):
         output = outputs[position]
-        if output.parameter_path not in spoken_of | held:
-            spoken_of.add(output.parameter_path)
+        if output.parameter_path not in known:
+            known.add(output.parameter_path)
             yield LeftOut(
                 role=Role.GRADIENTS,
                 layer=output.layer,

@@ -222,10 +222,15 @@ class _ModuleReader:
 
     def read_shape(self, serialized: bytes) -> tuple[Shape, int]:
         """A shape, and the number of all shapes that are the same but for their layout."""
-        shape = self.decode_shape(self.parse("Shape", serialized))
-        number = self.shape_numbers.setdefault(_without_layout(shape), len(self.shape_numbers))
-        self.shapes[serialized] = shape, number
-        return shape, number
+        found = self.shapes[serialized] = self.decode_shape(self.parse("Shape", serialized))
+        return found
+
+    def read_element(self, proto: Any) -> tuple[Shape, int]:
+        """Likewise of an element of a tuple. A tuple of many has few different ones."""
+        if proto.tuple_shapes:
+            return self.decode_shape(proto)
+        serialized = proto.SerializeToString()
+        return self.shapes.get(serialized) or self.read_shape(serialized)
 
     def read_metadata(self, serialized: bytes) -> Metadata:
         proto = self.parse("Metadata", serialized)
@@ -269,7 +274,7 @@ class _ModuleReader:
         self.attributes[serialized] = opcode, attributes, len(self.attributes)
         return self.attributes[serialized]
 
-    def decode_shape(self, proto: Any) -> Shape:
+    def decode_shape(self, proto: Any) -> tuple[Shape, int]:
         if proto.element_type not in PRIMITIVE_TYPES:
             raise self.broken(
                 f"a shape has the element type {proto.element_type}, none of the {len(PRIMITIVE_TYPES)} known ones"
@@ -282,15 +287,18 @@ class _ModuleReader:
             raise self.broken(f"a shape of {element_type} has {len(proto.tuple_shapes)} elements of a tuple")
         if len(layout.tiles) > _MOST_TILES:
             raise self.broken(f"a layout has {len(layout.tiles)} tiles in one another, and {_MOST_TILES} are read")
-        return Shape(
+        elements = [self.read_element(element) for element in proto.tuple_shapes]
+        what = element_type, dimensions, tuple(number for _, number in elements)
+        shape = Shape(
             element_type=element_type,
             dimensions=dimensions,
-            tuple_shapes=tuple(self.decode_shape(element) for element in proto.tuple_shapes),
+            tuple_shapes=tuple(element for element, _ in elements),
             minor_to_major=tuple(layout.minor_to_major),
             tiles=tuple(tuple(tile.dimensions) for tile in layout.tiles),
             memory_space=layout.memory_space,
             element_size_in_bits=layout.element_size_in_bits,
         )
+        return shape, self.shape_numbers.setdefault(what, len(self.shape_numbers))
 
     def check_tuple_access(self, instruction: Instruction, own: Mapping[int, Instruction]) -> None:
         if len(instruction.operand_ids) != 1:
@@ -394,10 +402,6 @@ def _dot(numbers: Any) -> DotDimensions:
         lhs_batch=tuple(numbers.lhs_batch_dimensions),
         rhs_batch=tuple(numbers.rhs_batch_dimensions),
     )
-
-
-def _without_layout(shape: Shape) -> tuple[Any, ...]:
-    return (shape.element_type, shape.dimensions, tuple(map(_without_layout, shape.tuple_shapes)))
 
 
 def _few(values: Iterable[int]) -> str:

@@ -6,6 +6,7 @@ and calls without looking at every step.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from operator import is_
 
 from jaxmem.errors import InputError
 from jaxmem.xla.hlo import Computation, Instruction, Shape
@@ -41,10 +42,9 @@ def verify_module(
     calling = [instruction for instruction in instructions.values() if instruction.called_computation_ids]
     _check_nesting(computations, calling, len(instructions), entry_id, broken)
     parameters = _parameters(computations, instructions, entry_id, broken)
-    for instruction in instructions.values():
-        if instruction.opcode in _CHECKED:
-            for problem in _problems(instruction, computations, instructions, parameters):
-                raise broken(f"{instruction.name} ({instruction.opcode}) {problem}")
+    for instruction in [one for one in instructions.values() if one.opcode in _CHECKED]:
+        for problem in _problems(instruction, computations, instructions, parameters):
+            raise broken(f"{instruction.name} ({instruction.opcode}) {problem}")
 
 
 def same_structure(one: Shape, other: Shape) -> bool:
@@ -57,7 +57,7 @@ def same_structure(one: Shape, other: Shape) -> bool:
 
 
 def _all_same(some: Sequence[Shape], others: Sequence[Shape]) -> bool:
-    return len(some) == len(others) and all(map(same_structure, some, others))
+    return len(some) == len(others) and (all(map(is_, some, others)) or all(map(same_structure, some, others)))
 
 
 def _check_nesting(
@@ -101,8 +101,8 @@ def _parameters(
 ) -> dict[int, list[Instruction]]:
     """Of each computation by number; those of the entry are checked elsewhere."""
     parameters: dict[int, list[Instruction]] = {}
-    for instruction in instructions.values():
-        if instruction.opcode == "parameter" and instruction.computation_id != entry_id:
+    for instruction in [one for one in instructions.values() if one.opcode == "parameter"]:
+        if instruction.computation_id != entry_id:
             parameters.setdefault(instruction.computation_id, []).append(instruction)
     for computation_id, found in parameters.items():
         found.sort(key=lambda parameter: parameter.parameter_number or 0)
