@@ -81,7 +81,7 @@ def is_of_library(table: LayerTable, operation: Operation) -> bool:
     if operation.primitive == "conv_general_dilated":
         return _is_convolution_of_library(table, operation)
     if operation.primitive == "dot_general":
-        return _is_product_of_library(table, operation)
+        return is_product_of_library(table, operation)
     if table.values[operation.operands[0]].elements < FEWEST_ELEMENTS:
         return False
     if operation.primitive in LIBRARY_WINDOWS:
@@ -108,14 +108,17 @@ def _is_convolution_of_library(table: LayerTable, operation: Operation) -> bool:
     )
 
 
-def _is_product_of_library(table: LayerTable, operation: Operation) -> bool:
+def is_product_of_library(table: LayerTable, operation: Operation) -> bool:
+    """Whether the library takes a matrix product."""
     left, right = (table.values[operation.operands[number]] for number in (0, -1))
     depth = prod(right.shape[axis] for axis in operation.size("rhs_contracting"))
     batch = prod(right.shape[axis] for axis in operation.size("rhs_batch"))
     rows, columns = (value.elements // max(depth * batch, 1) for value in (left, right))
     if min(rows, columns) <= 1 or max(rows, columns, depth) < 8:
         return False
-    return bool(operation.size("rhs_batch")) or len(left.shape) - 1 in operation.size("lhs_contracting")
+    # A left side that lies with its rows and columns exchanged is the runtime's.
+    order = product_order(operation, 0, left.shape)
+    return list(order) == sorted(order) or is_copied_for_product(table, operation, 0)
 
 
 def product_order(operation: Operation, place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -132,17 +135,18 @@ def product_order(operation: Operation, place: int, shape: tuple[int, ...]) -> t
 
 
 def is_copied_for_product(table: LayerTable, operation: Operation, place: int) -> bool:
-    """Whether a side of a product lies in another order than it is multiplied in.
+    """Whether a side of a product lies in another order than it is multiplied in, and is copied.
 
-    Without a batch, either side may lie with its rows and columns exchanged: the library or the runtime reads it so.
+    It is not where its two dimensions, behind those of a batch, are only exchanged: they are read so (`TransposeFolding`).
     """
     shape = table.values[operation.operands[place]].shape
     order = product_order(operation, place, shape)
     if list(order) == sorted(order):
         return False
     side = ("lhs", "rhs")[place]
-    if any(shape[axis] > 1 for axis in operation.size(f"{side}_batch")):
-        return True
+    batch = operation.size(f"{side}_batch")
+    if batch:
+        return len(shape) != len(batch) + 2 or batch != tuple(range(len(batch)))
     summed = [axis in operation.size(f"{side}_contracting") for axis in range(len(shape)) if shape[axis] > 1]
     return sum(one != other for one, other in pairwise(summed)) > 1
 

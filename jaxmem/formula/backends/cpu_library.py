@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from math import prod
 
 from jaxmem.devices.library_kernels import Kernel, kernels_of
+from jaxmem.formula.library_instructions import is_copied_for_product, is_product_of_library, product_order
 from jaxmem.formula.orders import writers
 from jaxmem.formula.plan import Plan
 from jaxmem.layer_table import LayerTable, Operation
@@ -310,7 +311,8 @@ def read_convolution(table: LayerTable, operation: Operation, features: frozense
 def product_bytes(table: LayerTable, operation: Operation, *, threads: int, features: frozenset[str]) -> int:
     """Bytes that the library holds while it runs one matrix product: the packed columns of each task, of a whole batch.
 
-    A left side of few rows is multiplied without packing. One that is summed over its rows, as in the gradient of a kernel,
+    A left side of few rows is multiplied without packing, unless the right one lies with its rows and columns exchanged, which
+    packing undoes on the way. A left side that is summed over its rows, as in the gradient of a kernel,
     is the runtime's.
     """
     left, right = (table.values[operation.operands[number]] for number in (0, -1))
@@ -320,12 +322,16 @@ def product_bytes(table: LayerTable, operation: Operation, *, threads: int, feat
     rows, columns = (value.elements // max(depth * batch, 1) for value in (left, right))
     if min(rows, columns) <= 1:
         return 0
-    if not operation.size("rhs_batch") and len(left.shape) - 1 not in operation.size("lhs_contracting"):
-        return gathered_elements(rows, columns, depth) * item_bytes
+    if not is_product_of_library(table, operation):
+        return batch * gathered_elements(rows, columns, depth) * item_bytes
     kernels = kernels_of(_TYPES.get(right.dtype, ""), features)
     if not kernels:
         return 0
-    block, deep, _, column_split = _split(kernels, max(rows, 1), max(columns, 1), max(depth, 1), 1, 1, item_bytes)
+    order = product_order(operation, 1, right.shape)
+    exchanged = list(order) != sorted(order) and not is_copied_for_product(table, operation, 1)
+    block, deep, _, column_split = _split(
+        kernels, rows, columns, max(depth, 1), 1, 1, item_bytes, exchanged=exchanged
+    )
     columns_of_a_task = -(-min(column_split, columns) // block) * block
     return batch * deep * columns_of_a_task * item_bytes * min(-(-columns // column_split), threads)
 
@@ -337,7 +343,15 @@ def gathered_elements(rows: int, columns: int, depth: int) -> int:
 
 
 def _split(
-    kernels: Sequence[Kernel], rows: int, columns: int, depth: int, windows: int, products: int, item_bytes: int
+    kernels: Sequence[Kernel],
+    rows: int,
+    columns: int,
+    depth: int,
+    windows: int,
+    products: int,
+    item_bytes: int,
+    *,
+    exchanged: bool = False,
 ) -> tuple[int, int, int, int]:
     """Columns of a packed block, the packed depth (0 where nothing is packed), and rows and columns of a task.
 
@@ -353,7 +367,7 @@ def _split(
     kernel = min(kernels, key=time)
     in_place = min((each for each in kernels if each.reads_unpacked), key=time, default=None)
     few = in_place is not None and -(-rows // in_place.rows) * products <= PACK_FROM_CALLS
-    if in_place is not None and few and time(in_place) <= 2 * time(kernel):
+    if in_place is not None and not exchanged and few and time(in_place) <= 2 * time(kernel):
         packed, summed, block = 0, depth * windows, max(64 // item_bytes, in_place.columns)
     else:
         packed = summed = -(-depth // kernel.tile_depth) * kernel.tile_depth * windows
