@@ -9,11 +9,11 @@
 """
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 from math import prod
 
 from jaxmem.formula.equal import Equals, moved
 from jaxmem.formula.fusion import find_readers
+from jaxmem.formula.products import Side, is_product_of_library, read_side
 from jaxmem.layer_table import LayerTable, Operation
 
 FEWEST_ELEMENTS = 4096
@@ -108,49 +108,6 @@ def _is_convolution_of_library(table: LayerTable, operation: Operation) -> bool:
     )
 
 
-def is_product_of_library(table: LayerTable, operation: Operation) -> bool:
-    """Whether the library takes a matrix product."""
-    left, right = (table.values[operation.operands[number]] for number in (0, -1))
-    depth = prod(right.shape[axis] for axis in operation.size("rhs_contracting"))
-    batch = prod(right.shape[axis] for axis in operation.size("rhs_batch"))
-    rows, columns = (value.elements // max(depth * batch, 1) for value in (left, right))
-    if min(rows, columns) <= 1 or max(rows, columns, depth) < 8:
-        return False
-    # A left side that lies with its rows and columns exchanged is the runtime's.
-    order = product_order(operation, 0, left.shape)
-    return list(order) == sorted(order) or is_copied_for_product(table, operation, 0)
-
-
-def product_order(operation: Operation, place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The dimensions of a side of a product in the order in which XLA multiplies it, but for those of one element.
-
-    The batch first; then what stays and what is summed over, of the left side, and what is summed over and what stays, of the
-    right (`DotDecomposer`).
-    """
-    side = ("lhs", "rhs")[place]
-    batch, summed = operation.size(f"{side}_batch"), operation.size(f"{side}_contracting")
-    kept = tuple(axis for axis in range(len(shape)) if axis not in (*batch, *summed))
-    order = (*batch, *kept, *summed) if place == 0 else (*batch, *summed, *kept)
-    return tuple(axis for axis in order if shape[axis] > 1)
-
-
-def is_copied_for_product(table: LayerTable, operation: Operation, place: int) -> bool:
-    """Whether a side of a product lies in another order than it is multiplied in, and is copied.
-
-    It is not where its two dimensions, behind those of a batch, are only exchanged: they are read so (`TransposeFolding`).
-    """
-    shape = table.values[operation.operands[place]].shape
-    order = product_order(operation, place, shape)
-    if list(order) == sorted(order):
-        return False
-    side = ("lhs", "rhs")[place]
-    batch = operation.size(f"{side}_batch")
-    if batch:
-        return len(shape) != len(batch) + 2 or batch != tuple(range(len(batch)))
-    summed = [axis in operation.size(f"{side}_contracting") for axis in range(len(shape)) if shape[axis] > 1]
-    return sum(one != other for one, other in pairwise(summed)) > 1
-
-
 class Instructions:
     """The instructions, as far as the library is concerned.
 
@@ -210,7 +167,12 @@ class Instructions:
                 divides = operation.primitive == "div" and place == 1
                 source = self.spread(operation, operand, source, shape, divides=divides)
             operands.append(source)
-        if spreads and operation.primitive in BINARY and len(operation.operands) == 1:
+        if (
+            spreads
+            and operation.primitive in BINARY
+            and len(operation.operands) == 1
+            and not self.is_nothing(operation)
+        ):
             literal = Node(None, [], shape, is_known=known, is_spread=True)
             operands.append(self.add(literal, ("number", operation.primitive, operation.same, shape)))
         number = self.add(Node(index, operands, shape, is_known=known))
@@ -280,9 +242,9 @@ class Instructions:
             if place == 0 and self.was_a_vector(operation, operand):
                 return self.add(Node(None, [source], shape), ("copied", first, shape))
             return source
-        if is_copied_for_product(self.table, operation, place) and not self.transposed(operand):
-            return self.add(Node(None, [source], shape), ("copied", first, product_order(operation, place, shape)))
-        return source
+        side, order = read_side(self.table, operation, place)
+        node = self.node_of[first]
+        return self.add(Node(None, [node], shape), ("copied", first, order)) if side is Side.COPIED else node
 
     def source(self, value: int) -> int:
         """The instruction that makes an operand; one that the library does not know for an argument and a transposition."""
@@ -321,9 +283,17 @@ class Instructions:
             return False
         if operation.primitive == "broadcast_in_dim":
             return True
+        if self.is_nothing(operation):
+            return True
         if operation.primitive in ELEMENTWISE:
             return max(value.elements for value in values) >= FEWEST_ELEMENTS and not self.clamps(operation)
         return is_of_library(self.table, operation)
+
+    def is_nothing(self, operation: Operation) -> bool:
+        """Whether an operation is the larger of a maximum and the least number there is, which JAX writes behind a maximum."""
+        made = self.table.values[self.equals.of[operation.operands[0]]].operation if operation.operands else None
+        after = made is not None and self.table.operations[made].primitive == "reduce_max"
+        return after and operation.primitive == "max" and len(operation.operands) == 1
 
     def clamps(self, operation: Operation) -> bool:
         """Whether an operation is half of a clamp: the larger of a value and a number, and the smaller of that and another."""

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from math import prod
 
 from jaxmem.devices.library_kernels import Kernel, kernels_of
-from jaxmem.formula.library_instructions import is_copied_for_product, is_product_of_library, product_order
 from jaxmem.formula.orders import writers
 from jaxmem.formula.plan import Plan
+from jaxmem.formula.products import Side, is_product_of_library, product_sides
 from jaxmem.layer_table import LayerTable, Operation
 
 PACK_FROM_CALLS = 10
@@ -327,11 +327,8 @@ def product_bytes(table: LayerTable, operation: Operation, *, threads: int, feat
     kernels = kernels_of(_TYPES.get(right.dtype, ""), features)
     if not kernels:
         return 0
-    order = product_order(operation, 1, right.shape)
-    exchanged = list(order) != sorted(order) and not is_copied_for_product(table, operation, 1)
-    block, deep, _, column_split = _split(
-        kernels, rows, columns, max(depth, 1), 1, 1, item_bytes, exchanged=exchanged
-    )
+    exchanged = product_sides(table, operation)[1] is Side.EXCHANGED
+    block, deep, _, column_split = _split(kernels, rows, columns, max(depth, 1), 1, 1, item_bytes, exchanged=exchanged)
     columns_of_a_task = -(-min(column_split, columns) // block) * block
     return batch * deep * columns_of_a_task * item_bytes * min(-(-columns // column_split), threads)
 
