@@ -54,7 +54,8 @@ def find_live_ranges(
     if platform in ADDITIONS:
         ADDITIONS[platform](plan)
     if platform == "cpu":
-        schedule = follow(plan.kernels, plan.arrays, first_in_first_out(plan.kernels), plan.slots)
+        library = {plan.kernel_of[plan.array_of[value]] for value in plan.fusion.ends if value in plan.array_of}
+        schedule = follow(plan.kernels, plan.arrays, first_in_first_out(plan.kernels, library), plan.slots)
     else:
         schedule = best_schedule(plan.kernels, plan.arrays, plan.results, plan.slots, donated=plan.donated())
     on_chip = platform == "tpu" and schedule.peak_bytes <= ON_CHIP_BYTES

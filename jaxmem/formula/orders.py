@@ -12,7 +12,7 @@ writes three arrays for a gradient that it frees is put off, unless something el
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from math import inf
 
 from jaxmem.formula.kernels import Array, Kernel
@@ -207,16 +207,27 @@ def _weights(kernels: Sequence[Kernel], arrays: Sequence[Array], results: Sequen
     return [(-users, -size_bytes) for users, size_bytes in zip(extra, size, strict=True)]
 
 
-def first_in_first_out(kernels: Sequence[Kernel]) -> list[int]:
-    """Each kernel in the order in which it became ready."""
-    writer = {array: index for index, kernel in enumerate(kernels) for array in kernel.writes}
+def first_in_first_out(kernels: Sequence[Kernel], library: Collection[int] = ()) -> list[int]:
+    """Each kernel in the order in which it became ready.
+
+    Arguments are instructions, too, and are ready in their order: what reads arguments alone is ready with the last of them.
+    Of several that become ready with one kernel, those of the library are first, and the later in the program before the
+    earlier: XLA makes fusions from the end of the program to its beginning, the library's before its own, and each of them is
+    the last in the list of those who read an operand.
+
+    Args:
+        kernels: the program.
+        library: indices of kernels that a library runs.
+    """
+    writer = writers(kernels)
     below = [{writer[array] for array in kernel.reads if array in writer} for kernel in kernels]
     above: dict[int, list[int]] = {}
-    for index, needed in enumerate(below):
-        for one in needed:
+    for index in sorted(range(len(kernels)), key=lambda index: (index not in library, -index)):
+        for one in below[index]:
             above.setdefault(one, []).append(index)
     left = [len(needed) for needed in below]
     order = [index for index, waiting in enumerate(left) if not waiting]
+    order.sort(key=lambda index: max(kernels[index].arguments, default=-1))
     for index in order:  # grows while it is read
         for reader in above.get(index, ()):
             left[reader] -= 1

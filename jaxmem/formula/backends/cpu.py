@@ -286,7 +286,8 @@ def transposed_operands(plan: Plan) -> None:
                     itemsize_bits=copied.itemsize_bits,
                 )
             )
-            plan.add_kernel(index, plan.arrays_of(_made_from(plan, value)), (copy,))
+            of_argument = (value,) if plan.is_argument(value) else ()
+            plan.add_kernel(index, plan.arrays_of(_made_from(plan, value)), (copy,), arguments=of_argument)
             copies[value, *order] = copy
             plan.kernels[convolution] = replace(
                 kernel, reads=(*(array for array in kernel.reads if array != own), copy)
@@ -376,7 +377,7 @@ def copied_arguments(plan: Plan) -> None:
                 itemsize_bits=value.itemsize_bits,
             )
         )
-        copying = plan.add_kernel(plan.equals.operations[0], (), (copy,))
+        copying = plan.add_kernel(plan.equals.operations[0], (), (copy,), arguments=(argument,))
         for kernel in kernels:
             plan.extend(kernel, reads=(copy,))
         plan.slots.append(Slot(size_bytes=plan.fusion.size_bytes(argument), after=(copying,), before=update))
