@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import prod
 
 from jaxmem.formula.backends.cpu_library import nearest_before, waits_for
-from jaxmem.formula.backends.cpu_products import copies_for_products
+from jaxmem.formula.backends.cpu_products import copies_for_products, written_as_matrices
 from jaxmem.formula.cpu_fusion import IN_A_LOOP, CpuFusion, is_inside_erfc
 from jaxmem.formula.kernels import Addition, Slot
 from jaxmem.formula.plan import Plan
@@ -24,6 +24,7 @@ def add_cpu(plan: Plan) -> None:
     max_pools(plan)
     transposed_operands(plan)
     copies_for_products(plan)
+    written_as_matrices(plan)
     depthwise_gradients(plan)
     spread_operands(plan)
     copied_arguments(plan)

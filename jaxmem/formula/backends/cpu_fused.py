@@ -23,10 +23,10 @@ TILE_BYTES = 128 << 10
 
 
 class FusedWork:
-    """The operations of one fusion, in order; values are known by the first that holds their numbers.
+    """The operations of one fusion; values are known by the first that holds their numbers.
 
     Args:
-        operations: the last one makes the result.
+        operations: their indices; the last one makes the result.
         threads: of the pool.
         features: extensions of the processor, as Linux names them.
     """
@@ -35,8 +35,8 @@ class FusedWork:
         self, table: LayerTable, equals: Equals, operations: Sequence[int], *, threads: int, features: frozenset[str]
     ) -> None:
         self.table, self.equals, self.threads, self.features = table, equals, threads, features
-        self.order = [table.operations[index] for index in sorted(operations)]
         self.result = table.operations[operations[-1]].results[0]
+        self.order = self._post_order({table.operations[index].results[0]: index for index in operations})
         self.made = {operation.results[0]: place for place, operation in enumerate(self.order)}
         self.reads = [
             [first for operand in dict.fromkeys(operation.operands) if (first := equals.of[operand]) in self.made]
@@ -56,6 +56,22 @@ class FusedWork:
         self.inside = self._made_inside()
         self.rows = self._made_by_rows()
         self.holder = self._holders()
+
+    def _post_order(self, indices: Mapping[int, int]) -> list[Operation]:
+        """The operations, each behind what it reads, from the result back and the first operand first: XLA's order."""
+        order, entered = list[Operation](), set[int]()
+        stack = [(self.result, False)]
+        while stack:
+            value, is_left = stack.pop()
+            operation = self.table.operations[indices[value]]
+            if is_left:
+                order.append(operation)
+            elif value not in entered:
+                entered.add(value)
+                stack.append((value, True))
+                read = (self.equals.of[operand] for operand in operation.operands)
+                stack.extend((one, False) for one in reversed([*read]) if one in indices and one not in entered)
+        return order
 
     def most_bytes(self) -> int:
         """The most that is held at once."""

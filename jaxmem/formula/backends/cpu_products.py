@@ -1,8 +1,8 @@
 """The copies that matrix products on a CPU read in place of what lies in another order (`jaxmem.formula.products`)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from jaxmem.formula.cpu_fusion import CpuFusion
+from jaxmem.formula.cpu_fusion import CpuFusion, is_expensive
 from jaxmem.formula.kernels import Addition
 from jaxmem.formula.plan import Plan
 from jaxmem.formula.products import Order, Side, read_side
@@ -83,10 +83,43 @@ def _copy(plan: Plan, value: int, products: list[Operation]) -> None:
     )
     first = plan.table.values[products[0].results[0]].operation
     assert first is not None
-    plan.add_kernel(first, plan.arrays_of(fusion.again.get(value, fusion.sources(value))), (copy,))
+    plan.add_kernel(first, plan.arrays_of(_made_from(plan, value)), (copy,))
     own = plan.array_of.get(value)
     for kernel in sorted(plan.kernels_computing(result for product in products for result in product.results)):
         if own in plan.kernels[kernel].reads:
             plan.replace_read(kernel, own, copy)
         else:
             plan.extend(kernel, reads=(copy,))
+
+
+def _made_from(plan: Plan, value: int) -> tuple[int, ...]:
+    """What a copy is computed from: the value, or what the value is computed from.
+
+    That is so where reading this takes no more, and where products alone read the value, in matrices: each of them reads it in
+    another shape, and whatever gives it that shape computes it by itself.
+    """
+    fusion = plan.fusion
+    assert isinstance(fusion, CpuFusion)
+    made = plan.table.values[value].operation
+    if value in fusion.again or made is None or _lies_in_memory(plan, value):
+        return fusion.again.get(value, fusion.sources(value))
+    maker = plan.table.operations[made]
+    reshaped = _is_read_in_matrices(plan, value) and not is_expensive(plan.table, maker)
+    return fusion.read_by(maker) if reshaped else fusion.sources(value)
+
+
+def _is_read_in_matrices(plan: Plan, value: int) -> bool:
+    """Whether products alone read a value, all of them in a shape of fewer dimensions."""
+    readers = [plan.table.operations[reader] for reader in plan.fusion.readers.get(value, ())]
+    return bool(readers) and all(
+        reader.primitive == "dot_general" and len(reader.size("lhs_batch")) + 2 < len(plan.table.values[value].shape)
+        for reader in readers
+    )
+
+
+def written_as_matrices(plan: Plan) -> None:
+    """What is computed for products alone is written in their shape at once, and over no operand, which has another."""
+    for value, array in plan.array_of.items():
+        held = plan.arrays[array]
+        if held.takes_over and not held.stays and _is_read_in_matrices(plan, value):
+            plan.arrays[array] = replace(held, takes_over=False)
