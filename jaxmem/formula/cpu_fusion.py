@@ -159,6 +159,11 @@ def fuse_for_cpu(table: LayerTable, equals: Equals) -> CpuFusion:
     return fusion
 
 
+def made_from(fusion: Fusion, value: int) -> tuple[int, ...]:
+    """What a copy of a value reads: what the value is computed from, element by element, or the value itself."""
+    return fusion.again.get(value, fusion.sources(value)) if isinstance(fusion, CpuFusion) else fusion.sources(value)
+
+
 def is_inside_erfc(fusion: CpuFusion, operation: Operation) -> bool:
     """Whether an operation is the exp(-x²) of the gradient of erfc(x), which erfc itself computes: a value of many readers."""
     if operation.primitive != "exp":

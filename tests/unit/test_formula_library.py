@@ -6,9 +6,14 @@ import pytest
 from layer_tables import Table
 
 from jaxmem.devices.library_kernels import TYPICAL
+from jaxmem.formula.backends.cpu import add_cpu
 from jaxmem.formula.backends.cpu_fused import fused_bytes
 from jaxmem.formula.equal import find_equals
+from jaxmem.formula.kernels import Kernel
 from jaxmem.formula.library_fusion import find_library_fusions
+from jaxmem.formula.orders import first_in_first_out
+from jaxmem.formula.plan import Plan
+from jaxmem.formula.products import Side, read_side
 from jaxmem.roles import Phase
 
 FORWARD, BACKWARD = Phase.FORWARD, Phase.BACKWARD
@@ -96,20 +101,79 @@ def product(table, name, left, right, shape, **sizes):
     sized(table, name, **sizes)
 
 
-@pytest.mark.parametrize("summed", [1, 2])
-def test_a_batch_of_products_reads_a_copy_in_its_own_order(summed):
-    # The right side of a batch is multiplied with what is summed over before the columns. Where that is so, the product takes
-    # in the softmax; else a copy stands between.
+@pytest.mark.parametrize("one_more", [False, True])
+def test_a_batch_of_products_reads_rows_for_columns_but_copies_other_orders(one_more):
+    # The right side of a batch is multiplied with what is summed over before the columns. Exchanged, it is read as it lies, and
+    # the product takes the softmax in; with a dimension more, if only of one element, a copy stands between.
+    one = (1,) if one_more else ()
     table = Table()
-    table.argument("x", 64, 64, 64)
+    table.argument("x", 64, *one, 64, 64)
     table.argument("y", 64, 64, 64)
-    table.do("total", "reduce_sum", FORWARD, (64, 64), "x")
-    table.do("share", "div", FORWARD, (64, 64, 64), "x", "total")
-    sized(table, "total", axes=(2,))
+    table.do("total", "reduce_sum", FORWARD, (64, *one, 64), "x")
+    table.do("share", "div", FORWARD, (64, *one, 64, 64), "x", "total")
+    last = 2 + one_more
+    sized(table, "total", axes=(last,))
     batch = {"lhs_batch": (0,), "rhs_batch": (0,)}
-    product(table, "z", "y", "share", (64, 64, 64), lhs_contracting=(2,), rhs_contracting=(summed,), **batch)
+    product(table, "z", "y", "share", (64, 64, *one, 64), lhs_contracting=(2,), rhs_contracting=(last,), **batch)
+    traced = table.table("z")
+    side, order = read_side(traced, traced.operations[-1], 1)
+    assert (side, order) == ((Side.COPIED, (0, 3, 2)) if one_more else (Side.EXCHANGED, (0, 2, 1)))
     fusions, _ = pieces(table, "z")
-    assert fusions == (["total+share+z"] if summed == 1 else ["total+share", "z"])
+    assert fusions == (["total+share", "z"] if one_more else ["total+share+z"])
+
+
+def dense_gradients():
+    """A gradient, and the two products of a dense layer's backward pass that read it: of 8 x 16 rows, 32 in, 48 out."""
+    table = Table()
+    table.argument("x", 8, 16, 32)
+    table.argument("w", 32, 48)
+    table.argument("a", 8, 16, 48)
+    table.argument("b", 8, 16, 48)
+    table.do("g", "mul", BACKWARD, (8, 16, 48), "a", "b")
+    rows = {"lhs_batch": (), "rhs_batch": ()}
+    product(table, "transposed", "g", "x", (48, 32), lhs_contracting=(0, 1), rhs_contracting=(0, 1), **rows)
+    table.do("of w", "transpose", BACKWARD, (32, 48), "transposed")
+    sized(table, "of w", permutation=(1, 0))
+    product(table, "of x", "g", "w", (8, 16, 32), lhs_contracting=(2,), rhs_contracting=(1,), **rows)
+    return table
+
+
+def test_a_gradient_is_written_twice_for_the_two_products_of_a_dense_layer():
+    # The gradient of the kernel sums over 8 and 16, which stand before the 48: a copy with the 48 first. The other product
+    # reads the gradient as a matrix, and each is computed from what the gradient is made of: two arrays of one size.
+    plan = Plan(dense_gradients().table("of w", "of x"), platform="cpu", replaced={})
+    add_cpu(plan)
+    ((copy, name),) = ((index, array.addition.name) for index, array in enumerate(plan.arrays) if array.addition)
+    assert name == "operand in another order"
+    assert plan.arrays[copy].size_bytes == 4 * 8 * 16 * 48
+    own = plan.array_of[next(value for value in plan.array_of if plan.table.values[value].shape == (8, 16, 48))]
+    assert not plan.arrays[own].takes_over
+    reads = {kernel.writes[0]: kernel.reads for kernel in plan.kernels}
+    assert reads[copy] == ()  # from the arguments, like the gradient itself
+    assert sorted(array for read in reads.values() for array in read) == sorted((copy, own))
+
+
+def test_the_gradient_of_an_embedding_is_scattered_into_zeros_that_are_there_from_the_start():
+    table = Table()
+    table.argument("rows", 8, 1)
+    table.argument("g", 8, 64)
+    table.do("zeros", "broadcast_in_dim", BACKWARD, (1000, 64))
+    table.do("of the table", "scatter-add", BACKWARD, (1000, 64), "zeros", "rows", "g")
+    plan = Plan(table.table("of the table"), platform="cpu", replaced={})
+    add_cpu(plan)
+    (zeros,) = (index for index, array in enumerate(plan.arrays) if array.addition is not None)
+    assert plan.arrays[zeros].size_bytes == 4 * 1000 * 64
+    assert [kernel.reads for kernel in plan.kernels] == [(zeros,), ()]
+
+
+def test_what_becomes_ready_together_runs_from_the_end_of_the_program_the_library_first():
+    # 0 reads the second argument, 1 the first; 2, 3 and 4 read what 1 writes, 3 is the library's.
+    kernels = [
+        Kernel(operation=0, reads=(), writes=(0,), arguments=(1,)),
+        Kernel(operation=1, reads=(), writes=(1,), arguments=(0,)),
+        *(Kernel(operation=number, reads=(1,), writes=(number,)) for number in (2, 3, 4)),
+    ]
+    assert first_in_first_out(kernels, {3}) == [1, 0, 3, 4, 2]
 
 
 def test_a_fusion_takes_a_product_in_and_what_stands_behind_it():

@@ -8,8 +8,9 @@ from dataclasses import replace
 from math import prod
 
 from jaxmem.formula.backends.cpu_library import nearest_before, waits_for
+from jaxmem.formula.backends.cpu_pools import max_pools, zeros_of_scatters
 from jaxmem.formula.backends.cpu_products import copies_for_products, written_as_matrices
-from jaxmem.formula.cpu_fusion import IN_A_LOOP, CpuFusion, is_inside_erfc
+from jaxmem.formula.cpu_fusion import IN_A_LOOP, CpuFusion, is_inside_erfc, made_from
 from jaxmem.formula.kernels import Addition, Slot
 from jaxmem.formula.plan import Plan
 from jaxmem.layer_table import Operation
@@ -22,6 +23,7 @@ def add_cpu(plan: Plan) -> None:
     random_words(plan)
     exponentials_of_erfc(plan)
     max_pools(plan)
+    zeros_of_scatters(plan)
     transposed_operands(plan)
     copies_for_products(plan)
     written_as_matrices(plan)
@@ -160,89 +162,6 @@ def depthwise_gradients(plan: Plan) -> None:
         plan.kernel_of[whole[0]] = convolution
 
 
-def max_pools(plan: Plan) -> None:
-    """The backward pass of max-pool is a scatter of the gradient into zeros, at the places where the maxima were.
-
-    `SelectAndScatterExpander` of XLA finds the places by pooling again over index ramps, one for each dimension: s32, as large
-    as the map itself, and written to memory from the start, since they wait for nothing. The places are put side by side, and
-    wait for the gradient. So do the zeros. A pool with borders pools again over a copy of the map with the borders around it;
-    the ramps and the zeros have them too.
-    """
-    for index in plan.equals.operations:
-        operation = plan.table.operations[index]
-        if operation.primitive != "select_and_scatter_add" or operation.results[0] not in plan.array_of:
-            continue
-        result = plan.table.values[operation.results[0]]
-        rank = len(result.shape)
-        zeros_of = (0,) * rank
-        gradient, features = plan.operand(operation, 0), plan.operand(operation, 1)
-        pooled = plan.table.values[gradient]
-        borders = operation.size("padding")
-        bordered = prod(
-            size + before + after
-            for size, before, after in zip(
-                result.shape, borders[::2] or zeros_of, borders[1::2] or zeros_of, strict=True
-            )
-        )
-        ramp = Addition(
-            role=Role.CONSTANTS,
-            layer=operation.layer,
-            phase=Phase.BACKWARD,
-            name="index ramp",
-            why="from the start until the pooling over indices",
-            elements=bordered // result.divided_over,
-            itemsize_bits=32,
-        )
-        found = replace(
-            ramp,
-            role=Role.TRANSIENT,
-            name="index map of the maxima",
-            elements=pooled.elements,
-            why="until put side by side",
-        )
-        unread = replace(
-            found,
-            role=Role.WORKSPACE,
-            name="maximum that nobody reads",
-            why="pooled again along with the indices",
-            itemsize_bits=pooled.itemsize_bits,
-        )
-        places = replace(
-            found, name="places to scatter to", elements=rank * pooled.elements, why="from the pooling to the scatter"
-        )
-        zeros = replace(
-            ramp,
-            name="zeros to scatter into",
-            why="from the start until the scatter",
-            itemsize_bits=result.itemsize_bits,
-        )
-        ramps, maps = plan.add(ramp, copies=rank), plan.add(found, copies=rank)
-        for one in ramps:
-            plan.add_kernel(index, (), (one,))
-        searched = plan.arrays_of(plan.fusion.sources(features))
-        if any(borders):
-            with_borders = replace(
-                ramp,
-                role=Role.TRANSIENT,
-                name="map with its borders",
-                why="until the pooling over indices",
-                itemsize_bits=result.itemsize_bits,
-            )
-            copied = plan.add(with_borders)
-            plan.add_kernel(index, plan.arrays_of(_made_from(plan, features)), copied)
-            searched = copied
-        plan.add_kernel(index, (*searched, *ramps), (*maps, *plan.add(unread)))
-        side_by_side, target = plan.add(places), plan.add(zeros)
-        plan.add_kernel(index, maps, side_by_side)
-        plan.add_kernel(index, (), target)
-        scatter = plan.kernel_of[plan.array_of[operation.results[0]]]
-        plan.kernels[scatter] = replace(
-            plan.kernels[scatter], reads=(*plan.arrays_of(plan.fusion.sources(gradient)), *side_by_side, *target)
-        )
-        written = plan.array_of[operation.results[0]]
-        plan.arrays[written] = replace(plan.arrays[written], takes_over=True)
-
-
 def transposed_operands(plan: Plan) -> None:
     """The convolutions of the backward pass read their operands in the order of the forward pass's: transposed copies.
 
@@ -288,7 +207,7 @@ def transposed_operands(plan: Plan) -> None:
                 )
             )
             of_argument = (value,) if plan.is_argument(value) else ()
-            plan.add_kernel(index, plan.arrays_of(_made_from(plan, value)), (copy,), arguments=of_argument)
+            plan.add_kernel(index, plan.arrays_of(made_from(plan.fusion, value)), (copy,), arguments=of_argument)
             copies[value, *order] = copy
             plan.kernels[convolution] = replace(
                 kernel, reads=(*(array for array in kernel.reads if array != own), copy)
@@ -298,12 +217,6 @@ def transposed_operands(plan: Plan) -> None:
 def _phase_of(plan: Plan, value: int) -> Phase:
     made = plan.table.values[value].operation
     return plan.table.operations[made].phase if made is not None else Phase.FORWARD
-
-
-def _made_from(plan: Plan, value: int) -> tuple[int, ...]:
-    """What a copy of a value reads: what the value is computed from, element by element, or the value itself."""
-    fusion = plan.fusion
-    return fusion.again.get(value, fusion.sources(value)) if isinstance(fusion, CpuFusion) else fusion.sources(value)
 
 
 def spread_operands(plan: Plan) -> None:
