@@ -14,8 +14,26 @@ AUTOTUNE_RESULTS_OPTION = "xla_gpu_load_autotune_results_from"
 text where its name ends in .txt or .textproto, else for binary."""
 
 
+class _Array:
+    """What its shape and the width of its elements make of an array."""
+
+    __slots__ = ()
+    shape: tuple[int, ...]
+    itemsize_bits: int
+
+    @property
+    def elements(self) -> int:
+        """Number of elements, 1 for a scalar."""
+        return prod(self.shape)
+
+    @property
+    def logical_bytes(self) -> int:
+        """Bytes without padding."""
+        return (self.elements * self.itemsize_bits + 7) // 8
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Argument:
+class Argument(_Array):
     """One flat argument of the program.
 
     Attributes:
@@ -42,19 +60,9 @@ class Argument:
     donated: bool = False
     parameter_number: int | None = None
 
-    @property
-    def elements(self) -> int:
-        """Number of elements, 1 for a scalar."""
-        return prod(self.shape)
-
-    @property
-    def logical_bytes(self) -> int:
-        """Bytes without padding."""
-        return (self.elements * self.itemsize_bits + 7) // 8
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+class Output(_Array):
     """One flat result of the program.
 
     Attributes:
@@ -72,16 +80,6 @@ class Output:
     layer: str = ""
     parameter_path: str = ""
     argument_index: int | None = None
-
-    @property
-    def elements(self) -> int:
-        """Number of elements, 1 for a scalar."""
-        return prod(self.shape)
-
-    @property
-    def logical_bytes(self) -> int:
-        """Bytes without padding."""
-        return (self.elements * self.itemsize_bits + 7) // 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

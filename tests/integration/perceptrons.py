@@ -30,3 +30,16 @@ def perceptron(parameters: Any, x: Any) -> Any:
 
 def squared_error(parameters: Any, x: Any, y: Any) -> Any:
     return jnp.mean((perceptron(parameters, x) - y) ** 2)
+
+
+def epoch(parameters: Any, state: Any, x: Any, y: Any) -> Any:
+    """A step of Adam for each of the batches that `x` and `y` are stacks of, in one loop."""
+
+    def step(carry: Any, batch: Any) -> Any:
+        parameters, state = carry
+        value, gradients = jax.value_and_grad(squared_error)(parameters, *batch)
+        updates, state = ADAM.update(gradients, state, parameters)
+        return (optax.apply_updates(parameters, updates), state), value
+
+    (parameters, state), values = jax.lax.scan(step, (parameters, state), (x, y))
+    return parameters, state, values

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from perceptrons import ADAM, WIDTHS, array, perceptron, perceptron_parameters, squared_error
+from perceptrons import ADAM, WIDTHS, array, epoch, perceptron, perceptron_parameters, squared_error
 
 from jaxmem.assemble import read_report
 from jaxmem.capture import Capture
@@ -57,16 +57,6 @@ def test_accumulated_gradients_are_gradients_from_their_zeros_on(compiled: Compi
 
 
 def test_a_loop_over_steps_carries_its_state(compiled: Compile) -> None:
-    def epoch(parameters: Any, state: Any, x: Any, y: Any) -> Any:
-        def step(carry: Any, batch: Any) -> Any:
-            parameters, state = carry
-            value, gradients = jax.value_and_grad(squared_error)(parameters, *batch)
-            updates, state = ADAM.update(gradients, state, parameters)
-            return (optax.apply_updates(parameters, updates), state), value
-
-        (parameters, state), values = jax.lax.scan(step, (parameters, state), (x, y))
-        return parameters, state, values
-
     parameters = perceptron_parameters()
     state = jax.eval_shape(ADAM.init, parameters)
     report = report_of(compiled, epoch, parameters, state, array(4, 128, 64), array(4, 128, 10), donate=(0, 1))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from perceptrons import ADAM, array, perceptron, perceptron_parameters, squared_error
+from perceptrons import ADAM, array, epoch, perceptron, perceptron_parameters, squared_error
 
 from jaxmem.assemble import read_report
 from jaxmem.compilers import compile_lowering
@@ -71,16 +71,6 @@ def gradients_of_several_calls() -> Program:
 
 
 def steps_in_a_scan() -> Program:
-    def epoch(parameters: Any, state: Any, x: Any, y: Any) -> Any:
-        def turn(carry: Any, batch: Any) -> Any:
-            parameters, state = carry
-            value, gradients = jax.value_and_grad(squared_error)(parameters, *batch)
-            updates, state = ADAM.update(gradients, state, parameters)
-            return (optax.apply_updates(parameters, updates), state), value
-
-        (parameters, state), values = jax.lax.scan(turn, (parameters, state), (x, y))
-        return parameters, state, values
-
     parameters = perceptron_parameters()
     state = jax.eval_shape(ADAM.init, parameters)
     return Program(epoch, parameters, state, array(4, 128, 64), array(4, 128, 10), donate_argnums=(0, 1))
