@@ -7,22 +7,19 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from jaxmem.errors import InputError
+from jaxmem.xla.decode_attributes import decode_attributes, text
 from jaxmem.xla.density import too_dense
 from jaxmem.xla.hlo import (
     Attributes,
     BufferDonor,
     Computation,
-    ConvolutionDimensions,
-    DotDimensions,
     Frame,
     InputOutputAlias,
     Instruction,
     Metadata,
     Module,
-    OutputOperandAliasing,
     Shape,
     StackFrame,
-    WindowDimension,
 )
 from jaxmem.xla.schema import MESSAGES, PRIMITIVE_TYPES
 from jaxmem.xla.verify import verify_module
@@ -45,11 +42,6 @@ def broken(origin: str, what: str) -> InputError:
         "Compile again with an empty dump folder (xla_dump_to, xla_dump_hlo_as_proto) and pass the "
         "*after_optimizations.hlo.pb file it leaves."
     )
-
-
-def text(value: bytes) -> str:
-    """Text of a proto field; a byte that is no UTF-8 becomes a replacement character."""
-    return value.decode("utf-8", errors="replace")
 
 
 def decode_module(proto: Any, *, origin: str) -> Module:
@@ -248,29 +240,9 @@ class _ModuleReader:
         if not opcode:
             raise self.broken(f"an instruction ({name or 'without a name'}) has no opcode")
         parts = len(proto.slice_dimensions) + len(proto.window.dimensions) + len(proto.output_operand_aliasing)
-        if (
-            parts > 16 + len(serialized) // 8
-        ):  # where it has so many, each takes more: what is kept of one takes 100 bytes
+        if parts > 16 + len(serialized) // 8:  # what is kept of each takes a hundred bytes
             raise self.broken(f"instruction {name} has {parts} dimensions and aliases that say nothing")
-        attributes = Attributes(
-            parameter_number=proto.parameter_number if opcode == "parameter" else None,
-            tuple_index=proto.tuple_index if opcode == "get-tuple-element" else None,
-            fusion_kind=text(proto.fusion_kind),
-            custom_call_target=text(proto.custom_call_target),
-            dimensions=tuple(proto.dimensions),
-            slice_starts=tuple(dimension.start for dimension in proto.slice_dimensions),
-            window=_window(proto.window),
-            convolution=_convolution(proto.convolution_dimension_numbers) if opcode == "convolution" else None,
-            dot=_dot(proto.dot_dimension_numbers) if opcode == "dot" else None,
-            output_operand_aliasing=tuple(
-                OutputOperandAliasing(
-                    output_index=tuple(alias.output_shape_index),
-                    operand_index=alias.operand_index,
-                    operand_shape_index=tuple(alias.operand_shape_index),
-                )
-                for alias in proto.output_operand_aliasing
-            ),
-        )
+        attributes = decode_attributes(proto, opcode)
         self.attributes[serialized] = opcode, attributes, len(self.attributes)
         return self.attributes[serialized]
 
@@ -366,42 +338,6 @@ class _ModuleReader:
                 path[frame_id] = None
                 frame_id = frames[frame_id - 1].parent_id
             ends.update(path)
-
-
-def _window(window: Any) -> tuple[WindowDimension, ...]:
-    return tuple(
-        WindowDimension(
-            size=dimension.size,
-            stride=dimension.stride,
-            padding_low=dimension.padding_low,
-            padding_high=dimension.padding_high,
-            window_dilation=dimension.window_dilation,
-            base_dilation=dimension.base_dilation,
-        )
-        for dimension in window.dimensions
-    )
-
-
-def _convolution(numbers: Any) -> ConvolutionDimensions:
-    return ConvolutionDimensions(
-        input_batch=numbers.input_batch_dimension,
-        input_feature=numbers.input_feature_dimension,
-        input_spatial=tuple(numbers.input_spatial_dimensions),
-        kernel_input_feature=numbers.kernel_input_feature_dimension,
-        kernel_output_feature=numbers.kernel_output_feature_dimension,
-        output_batch=numbers.output_batch_dimension,
-        output_feature=numbers.output_feature_dimension,
-        output_spatial=tuple(numbers.output_spatial_dimensions),
-    )
-
-
-def _dot(numbers: Any) -> DotDimensions:
-    return DotDimensions(
-        lhs_contracting=tuple(numbers.lhs_contracting_dimensions),
-        rhs_contracting=tuple(numbers.rhs_contracting_dimensions),
-        lhs_batch=tuple(numbers.lhs_batch_dimensions),
-        rhs_batch=tuple(numbers.rhs_batch_dimensions),
-    )
 
 
 def _few(values: Iterable[int]) -> str:
