@@ -105,7 +105,7 @@ def equal_values(table: LayerTable, *, merges_remat: bool) -> tuple[list[int], l
     """As `find_equals`, without dead code: ``of``, ``constant`` and the operations that are left, in the order of the trace."""
     of = list(range(len(table.values)))
     constant = find_constants(table)
-    known: dict[tuple[str, str, str, tuple[int, ...]], Sequence[int]] = {}
+    known: dict[tuple[str, str, str, tuple[int, ...], int], Sequence[int]] = {}
     kept = []
     for index, operation in enumerate(table.operations):
         operands = tuple(map(of.__getitem__, operation.operands))
@@ -118,7 +118,8 @@ def equal_values(table: LayerTable, *, merges_remat: bool) -> tuple[list[int], l
             continue
         # A loop and a branch are computations of their own.
         region = operation.scope.rpartition("/body")[0] + ("" if merges_remat else computed_again_in(operation))
-        key = (operation.primitive, operation.same, region, operands)
+        # In a damaged table two that are said to be the same may make more or fewer results.
+        key = (operation.primitive, operation.same, region, operands, len(operation.results))
         if operation.same and key in known:
             for result, twin in zip(operation.results, known[key], strict=True):
                 of[result] = twin

@@ -1,6 +1,7 @@
 """Inputs that once brought a reader down, or would have: each is refused in words, in little time and memory."""
 
 import json
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from jaxmem.codec import Mismatch, decode, parse_json
 from jaxmem.devices.own import load_card
 from jaxmem.errors import InputError, JaxmemError, UsageError
 from jaxmem.files import read_bounded, unpacked_limit
+from jaxmem.formula.equal import equal_values
+from jaxmem.layer_table import LayerTable, Operation, Value
 from jaxmem.oom import explain_message
 from jaxmem.result import from_json
+from jaxmem.roles import Phase
 from jaxmem.units import parse_bytes
 from jaxmem.xla import read_hlo_proto
 from jaxmem.xla.condense import NotAProto, condensed
@@ -347,3 +351,15 @@ def test_members_with_names_of_other_places_are_never_written(tmp_path: Path, mo
     with pytest.raises(JaxmemError, match="its members are"):
         unpack(HOSTILE["a capture with a member outside of it"][1](), origin="a capture")
     assert not list(tmp_path.parent.rglob("outside"))
+
+
+def test_operations_said_to_be_the_same_that_make_more_and_fewer_results() -> None:
+    """Found by fuzzing whole captures: the formula paired their results, and one had none left."""
+    values = [Value(shape=(2,), dtype="float32", itemsize_bits=32, argument=0)]
+    values += [Value(shape=(2,), dtype="float32", itemsize_bits=32, operation=operation) for operation in (0, 0, 1)]
+    make = partial(
+        Operation, primitive="split", scope="", layer="", phase=Phase.FORWARD, operands=(0,), same="said to be the same"
+    )
+    operations = (make(results=(1, 2)), make(results=(3,)))
+    table = LayerTable(values=tuple(values), operations=operations, arguments=(0,), outputs=(1, 2, 3))
+    assert equal_values(table, merges_remat=True)[2] == [0, 1]
