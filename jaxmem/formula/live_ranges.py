@@ -55,7 +55,13 @@ def find_live_ranges(
         ADDITIONS[platform](plan)
     if platform == "cpu":
         library = {plan.kernel_of[plan.array_of[value]] for value in plan.fusion.ends if value in plan.array_of}
-        schedule = follow(plan.kernels, plan.arrays, first_in_first_out(plan.kernels, library), plan.slots)
+        searches = {
+            index
+            for index, kernel in enumerate(plan.kernels)
+            if table.operations[kernel.operation].primitive == "select_and_scatter_add"
+        }
+        order = first_in_first_out(plan.kernels, library, searches)
+        schedule = follow(plan.kernels, plan.arrays, order, plan.slots)
     else:
         schedule = best_schedule(plan.kernels, plan.arrays, plan.results, plan.slots, donated=plan.donated())
     on_chip = platform == "tpu" and schedule.peak_bytes <= ON_CHIP_BYTES

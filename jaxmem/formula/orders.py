@@ -207,22 +207,25 @@ def _weights(kernels: Sequence[Kernel], arrays: Sequence[Array], results: Sequen
     return [(-users, -size_bytes) for users, size_bytes in zip(extra, size, strict=True)]
 
 
-def first_in_first_out(kernels: Sequence[Kernel], library: Collection[int] = ()) -> list[int]:
+def first_in_first_out(
+    kernels: Sequence[Kernel], library: Collection[int] = (), searches: Collection[int] = ()
+) -> list[int]:
     """Each kernel in the order in which it became ready.
 
     Arguments are instructions, too, and are ready in their order: what reads arguments alone is ready with the last of them.
     Of several that become ready with one kernel, those of the library are first, and the later in the program before the
     earlier: XLA makes fusions from the end of the program to its beginning, the library's before its own, and each of them is
-    the last in the list of those who read an operand.
+    the last in the list of those who read an operand. What finds the maxima of a pool again is put behind all of them.
 
     Args:
         kernels: the program.
         library: indices of kernels that a library runs.
+        searches: of kernels that find the maxima of a pool again.
     """
     writer = writers(kernels)
     below = [{writer[array] for array in kernel.reads if array in writer} for kernel in kernels]
     above: dict[int, list[int]] = {}
-    for index in sorted(range(len(kernels)), key=lambda index: (index not in library, -index)):
+    for index in sorted(range(len(kernels)), key=lambda index: (index in searches, index not in library, -index)):
         for one in below[index]:
             above.setdefault(one, []).append(index)
     left = [len(needed) for needed in below]
