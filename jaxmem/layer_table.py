@@ -75,6 +75,11 @@ class Operation:
     same: str = ""
     hands_on: int = 0
 
+    @property
+    def in_loop(self) -> bool:
+        """Whether it stands in the body of a loop or a branch, which is a computation of its own."""
+        return "/body" in self.scope
+
     def size(self, name: str) -> tuple[int, ...]:
         """A parameter of whole numbers; empty where the equation has none of that name."""
         return next((numbers for known, numbers in self.sizes if known == name), ())

@@ -20,8 +20,9 @@ The second pass does not compute again
 from dataclasses import dataclass, field
 
 from jaxmem.formula.equal import Equals
-from jaxmem.formula.fusion import IN_MEMORY, Fusion, find_readers
+from jaxmem.formula.fusion import IN_MEMORY, REDUCTIONS, Fusion, find_readers
 from jaxmem.formula.library_fusion import LibraryFusions, find_library_fusions
+from jaxmem.formula.library_instructions import is_of_library
 from jaxmem.layer_table import LayerTable, Operation
 
 WIDE_CONCATENATION = 128
@@ -67,11 +68,15 @@ class CpuFusion(Fusion):
                 found += roots.get(operand, (operand,))
         return tuple(dict.fromkeys(found))
 
+    def reduces_itself(self, reader: Operation) -> bool:
+        """Whether XLA's own loop reduces, one that computes what it reads: the library takes no short ones."""
+        return reader.primitive in REDUCTIONS and not is_of_library(self.table, reader)
+
     def takes(self, reader: Operation, value: int) -> bool:
         """Whether an operation could compute an operand itself."""
-        if is_in_memory(reader) or not (
-            self.region.isdisjoint(reader.results) and self.ends.isdisjoint(reader.results)
-        ):
+        if is_in_memory(reader) and not self.reduces_itself(reader):
+            return False
+        if not (self.region.isdisjoint(reader.results) and self.ends.isdisjoint(reader.results)):
             return False
         if is_wide_concatenation(self.table, reader):
             return False

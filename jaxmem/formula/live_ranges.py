@@ -5,7 +5,7 @@
 3. The backend adds what it needs for itself: copies, index maps, zeros (`jaxmem.formula.backends`).
 4. The kernels run in the order that XLA's schedulers give them (`jaxmem.formula.schedule`).
 
-A program with loops, or on several devices, runs in the order of its trace (`jaxmem.formula.trace_order`).
+A program on several devices runs in the order of its trace (`jaxmem.formula.trace_order`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,8 +46,7 @@ def find_live_ranges(
         threads: of the pool that a CPU program runs on; None where that is not known, and not needed elsewhere.
         features: extensions of that CPU, as Linux names them.
     """
-    loops = any(operation.hands_on for operation in table.operations)
-    if loops or any(value.divided_over > 1 for value in table.values):
+    if any(value.divided_over > 1 for value in table.values):
         in_order = live_ranges_in_trace_order(table, merges_remat=platform == "cpu")
         return _on_chip_where_it_fits(table, in_order) if platform == "tpu" else in_order
     plan = Plan(table, platform=platform, replaced=replaced or {})

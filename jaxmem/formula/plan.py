@@ -16,6 +16,7 @@ from jaxmem.formula.fusion import (
     fuse,
 )
 from jaxmem.formula.kernels import Addition, Array, Kernel, Slot
+from jaxmem.formula.loop_state import gather_state, loop_state
 from jaxmem.formula.schedule import Donated
 from jaxmem.formula.siblings import join_reductions
 from jaxmem.formula.tiles import has_no_tiles
@@ -70,7 +71,9 @@ class Plan:
         self.kernels: list[Kernel] = []
         self.array_of: dict[int, int] = {}
         outputs = [self.equals.of[value] for value in table.outputs if value is not None]
+        self.loops = loop_state(table, self.equals)
         self._lay_out(frozenset(outputs), frozenset(self.swallowed.values()), over)
+        self.kernels, self.arrays = gather_state(self.kernels, self.arrays, self.array_of, self.loops)
         self.results = [self.array_of[value] for value in outputs if value in self.array_of]
         if platform == "cuda":
             self.kernels = join_reductions(self.kernels, self.arrays, table, computes=self._computes)
@@ -99,21 +102,24 @@ class Plan:
                 if result not in self.fusion.exists:
                     continue
                 by_library = operation.primitive in libraries or result in of_a_library
-                continues = self.table.values[result].continues
+                own_place = operation.primitive in _OWN_PLACE and result not in self.loops.result_of
+                same_as = self._place_in_loop(result, operation, outputs)
+                is_output = result in outputs or self.loops.result_of.get(result) in outputs
                 self.array_of[result] = self.add_array(
                     Array(
-                        size_bytes=0 if result in outputs else self.fusion.size_bytes(result),
+                        size_bytes=0 if is_output else self.fusion.size_bytes(result),
                         result_bytes=self.fusion.size_bytes(result) if result in outputs else 0,
                         value=result,
                         stays=result in outputs,
-                        takes_over=operation.primitive not in _OWN_PLACE
+                        takes_over=not own_place
                         and not by_library
+                        and same_as is None
                         and result not in self.fusion.ends,
                         lends=not by_library,
                         of_library=by_library,
                         is_number=self.table.values[result].elements == 1,
                         over=self.array_of.get(over[result]) if result in over else None,
-                        same_as=self.array_of.get(self.equals.of[continues]) if continues is not None else None,
+                        same_as=same_as,
                     )
                 )
             writes = [self.array_of[result] for result in operation.results if result in self.array_of]
@@ -121,6 +127,21 @@ class Plan:
                 read = self.fusion.read_by(operation)
                 arguments = [value for value in read if self.is_argument(value)]
                 self.add_kernel(index, self.arrays_of(read), writes, arguments=arguments)
+
+    def _place_in_loop(self, value: int, operation: Operation, outputs: frozenset[int]) -> int | None:
+        """The array whose place a value takes as part of a loop's state; -1 where that is an argument's."""
+        state = self.table.values[value].continues
+        if state is not None:
+            return self.array_of.get(state)
+        if value in self.loops.result_of and operation.operands:
+            source = self.equals.of[operation.operands[0]]
+            in_place = self.replaced.get(source)
+            return -1 if in_place is not None and self.equals.of[in_place] == self.loops.result_of[value] else None
+        state = self.loops.version_of.get(value)
+        if state is None or value in outputs:
+            return None
+        reads_state = state in self.fusion.read_by(operation)
+        return None if reads_state and operation.primitive in _OWN_PLACE else self.array_of.get(state)
 
     def add_array(self, array: Array) -> int:
         """A new array; its index."""

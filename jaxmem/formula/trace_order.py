@@ -1,8 +1,9 @@
-"""When does each array of a program with loops, or of one on several devices, exist? In the order of the trace.
+"""When does each array of a program on several devices exist? In the order of the trace.
 
-A turn ends before the next begins, and collectives wait for what they exchange. Operations run in the order of the trace, but
-an update runs as soon as its gradient exists. An array exists if something that is not fused makes or reads it, and what
-autodiff keeps is kept; it exists until the last operation that reads it, directly or through what is computed where it is read.
+A turn of a loop ends before the next begins, and collectives wait for what they exchange. Operations run in the order of the
+trace, but an update runs as soon as its gradient exists. An array exists if something that is not fused makes or reads it, and
+what autodiff keeps is kept; it exists until the last operation that reads it, directly or through what is computed where it is
+read.
 """
 
 from collections.abc import Sequence

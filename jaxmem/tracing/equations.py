@@ -156,8 +156,9 @@ class Equations:
             returned.append([self._atom(atom, inner) for atom in body.jaxpr.outvars])
         # Which branch runs is not known; what the condition of a loop returns, only that loop reads.
         results = returned if loop.is_branch else returned[-1:]
+        lasting = outer if loop.is_branch else [environment[atom] for atom in loop.lasting if not is_literal(atom)]
         end = self._wait_for(
-            equation, scope, loop.primitive, outer + [value for each in returned for value in each], repeat
+            equation, scope, loop.primitive, lasting + [value for each in returned for value in each], repeat
         )
         for slot, variable in enumerate(equation.outvars):
             stacked = not loop.is_branch and slot >= loop.carries

@@ -27,6 +27,16 @@ class Loop:
     def is_branch(self) -> bool:
         return self.primitive == "cond"
 
+    @property
+    def lasting(self) -> list[Any]:
+        """What a loop receives and reads in every turn; of what it carries, only the first turn sees what comes in."""
+        return [
+            atom
+            for _, atoms, constants in self.bodies
+            for position, atom in enumerate(atoms)
+            if not constants <= position < constants + self.carries
+        ]
+
     @classmethod
     def of(cls, equation: Any) -> "Loop":
         parameters, atoms = equation.params, list(equation.invars)

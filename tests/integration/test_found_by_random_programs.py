@@ -25,10 +25,12 @@ STORIES = {
     ),
     "what shard_map returns is traced as one device's part": plan("psum", devices=2),
     "a program may call its collectives itself": plan("all_gather", mode="train", devices=2),
-    "what the branches of a conditional leave is kept for the backward pass": plan("dense", "cond", mode="train"),
+    "what the branches of a conditional leave is kept for the backward pass": plan(
+        "dense", "cond", mode="train", batch=8
+    ),
     "a branch that hands a parameter on makes no next version of it": plan("layer_norm", "switch", mode="train"),
     "a gradient made in a branch is one array there, and another where the branches meet": plan(
-        "dense", "cond", mode="train", dtype="float16"
+        "dense", "cond", mode="train", dtype="float16", batch=8
     ),
     "a scan of one turn is no loop": plan("recurrence", mode="train", width=1),
     "what a scan stacks and the compiler widens as a whole is the same stack": plan(

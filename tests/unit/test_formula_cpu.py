@@ -52,12 +52,12 @@ def test_a_sum_reads_from_memory_what_others_compute_again():
 
 def test_a_sum_of_two_maps_is_not_computed_again_where_one_reader_cannot():
     table = Table()
-    table.argument("x", 64, 16)
-    table.argument("y", 64, 16)
-    table.do("joined", "add", FORWARD, (64, 16), "x", "y")
+    table.argument("x", 512, 16)
+    table.argument("y", 512, 16)
+    table.do("joined", "add", FORWARD, (512, 16), "x", "y")
     table.do("total", "reduce_sum", FORWARD, (16,), "joined")
-    table.do("one", "add", FORWARD, (64, 16), "joined")
-    table.do("other", "mul", FORWARD, (64, 16), "joined")
+    table.do("one", "add", FORWARD, (512, 16), "joined")
+    table.do("other", "mul", FORWARD, (512, 16), "joined")
     exists, again = fused(table, "total", "one", "other")
     assert "joined" in exists
     assert "joined" not in again

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
-from jaxmem.formula.backends.cpu_library import nearest_before, waits_for
+from jaxmem.formula.backends.cpu_library import is_in_order, nearest_before, waits_for
 from jaxmem.formula.backends.cpu_pools import max_pools, zeros_of_scatters
 from jaxmem.formula.backends.cpu_products import copies_for_products, written_as_matrices
 from jaxmem.formula.cpu_fusion import IN_A_LOOP, CpuFusion, is_inside_erfc, made_from
@@ -177,6 +177,8 @@ def transposed_operands(plan: Plan) -> None:
             continue
         if operation.results[0] not in plan.array_of:
             continue  # inside a fusion of the library
+        if not is_in_order(operation):
+            continue
         convolution = plan.kernel_of[plan.array_of[operation.results[0]]]
         of_kernel = operation.size("lhs_spec")[:1] not in ((0,), ())
         for number in (0, 1) if of_kernel else (1,):

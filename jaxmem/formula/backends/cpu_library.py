@@ -133,8 +133,10 @@ def convolution_bytes(table: LayerTable, operation: Operation, *, threads: int, 
     """Bytes that the library or the runtime holds while it runs one convolution.
 
     The gradient of a depthwise kernel runs as a whole convolution (`jaxmem.formula.backends.cpu`), whose axes are the same.
-    0 for what neither runs: the gradient of a kernel in groups.
+    0 for what neither runs: the gradient of a kernel in groups, and what is not in order.
     """
+    if not is_in_order(operation):
+        return 0
     work = read_convolution(table, operation, features)
     if work is None:
         return _of_runtime(table, operation)
@@ -147,6 +149,20 @@ def convolution_bytes(table: LayerTable, operation: Operation, *, threads: int, 
     if rest:
         held += (at_work - whole_tiles) * work.input_bytes(rest, gathers=True)
     return work.packed_bytes + held
+
+
+def is_in_order(operation: Operation) -> bool:
+    """Whether the axes of a convolution lie, or are brought, as the library and the runtime read them.
+
+    XLA transposes the operands of those in the entry computation alone (`ConvCanonicalization` in
+    `xla/service/cpu/conv_canonicalization.cc`). A gradient in the body of a loop runs as plain nested loops, and holds
+    nothing.
+    """
+    axes = tuple(operation.size(name) for name in ("lhs_spec", "rhs_spec", "out_spec"))
+    count = len(axes[0])
+    space = tuple(range(1, count - 1))
+    features_last = (0, count - 1, *space)
+    return not operation.in_loop or axes == (features_last, (count - 1, count - 2, *range(count - 2)), features_last)
 
 
 def _of_runtime(table: LayerTable, operation: Operation) -> int:
