@@ -5,7 +5,7 @@ writes many an expression twice, once for the forward and once for the backward 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxmem.layer_table import LayerTable, Operation, Value
 from jaxmem.roles import Phase
@@ -23,6 +23,25 @@ _ALONG_ONE_DIMENSION = {"cumsum": "axis", "cumprod": "axis", "cummax": "axis", "
 
 _MAY_MOVE = MOVEMENT | _REDUCTIONS | _ALONG_ONE_DIMENSION.keys() | {"broadcast_in_dim", "pad", "slice"}
 """Operations that may hold the numbers of their operand: few of a program are among them."""
+
+
+def with_outer_products_multiplied(table: LayerTable) -> LayerTable:
+    """The same table, in which a product that sums over nothing is a multiplication, element by element.
+
+    XLA takes such a product apart into two broadcasts and a multiplication (`AlgebraicSimplifierVisitor::HandleDot`), which
+    fuse like any other. The gradient of a dense layer for each example by itself is one.
+    """
+    if not any(map(_is_outer_product, table.operations)):
+        return table
+    operations = (
+        replace(operation, primitive="mul") if _is_outer_product(operation) else operation
+        for operation in table.operations
+    )
+    return replace(table, operations=tuple(operations))
+
+
+def _is_outer_product(operation: Operation) -> bool:
+    return operation.primitive == "dot_general" and not operation.size("lhs_contracting") and bool(operation.sizes)
 
 
 def moved(operation: Operation, values: Sequence[Value] = ()) -> tuple[tuple[int, int], ...]:

@@ -16,7 +16,7 @@ from jaxmem.formula.backends.cpu_fused import fused_bytes
 from jaxmem.formula.backends.cpu_library import hidden_bytes
 from jaxmem.formula.backends.tpu import ON_CHIP_BYTES, feature_maps, padding_bytes
 from jaxmem.formula.cpu_fusion import CpuFusion
-from jaxmem.formula.equal import moved
+from jaxmem.formula.equal import moved, with_outer_products_multiplied
 from jaxmem.formula.kernels import Addition
 from jaxmem.formula.loops import carried_in_place
 from jaxmem.formula.orders import first_in_first_out
@@ -46,6 +46,7 @@ def find_live_ranges(
         threads: of the pool that a CPU program runs on; None where that is not known, and not needed elsewhere.
         features: extensions of that CPU, as Linux names them.
     """
+    table = with_outer_products_multiplied(table)
     if any(value.divided_over > 1 for value in table.values):
         in_order = live_ranges_in_trace_order(table, merges_remat=platform == "cpu")
         return _on_chip_where_it_fits(table, in_order) if platform == "tpu" else in_order

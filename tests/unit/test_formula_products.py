@@ -4,6 +4,7 @@ import pytest
 
 from jaxmem.formula.epilogues import batch_epilogues, product_epilogues
 from jaxmem.formula.equal import find_equals
+from jaxmem.formula.live_ranges import find_live_ranges
 from jaxmem.formula.tiles import has_no_tiles, is_matrix
 from jaxmem.layer_table import LayerTable, Operation, Value
 from jaxmem.roles import Phase
@@ -86,3 +87,14 @@ def test_a_batch_of_products_adds_tables_and_no_vectors() -> None:
     equals = find_equals(scores, merges_remat=False)
     assert batch_epilogues(scores, equals, most=9) == ({5: 7, 6: 7}, {7: (2, 3)})
     assert batch_epilogues(scores, equals, most=1) == ({5: 6}, {6: (2,)})
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_a_product_that_sums_over_nothing_is_a_multiplication(platform: str) -> None:
+    """The gradient of a dense layer for each example, [64, 256, 256], is added up where it is computed."""
+    norms = table(
+        ((64, 256), (64, 256)),
+        ("dot_general", (0, 1), (64, 256, 256), product(left=(), right=(), batch=(0,))),
+        ("reduce_sum", (2,), (), (("axes", (0, 1, 2)),)),
+    )
+    assert not any(find_live_ranges(norms, platform=platform).exists[:3])
