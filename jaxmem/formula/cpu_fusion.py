@@ -17,6 +17,7 @@ The second pass does not compute again
 - a wide concatenation along the last dimension: it fuses on neither side.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from jaxmem.formula.equal import Equals
@@ -24,6 +25,7 @@ from jaxmem.formula.fusion import IN_MEMORY, REDUCTIONS, Fusion, find_readers
 from jaxmem.formula.library_fusion import LibraryFusions, find_library_fusions
 from jaxmem.formula.library_instructions import is_of_library
 from jaxmem.layer_table import LayerTable, Operation
+from jaxmem.roles import Phase
 
 WIDE_CONCATENATION = 128
 """Elements of the last dimension from which on a concatenation is a copy of rows, fused with nothing."""
@@ -145,6 +147,7 @@ def fuse_for_cpu(table: LayerTable, equals: Equals) -> CpuFusion:
                 if (
                     wanted_once
                     and not is_inside_erfc(fusion, operation)
+                    and not _meets_its_gradient(fusion, operation, value, readers)
                     and all(fusion.takes(reader, value) for reader in readers)
                 ):
                     continue
@@ -162,6 +165,25 @@ def fuse_for_cpu(table: LayerTable, equals: Equals) -> CpuFusion:
             elif value in recomputed and len(operation.results) == 1:
                 fusion.again[value] = read
     return fusion
+
+
+def _meets_its_gradient(fusion: CpuFusion, operation: Operation, value: int, readers: Sequence[Operation]) -> bool:
+    """Whether what is made of several arrays is read by the forward pass, and beside a gradient that follows from that.
+
+    It is fused into a reader only if it could be on every way to it (``CanFuseOnAllPaths``), and one leads over the gradient,
+    through products and reductions: the output of a gate, which the backward pass multiplies with the gradient.
+    """
+    if operation.phase is not Phase.FORWARD or _grows_by_being_written(fusion, operation, value):
+        return False
+    return any(reader.phase is Phase.FORWARD for reader in readers) and any(
+        reader.phase is Phase.BACKWARD and any(_is_of_backward_pass(fusion, other) for other in fusion.operands(reader))
+        for reader in readers
+    )
+
+
+def _is_of_backward_pass(fusion: CpuFusion, value: int) -> bool:
+    made = fusion.table.values[value].operation
+    return made is not None and fusion.table.operations[made].phase is Phase.BACKWARD
 
 
 def made_from(fusion: Fusion, value: int) -> tuple[int, ...]:

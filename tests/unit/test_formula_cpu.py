@@ -98,6 +98,24 @@ def test_a_wide_concatenation_is_a_copy(columns, written):
     assert fused(table, "out")[0] == ({"doubled", "joined", "out"} if written else {"out"})
 
 
+@pytest.mark.parametrize("forward", [True, False])
+def test_the_output_of_a_gate_is_written_for_the_gradient_that_follows_from_it(forward):
+    # The gate is made of two arrays. It reaches the gradient through the product of the forward pass, if that reads it: then it
+    # could not be computed on every way to the last operation, and is written.
+    table = Table()
+    table.argument("x", 64, 16)
+    table.argument("y", 64, 16)
+    table.argument("w", 16, 16)
+    table.do("gate", "mul", FORWARD, (64, 16), "x", "y")
+    table.do("gated", "add", FORWARD, (64, 16), *(("gate", "y") if forward else ("x", "y")))
+    table.do("out", "dot_general", FORWARD, (64, 16), "gated", "w")
+    table.do("g", "dot_general", BACKWARD, (64, 16), "out", "w")
+    table.do("of y", "mul", BACKWARD, (64, 16), "g", "gate")
+    for name in ("out", "g"):
+        sized(table, name, lhs_contracting=(1,), rhs_contracting=(0,), lhs_batch=(), rhs_batch=())
+    assert ("gate" in fused(table, "of y")[0]) is forward
+
+
 def planned(table, *outputs):
     plan = Plan(table.table(*outputs), platform="cpu", replaced={})
     add_cpu(plan)
