@@ -21,6 +21,9 @@ from jaxmem.layer_table import LayerTable
 STACKED = "dynamic_update_slice"
 """The primitive of what a scan stacks, where a loop returns it."""
 
+_UPDATES = frozenset({"dynamic_update_slice", "scatter", "scatter-add", "scatter_add", "scatter_mul"})
+"""Operations that write some elements into their first operand, in its place if nobody reads the old ones later."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopState:
@@ -70,15 +73,28 @@ def loop_state(table: LayerTable, equals: Equals) -> LoopState:
             versions.setdefault(equals.of[operation.operands[0]], []).append(continues)
         elif operation.primitive == STACKED:
             begins_with[result] = begun_by[token]
-    carried = set(result_of)
+    version_of = {value: states[0] for value, states in versions.items() if len(states) == 1 and value not in result_of}
+    for value, state in tuple(version_of.items()):
+        # One update behind another, as of a cache layer by layer.
+        before = updated_in_place(table, equals, value)
+        while before is not None and updated_in_place(table, equals, before) is not None:
+            version_of.setdefault(before, state)
+            before = updated_in_place(table, equals, before)
     return LoopState(
         result_of=result_of,
-        version_of={
-            value: states[0] for value, states in versions.items() if len(states) == 1 and value not in carried
-        },
+        version_of=version_of,
         begins_with=begins_with,
         ends_with=ends_with,
     )
+
+
+def updated_in_place(table: LayerTable, equals: Equals, value: int) -> int | None:
+    """What is written into to make a value; None where a value is made otherwise."""
+    made = table.values[value].operation
+    operation = table.operations[made] if made is not None else None
+    if operation is None or operation.hands_on or operation.primitive not in _UPDATES or not operation.operands:
+        return None
+    return equals.of[operation.operands[0]]
 
 
 def gather_state(

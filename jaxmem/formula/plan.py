@@ -16,7 +16,7 @@ from jaxmem.formula.fusion import (
     fuse,
 )
 from jaxmem.formula.kernels import Addition, Array, Kernel, Slot
-from jaxmem.formula.loop_state import gather_state, loop_state
+from jaxmem.formula.loop_state import gather_state, loop_state, updated_in_place
 from jaxmem.formula.schedule import Donated
 from jaxmem.formula.siblings import join_reductions
 from jaxmem.formula.tiles import has_no_tiles
@@ -140,8 +140,10 @@ class Plan:
         state = self.loops.version_of.get(value)
         if state is None or value in outputs:
             return None
-        reads_state = state in self.fusion.read_by(operation)
-        return None if reads_state and operation.primitive in _OWN_PLACE else self.array_of.get(state)
+        elsewhere = operation.primitive in _OWN_PLACE and state in self.fusion.read_by(operation)
+        if elsewhere and updated_in_place(self.table, self.equals, value) != state:
+            return None
+        return self.array_of.get(state)
 
     def add_array(self, array: Array) -> int:
         """A new array; its index."""

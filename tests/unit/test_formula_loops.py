@@ -129,3 +129,17 @@ def test_what_a_scan_stacks_is_there_from_its_first_turn(platform: str) -> None:
     loop.do("out", "reduce_sum", (8192,), "stack")
     ranges = loop.ranges("out", platform=platform)
     assert set(loop.alive(ranges, "product")) < set(loop.alive(ranges, "stack"))
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_cache_is_updated_in_its_place_layer_by_layer(platform: str) -> None:
+    loop = Loop()
+    loop.argument("cache", 2, 8192, 8192)
+    loop.argument("token", 1, 1, 8192)
+    loop.do("begin", "while", None, "cache", "token")
+    loop.do("state", "while", (2, 8192, 8192), "cache", "begin", hands_on=1)
+    loop.do("first", "dynamic_update_slice", (2, 8192, 8192), "state", "token", scope="while/body")
+    loop.do("second", "dynamic_update_slice", (2, 8192, 8192), "first", "token", scope="while/body")
+    loop.do("end", "while", None, "token", "second")
+    loop.do("last", "while", (2, 8192, 8192), "second", "end", hands_on=1, continues="state")
+    assert not any(loop.ranges("last", platform=platform, over={"cache": "last"}).exists)
