@@ -29,6 +29,9 @@ _ALIAS_KINDS = {0: "undefined", 1: "may", 2: "must"}
 _MOST_TILES = 64
 """Of a layout; compilers write one or two."""
 
+_LONGEST_SHARED = 1 << 10
+"""Bytes of metadata that are kept to find them again: longer ones, each with a name of its own, would be held twice."""
+
 _NOT_WHAT_IT_COMPUTES = (
     "name", "id", "operand_ids", "control_predecessor_ids", "called_computation_ids", "shape", "metadata", "sharding",
     "backend_config", "backend_config_payload", "frontend_attributes", "statistics_viz", "original_value",
@@ -63,7 +66,7 @@ class _ModuleReader:
         # are those of different shapes and attributes; two of the same make one fingerprint.
         self.shapes: dict[bytes, tuple[Shape, int]] = {}
         self.shape_numbers: dict[Any, int] = {}
-        self.metadata: dict[bytes, Metadata] = {}
+        self.metadata: dict[bytes | int, Metadata] = {}
         self.attributes: dict[bytes, tuple[str, Attributes, int]] = {}
         self.fingerprints: dict[Any, int] = {}
 
@@ -226,7 +229,8 @@ class _ModuleReader:
 
     def read_metadata(self, serialized: bytes) -> Metadata:
         proto = self.parse("Metadata", serialized)
-        metadata = self.metadata[serialized] = Metadata(
+        key = serialized if len(serialized) <= _LONGEST_SHARED else len(self.metadata)
+        metadata = self.metadata[key] = Metadata(
             op_name=text(proto.op_name),
             stack_frame_id=proto.stack_frame_id,
             source_file=text(proto.source_file),
