@@ -32,17 +32,20 @@ def too_dense(name: str, serialized: bytes) -> bool:
 def _messages(name: str, serialized: bytes, most: int) -> int:
     """How many messages are in one; once they are more than ``most``, at least so many."""
     outline = MESSAGES[f"{name}{OUTLINE}"].FromString(serialized)
-    found = 0
+    found, containers = 0, []
     for field, inside, is_repeated in _PARTS[name]:
         parts = getattr(outline, field)
         if not is_repeated:
             parts = (parts,) if parts else ()
         found += len(parts)
         if inside in _CONTAINERS:
-            for part in parts:
-                if found > most:
-                    return found
-                found += _messages(inside, part, most - found)
+            containers.append((inside, parts))
+    del outline  # of what is not repeated the parts are copies
+    for inside, parts in containers:
+        for part in parts:
+            if found > most:
+                return found
+            found += _messages(inside, part, most - found)
     return found
 
 
