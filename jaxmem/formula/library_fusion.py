@@ -180,22 +180,27 @@ class _Rewriter:
             operations = [each for member in members if (each := self.nodes[member].operation) is not None]
             for member in members:
                 for operand in self.nodes[member].operands:
-                    if operand not in inside and self.nodes[operand].is_spread:
+                    node = self.nodes[operand]
+                    # What the trace spreads out is a value of its own.
+                    if operand not in inside and node.is_spread and node.operation is None:
                         spreads.setdefault(operand, []).append(member)
             last = self.nodes[fusion.root].operation
             assert last is not None
             operations.remove(last)
             pieces.append((*operations, last))
         return LibraryFusions(
-            fusions=tuple(pieces),
-            spreads=tuple(
-                Spread(
-                    value=self.nodes[number].value,
-                    shape=self.nodes[number].shape,
-                    readers=tuple(
-                        dict.fromkeys(each for one in readers if (each := self.nodes[one].operation) is not None)
-                    ),
-                )
-                for number, readers in spreads.items()
-            ),
+            fusions=tuple(pieces), spreads=tuple(self.spread(number, readers) for number, readers in spreads.items())
         )
+
+    def spread(self, number: int, readers: list[int]) -> Spread:
+        """What is spread out for some instructions, or for what those that the trace does not show are made for."""
+        found: list[int] = []
+        waiting = list(readers)
+        while waiting:
+            node = self.nodes[waiting.pop(0)]
+            if node.operation is None:
+                waiting.extend(node.users)
+            elif node.operation not in found:
+                found.append(node.operation)
+        node = self.nodes[number]
+        return Spread(value=node.value, shape=node.shape, readers=tuple(found))

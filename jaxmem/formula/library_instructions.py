@@ -207,7 +207,7 @@ class Instructions:
             below = self.table.operations[made]
             if below.primitive in LIBRARY_REDUCTIONS:
                 return True
-            if below.primitive not in ELEMENTWISE:
+            if below.primitive not in ELEMENTWISE or not below.operands:
                 return False
             operand = below.operands[0]
         return False

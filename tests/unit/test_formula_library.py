@@ -96,6 +96,21 @@ def test_a_number_that_two_fusions_read_is_spread_out_once():
     assert spreads == [("a number", (64, 64))]
 
 
+def test_what_the_trace_spreads_out_is_no_second_array():
+    # Both sums read it, and it lies in memory for them: as the value that it is.
+    table = Table()
+    table.argument("x", 64, 64)
+    table.argument("row", 64)
+    table.do("wide", "broadcast_in_dim", FORWARD, (64, 64), "row")
+    for name in ("one", "other"):
+        table.do(f"{name} input", "mul", FORWARD, (64, 64), *(["x", "wide"] if name == "one" else ["wide", "wide"]))
+        table.do(f"sum of {name}", "reduce_sum", FORWARD, (64,), f"{name} input")
+        sized(table, f"sum of {name}", axes=(1,))
+    fusions, spreads = pieces(table, "sum of one", "sum of other")
+    assert fusions == ["one input+sum of one", "other input+sum of other"]
+    assert spreads == []
+
+
 def product(table, name, left, right, shape, **sizes):
     table.do(name, "dot_general", FORWARD, shape, left, right)
     sized(table, name, **sizes)
