@@ -3,11 +3,11 @@
 What jaxmem writes does; a damaged file may not, and everything after the reader follows these indices.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from jaxmem.capture.data import Capture
 from jaxmem.codec import Mismatch
-from jaxmem.layer_table import LayerTable, Value
+from jaxmem.layer_table import LayerTable, Operation, Value
 from jaxmem.lowering import Argument, Output
 
 
@@ -59,6 +59,26 @@ def _check_layer_table(table: LayerTable, arguments: int, outputs: int) -> None:
             raise Mismatch(f"expected 0 to {len(operation.operands)}, found {operation.hands_on}", f"{place}.hands_on")
         if operation.repeat is not None and operation.repeat < 0:
             raise Mismatch(f"runs {operation.repeat} times", place)
+        _check_dimensions(operation, table.values, place)
+
+
+_OF_SIDES = (("lhs_batch", 0), ("lhs_contracting", 0), ("rhs_batch", 1), ("rhs_contracting", 1))
+
+
+def _check_dimensions(operation: Operation, values: Sequence[Value], path: str) -> None:
+    """The dimensions that a transposition exchanges and a product sums over are some that its operands have."""
+    ranks = [len(values[operand].shape) for operand in operation.operands]
+    if operation.primitive == "transpose" and ranks and (order := operation.size("permutation")):
+        made = {len(values[result].shape) for result in operation.results}
+        if sorted(order) != list(range(ranks[0])) or made != {ranks[0]}:
+            raise Mismatch(f"no order of {ranks[0]} dimensions", f"{path}.permutation")
+    if operation.primitive != "dot_general":
+        return
+    if len(ranks) > 2:
+        raise Mismatch(f"a product of {len(ranks)} arrays", path)
+    for name, side in _OF_SIDES[: 2 * len(ranks)]:
+        for position, axis in enumerate(operation.size(name)):
+            _check_index(axis, ranks[side], f"{path}.{name}[{position}]")
 
 
 def _check_array(array: Argument | Output | Value, path: str) -> None:

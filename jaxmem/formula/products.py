@@ -48,10 +48,13 @@ def read_side(table: LayerTable, operation: Operation, place: int) -> tuple[Side
             return Side.COPIED, (-1, *order)
         if move.primitive == "transpose":
             axes = move.size("permutation")
+            if len(axes) != len(read):  # a capture from before they were written down
+                return Side.COPIED, order
             order = tuple(axes[axis] for axis in order)
         else:
             kept, held = _longer(read), _longer(table.values[value].shape)
-            if [read[axis] for axis in kept] == [table.values[value].shape[axis] for axis in held]:
+            same = [read[axis] for axis in kept] == [table.values[value].shape[axis] for axis in held]
+            if same and not set(order).difference(held):
                 order = tuple(kept[held.index(axis)] for axis in order)
             elif list(order) == sorted(order):
                 order = tuple(kept)
@@ -83,6 +86,8 @@ def _is_exchange(order: Order) -> bool:
 
 def is_product_of_library(table: LayerTable, operation: Operation) -> bool:
     """Whether the library takes a matrix product: its left side has to lie with the depth last."""
+    if len(operation.operands) < 2:
+        return False
     left, right = (table.values[operation.operands[number]] for number in (0, -1))
     depth = prod(right.shape[axis] for axis in operation.size("rhs_contracting"))
     batch = prod(right.shape[axis] for axis in operation.size("rhs_batch"))

@@ -207,6 +207,10 @@ def set_in(*path: Any, value: Any) -> Any:
         ),
         (set_in("layer_table", "operations", "results", 1, value=[0]), "is said to be made by another operation"),
         (set_in("layer_table", "operations", "hands_on", 0, value=77), "expected 0 to"),
+        # Operation 3 is a product, 13 a transposition.
+        (set_in("layer_table", "operations", "operands", 3, value=[5, 6, 6]), "a product of 3 arrays"),
+        (set_in("layer_table", "operations", "sizes", 3, value=[["rhs_batch", [9]]]), r"rhs_batch\[0\]: points at 9"),
+        (set_in("layer_table", "operations", "sizes", 13, value=[["permutation", [0, 0]]]), "no order of 2 dimensions"),
         (set_in("layer_table", "values", "argument", 0, value=77), r"values\[0\].argument: points at 77"),
         (set_in("layer_table", "values", "divided_over", 0, value=0), "divided over 0 devices"),
         (set_in("layer_table", "outputs", 0, value=-1), "points at -1"),

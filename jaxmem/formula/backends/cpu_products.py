@@ -33,7 +33,7 @@ def copies_for_products(plan: Plan) -> None:
     reads: dict[int, _Read] = {}
     for index in plan.equals.operations:
         operation = plan.table.operations[index]
-        if operation.primitive != "dot_general":
+        if operation.primitive != "dot_general" or len(operation.operands) < 2:  # the other side is a literal
             continue
         for place in (0, 1):
             value = plan.operand(operation, place)
