@@ -70,6 +70,25 @@ def scope_components(scope: str) -> tuple[str, ...]:
     return tuple(components)
 
 
+_AROUND = {"while": "while", "scan": "while", "cond": "cond", "transpose": "transpose"}
+"""What is around an operation beside scopes, by its words on either side: JAX lowers a scan to a loop."""
+
+
+def place(scope: str) -> tuple[str, ...]:
+    """Where an operation stands: the loops and branches around it, on which side of differentiation, then its scopes.
+
+    A program as it is traced and XLA call these places alike, but for the words in between: ``jvp()/scan/body`` and
+    ``jvp()/while/body/closed_call`` are both ``("while",)``. The condition of a loop stands where its body does.
+    """
+    around: list[str] = []
+    before = ""
+    for word in filter(None, _BRACKET_OR_SLASH.split(scope)):
+        if word in _AROUND and (word, before) != ("cond", "while"):
+            around.append(_AROUND[word])
+        before = word
+    return *around, *scope_components(scope)
+
+
 def _without_repetition(parts: tuple[str, ...]) -> tuple[str, ...]:
     """What the backward pass computes again stands in the scope of its transposition and, below that, in its own once more.
 

@@ -87,6 +87,7 @@ def derive_formula(
         peak=_peak_text(table, ranges),
         symbols=tuple(_symbols(leaves, program).items()),
         textbook=textbook_formulas(table, arguments, batch_size=program.batch_size, training=training),
+        table=table,
     )
 
 
@@ -228,6 +229,7 @@ def _value_leaves(
                     path=path,
                     keeps=ranges.residual[result],
                     divided_over=value.divided_over,
+                    value=result,
                 )
             )
     return leaves

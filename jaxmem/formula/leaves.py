@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from jaxmem.layer_table import LayerTable
 from jaxmem.roles import Phase, Role
 
 
@@ -23,6 +24,7 @@ class Leaf:
         divided_over: devices among which the whole array is divided, each of which has ``elements``.
         is_result: it is a result of the program, or the table of its results.
         of_backend: the backend makes it for its own sake; no operation of the program does.
+        value: the array of the traced program that it is, by its place in the layer table; None for any other.
     """
 
     role: Role
@@ -40,6 +42,7 @@ class Leaf:
     is_result: bool = False
     divided_over: int = 1
     of_backend: bool = False
+    value: int | None = None
 
     @property
     def text(self) -> str:
@@ -65,12 +68,14 @@ class Formula:
         peak: the moment of the formula's own peak, in words.
         symbols: role → how the formula writes the term.
         textbook: other formulas beside it.
+        table: the traced program that it was derived from; None where it was written by hand.
     """
 
     leaves: tuple[Leaf, ...]
     peak: str
     symbols: tuple[tuple[Role, str], ...]
     textbook: tuple[Textbook, ...]
+    table: LayerTable | None = None
 
     @property
     def bytes(self) -> int:

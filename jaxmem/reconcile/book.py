@@ -9,6 +9,7 @@ from jaxmem.formula import Formula, Leaf
 from jaxmem.lowering import Argument, Output
 from jaxmem.profile import Buffer
 from jaxmem.reconcile.evidence import Evidence
+from jaxmem.reconcile.traced import Traced
 from jaxmem.result import LedgerItem, LedgerRow
 from jaxmem.roles import Role
 
@@ -39,6 +40,7 @@ class Book:
         outputs: Sequence[Output],
     ) -> None:
         self.formula = formula
+        self.traced = Traced(formula)
         self.evidence = evidence
         self.profile = evidence.profile
         self.arguments = arguments
@@ -59,6 +61,8 @@ class Book:
         """Leaves, by their place in `explain_values`, that the compiler computes in another shape."""
         self.claimed: dict[int, Leaf] = {}
         """Value of the compiled program → the leaf that speaks of it."""
+        self.beside: list[tuple[Leaf, Buffer, Buffer]] = []
+        """Leaf, the buffer that stands for it, and another one that is live at the peak and holds the same."""
         self.without_value: list[Leaf] = []
         """Counted leaves for which the compiled program has no value."""
         self.devices = max((leaf.divided_over for leaf in formula.leaves), default=1)
@@ -106,13 +110,7 @@ class Book:
             self.explain_layer(row, leaf, live[0], held)
             if held != leaf.bytes:
                 self.explain_size(row, leaf, live[0], held)
-            for other in live[1:]:
-                self.row_of(other).add(
-                    "kept twice",
-                    self.settle(other),
-                    buffer=(evidence.label(live[0]), evidence.label(other)),
-                    formula=leaf.text,
-                )
+            self.beside.extend((leaf, live[0], other) for other in live[1:])
         elif not any(map(evidence.is_live, ordered)):
             self.explain_absent(row, leaf, ordered)
         # A live buffer that already stands for another leaf says nothing about this one.
@@ -165,6 +163,16 @@ class Book:
         """Whether so many elements are what one device may have of a leaf: all of it, or one of equal parts."""
         whole = leaf.elements * leaf.divided_over
         return elements > 0 and whole % elements == 0 and self.devices % (whole // elements) == 0
+
+    def may_be(self, value: int, leaf: Leaf) -> bool:
+        """What the program returns is no leaf but a result, under whatever name, unless the backward pass wants it too; and of
+        gradients each is its own parameter's. A compiler that casts leaves two bytes of a number or more."""
+        facts, nodes = self.evidence.facts, self.evidence.nodes_of[value]
+        if self.evidence.bits_of(value) < 16 <= leaf.itemsize_bits:
+            return False
+        if leaf.role is Role.GRADIENTS:
+            return all(facts.gradient_of[node.index] is None for node in nodes)
+        return leaf.role is not Role.TRANSIENT or all(facts.output_of(node.index) is None for node in nodes)
 
     def written_over(self, buffer: Buffer) -> list[str]:
         """The buffers that hold part of another one's place at the peak."""
@@ -222,12 +230,15 @@ class Book:
                     formula=leaf.text,
                 )
             else:
-                row.add(
-                    "kept twice",
-                    self.settle(buffer),
-                    buffer=(self.evidence.label(first), label),
-                    formula=leaf.text,
-                )
+                self.beside.append((leaf, first, buffer))
+
+    def keep_twice(self) -> None:
+        """What is held beside a buffer that stands for a leaf, and that no other leaf has asked for in the meantime."""
+        for leaf, first, other in self.beside:
+            if other.id in self.open:
+                labels = (self.evidence.label(first), self.evidence.label(other))
+                self.row_of(other).add("kept twice", self.settle(other), buffer=labels, formula=leaf.text)
+        self.beside.clear()
 
     def rows(self) -> tuple[LedgerRow, ...]:
         """The finished ledger.

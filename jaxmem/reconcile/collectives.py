@@ -5,10 +5,10 @@ size; what was added up, or packed to be, must consist of gradients or other val
 it has on one device or at its whole size, and the parts must make up the buffer.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from jaxmem.attribution.collectives import COLLECTIVES, GATHERS, SUMS
-from jaxmem.attribution.dataflow import Node
+from jaxmem.attribution.dataflow import MOVES, Node
 from jaxmem.formula import Leaf
 from jaxmem.profile import Buffer
 from jaxmem.reconcile.book import Book
@@ -21,13 +21,19 @@ _ASKED_FOR = frozenset(
 )
 """JAX's primitives that exchange data between devices."""
 
+_CUTS = MOVES | {"slice", "dynamic-slice", "convert"}
+"""Opcodes whose result is part of their first operand, or all of it, in whatever number format."""
+
+Explanation = tuple[str, tuple[str, ...], tuple[str, ...]]
+"""(kind, what this device sent, the leaves that it stands for)."""
+
 
 def explain_collectives(book: Book) -> None:
     """What came from other devices, or goes to them: parameters gathered for the forward pass, and all that no formula has."""
     spoken_of = _SpokenOf(book)
     _explain_gathered(book, spoken_of)
     _explain_asked_for(book)
-    _explain_parts_of_results(book)
+    _explain_what_is_sent(book, spoken_of)
     for identifier in list(book.open):
         buffer = book.evidence.buffers[identifier]
         node = book.evidence.attributions[identifier].node
@@ -54,19 +60,21 @@ def _explain_asked_for(book: Book) -> None:
         if node is None or book.role(buffer) is not Role.COLLECTIVES:
             continue
         leaves = waiting.get(evidence.name(dataflow.nodes[dataflow.origins[node]]), [])
-        leaf = next((each for each in leaves if each.bytes == buffer.logical_bytes == book.open[identifier]), None)
+        whole = book.open[identifier] == buffer.logical_bytes
+        alike = (each for each in leaves if each.bytes == buffer.logical_bytes or book.forms(each, buffer))
+        leaf = next(alike, None) if whole else None
         if leaf is None:
             continue
         leaves.remove(leaf)
         held, label = book.settle(buffer), evidence.label(buffer)
         if leaf.counted:
-            row = book.row(leaf.role, leaf.layer)
-            row.add("counted under another role", -held, buffer=label, role=str(Role.COLLECTIVES), formula=leaf.text)
+            row, role = book.row(leaf.role, leaf.layer), str(Role.COLLECTIVES)
+            row.add("counted under another role", -leaf.bytes, buffer=label, role=role, formula=leaf.text)
         book.row_of(buffer).add("asked for by the program", held, buffer=label, formula=leaf.text)
 
 
-def _explain_parts_of_results(book: Book) -> None:
-    """What one device has of a result of the program, a loss, that is the sum over all of them."""
+def _explain_what_is_sent(book: Book, spoken_of: "_SpokenOf") -> None:
+    """What one device has of a sum over all: its part of a result of the program, a loss, or an array that it alone gives."""
     results = {leaf.path: leaf for leaf in book.formula.leaves if leaf.is_result and leaf.path}
     evidence, dataflow = book.evidence, book.evidence.facts.dataflow
     for identifier in list(book.open):
@@ -77,14 +85,24 @@ def _explain_parts_of_results(book: Book) -> None:
             continue
         position = evidence.facts.output_of(readers[0].index)
         leaf = results.get(book.outputs[position].path) if position is not None else None
+        given = spoken_of.explanation(readers[0].index) if spoken_of.given(readers[0]) is not None else None
+        summed = book.claimed.get(evidence.number(readers[0].index))
+        same_size = readers[0].elements == evidence.elements(buffer)
         if leaf is not None and leaf.bytes == buffer.logical_bytes:
-            book.row_of(buffer).add(
-                "awaits the sum over devices",
-                book.settle(buffer),
-                buffer=evidence.label(buffer),
-                instruction=readers[0].instruction.name,
-                formula=leaf.text,
-            )
+            text = leaf.text
+        elif summed is not None and same_size:
+            text = summed.text
+        elif given is not None:
+            text = given[2]
+        else:
+            continue
+        book.row_of(buffer).add(
+            "awaits the sum over devices",
+            book.settle(buffer),
+            buffer=evidence.label(buffer),
+            instruction=readers[0].instruction.name,
+            formula=text,
+        )
 
 
 def _explain_gathered(book: Book, spoken_of: "_SpokenOf") -> None:
@@ -129,36 +147,105 @@ class _SpokenOf:
                 self._named[leaf.layer, leaf.primitive, leaf.elements] = leaf
                 self._named.setdefault((leaf.layer, leaf.primitive, leaf.elements * leaf.divided_over), leaf)
 
-    def explanation(self, index: int) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
+    def explanation(self, index: int) -> Explanation | None:
         """(kind, what this device sent, the leaves that it stands for) of the array a node holds; None if it is not known."""
         origin = self._nodes[self._origins[index]]
         opcode, elements = origin.instruction.opcode, self._nodes[index].elements
         if elements != origin.elements:
             return None  # a part of it, or another array
         if opcode == "concatenate":
-            return self._of_parts("packed for the devices", origin.operands, elements)
-        if opcode not in COLLECTIVES or len(origin.operands) != 1:
+            return self._of_parts("packed for the devices", origin.operands, elements) or self._rejoined(origin)
+        if opcode not in COLLECTIVES or not origin.operands:
             return None
-        operand = self._nodes[origin.operands[0]]
+        if opcode == "all-to-all":
+            return self._exchanged(origin, origin.operands)
+        if len(origin.operands) != 1:
+            return None
         part = self._gathered_part(origin)
         if opcode in SUMS and part is None:
-            return self._added_up(origin, operand)
-        operand = self._nodes[part] if part is not None else operand
-        leaf = self._leaf(operand)
-        if leaf is None:
+            return self._given_by_one(origin) or self._added_up(origin, self._nodes[origin.operands[0]])
+        if part is None:
+            return self._exchanged(origin, origin.operands)
+        return self._gathered_from(origin, self._nodes[part])
+
+    def _gathered_from(self, origin: Node, part: Node) -> Explanation | None:
+        """The parts of several devices make up the whole array, or a larger part of it."""
+        devices, rest = divmod(origin.elements, part.elements) if part.elements else (0, 1)
+        if rest or devices < 2 or self._book.devices % devices:
             return None
-        if part is not None:
-            # The parts of several devices make up the whole array, or a larger part of it.
-            is_part = self._book.is_part(leaf, operand.elements) and self._book.is_part(leaf, elements)
-            whole = leaf if leaf.primitive or leaf.role is Role.INPUTS else self._gathered.get(leaf.path)
-            if not is_part or elements <= operand.elements or whole is None:
+        sent, source = self._evidence.sent(origin.index), self._source(part)
+        if source is None:
+            leaf = self._begun_in_parts(origin, part)
+            return ("gathered from the devices", sent, (leaf.text,)) if leaf is not None else None
+        leaf, whole = source
+        if not leaf.primitive and leaf.role is not Role.INPUTS:
+            # Of state, the formula must say that it is gathered, and all of it is.
+            gathered = self._gathered.get(leaf.path)
+            all_of_it = gathered is not None and origin.elements == gathered.elements * gathered.divided_over
+            return ("gathered from the devices", sent, (gathered.text,)) if gathered and all_of_it else None
+        if not self._book.is_part(leaf, whole.elements):
+            return None
+        return "gathered from the devices", sent, (leaf.text,)
+
+    def _begun_in_parts(self, origin: Node, part: Node) -> Leaf | None:
+        """The leaf of an operation that each device begins with what it has, and that ends with what all have found."""
+        begun = self._nodes[self._origins[part.index]].instruction
+        ends = (
+            reader
+            for reader in self._evidence.facts.dataflow.readers(origin.index)
+            if reader.instruction.op_name == origin.instruction.op_name == begun.op_name
+            and reader.instruction.opcode == begun.opcode
+        )
+        return next((leaf for end in ends if (leaf := self._leaf(end)) is not None), None)
+
+    def _exchanged(self, origin: Node, pieces: Sequence[int]) -> Explanation | None:
+        """An exchange makes nothing more and nothing less of each piece, and all pieces are of one array."""
+        found = [self._source(self._nodes[piece]) for piece in pieces]
+        texts = {source[0].text for source in found if source is not None}
+        same_size = all(self._nodes[piece].elements == origin.elements for piece in pieces)
+        if None in found or len(texts) != 1 or not same_size:
+            return None
+        for source in found:
+            if source is None or len(pieces) * origin.elements > source[1].elements:
                 return None
-            if not leaf.primitive and elements != whole.elements * whole.divided_over:
-                return None  # of state, the formula must say that it is gathered; of any argument, all of it is
-            return "gathered from the devices", self._evidence.sent(index), (whole.text,)
-        if elements != operand.elements:
-            return None  # an exchange makes nothing more and nothing less
-        return "exchanged between the devices", self._evidence.sent(index), (leaf.text,)
+        return "exchanged between the devices", self._evidence.sent(origin.index), tuple(texts)
+
+    def _rejoined(self, origin: Node) -> Explanation | None:
+        """What came in pieces, side by side."""
+        pieces = [self._nodes[self._origins[piece]] for piece in origin.operands]
+        found = [self.explanation(each.index) if each.instruction.opcode in COLLECTIVES else None for each in pieces]
+        whole = sum(each.elements for each in pieces) == origin.elements
+        if not whole or not found or found[0] is None or any(each is None or each[2] != found[0][2] for each in found):
+            return None
+        kind, _, texts = found[0]
+        return kind, tuple(dict.fromkeys(each.instruction.name for each in pieces)), texts
+
+    def _given_by_one(self, origin: Node) -> Explanation | None:
+        """A sum to which one device gives an array, or a part of it, and all the others zeros."""
+        given = self.given(origin)
+        source = self._source(given) if given is not None else None
+        if given is None or source is None or not given.elements == origin.elements <= source[1].elements:
+            return None
+        return "exchanged between the devices", self._evidence.sent(origin.index), (source[0].text,)
+
+    def given(self, origin: Node) -> Node | None:
+        """What one device gives to a sum of which all the others give zeros; None for any other sum."""
+        if origin.instruction.opcode not in SUMS or len(origin.operands) != 1:
+            return None
+        chosen = self._nodes[self._origins[origin.operands[0]]]
+        if chosen.instruction.opcode != "select":
+            return None
+        data = [branch for branch in chosen.operands[1:] if self._facts.depends[branch]]
+        return self._nodes[data[0]] if len(data) == 1 else None
+
+    def _source(self, node: Node) -> tuple[Leaf, Node] | None:
+        """The leaf that a node is, or that it is cut from, and the node that is the leaf."""
+        while (leaf := self._leaf(node)) is None:
+            origin = self._nodes[self._origins[node.index]]
+            if origin.instruction.opcode not in _CUTS:
+                return None
+            node = self._nodes[origin.operands[0]]
+        return leaf, node
 
     def gathered_path(self, index: int) -> str | None:
         """The argument of which a node holds the whole, gathered from the parts of all devices; None for any other array."""
@@ -196,7 +283,7 @@ class _SpokenOf:
         zeros, part = placed.operands[:2]
         return part if not self._facts.depends[zeros] else None
 
-    def _added_up(self, origin: Node, operand: Node) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
+    def _added_up(self, origin: Node, operand: Node) -> Explanation | None:
         packed = self._nodes[self._origins[operand.index]]
         parts = packed.operands if packed.instruction.opcode == "concatenate" else [operand.index]
         found = self._of_parts("added up over the devices", parts, operand.elements)
@@ -206,9 +293,7 @@ class _SpokenOf:
         divided = leaf is not None and origin.elements == leaf.elements
         return found if divided and leaf is not None and operand.elements == leaf.elements * leaf.divided_over else None
 
-    def _of_parts(
-        self, kind: str, parts: Iterable[int], elements: int
-    ) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
+    def _of_parts(self, kind: str, parts: Iterable[int], elements: int) -> Explanation | None:
         nodes = [self._nodes[part] for part in parts]
         leaves = [leaf for node in nodes if (leaf := self._leaf(node)) is not None]
         if len(leaves) != len(nodes) or sum(node.elements for node in nodes) != elements:
@@ -218,7 +303,7 @@ class _SpokenOf:
 
     def _leaf(self, node: Node) -> Leaf | None:
         """The leaf that speaks of an array, by its argument, by the parameter it is the gradient of, or by its name."""
-        argument = self._facts.argument[node.index]
+        argument = self._evidence.argument_in(node.index)
         if argument is not None:
             return self._arguments.get(argument.path)
         output = self._facts.gradient_of[node.index]

@@ -5,7 +5,7 @@ where it does not, nobody would miss it. So every argument, every result, every 
 and pooling, and every array that the backward pass reads of the forward pass must be spoken of by some leaf, counted or not.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxmem.attribution.dataflow import Node
@@ -34,7 +34,7 @@ def left_out(
     evidence: Evidence,
     arguments: Sequence[Argument],
     outputs: Sequence[Output],
-    claimed: Container[int],
+    claimed: Collection[int],
 ) -> Iterator[LeftOut]:
     """The arrays that the formula should speak of and does not. None of them is held by a buffer at the peak.
 
@@ -106,13 +106,15 @@ def _live_nodes(evidence: Evidence) -> Iterator[int]:
             yield node
 
 
-def _operations_left_out(formula: Formula, evidence: Evidence, claimed: Container[int]) -> Iterator[LeftOut]:
+def _operations_left_out(formula: Formula, evidence: Evidence, claimed: Collection[int]) -> Iterator[LeftOut]:
     spoken_of = {(leaf.layer, leaf.primitive) for leaf in formula.leaves}
+    # The array that a loop carries is the one whose next version a leaf speaks of.
+    written_over = {evidence.written_over(value) for value in claimed}
     for node, role in _operations(evidence):
         layer, given, _ = evidence.name(node)
         given = "" if given in MOVEMENT else given  # no leaf has the name of a mere movement
         value = evidence.number(node.index)
-        if not given or value in claimed or (layer, given) in spoken_of:
+        if not given or value in claimed or value in written_over or (layer, given) in spoken_of:
             continue
         if any(map(evidence.is_live, evidence.holders.get(value, ()))):
             continue

@@ -1,7 +1,7 @@
 """Gradients, each by the parameter it is the gradient of."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from jaxmem.formula import Leaf
 from jaxmem.profile import Buffer
@@ -24,26 +24,26 @@ def explain_gradients(book: Book) -> None:
                 summed = evidence.is_summed_in_loop(evidence.facts.dataflow.nodes[attribution.node])
                 holders.setdefault((book.outputs[output].parameter_path, summed), []).append(buffer)
     made = _made(book)
-    known = {path for path, _ in [*holders, *(key for key, _ in made)]}
     carried = {key for key in [*holders, *(key for key, _ in made)] if key[1]}
-    leaves = Counter((leaf.path, _is_carried(leaf)) for leaf in book.formula.leaves if leaf.role is Role.GRADIENTS)
+    several = Counter((leaf.path, _is_carried(leaf)) for leaf in book.formula.leaves if leaf.role is Role.GRADIENTS)
+    spoken_for: set[int] = set()
     for leaf in book.formula.leaves:
         if leaf.role is not Role.GRADIENTS:
             continue
         key = leaf.path, _is_carried(leaf) and (leaf.path, True) in carried
         found = _without_sums(book, leaf, holders.get(key, []))
-        if leaves[leaf.path, _is_carried(leaf)] > 1:
-            # Made in a branch, and handed on by it: each is asked for the buffers of its own operation.
-            found = [buffer for buffer in found if evidence.operation_in(buffer) == leaf.primitive] or found
-        values = made.get((key, leaf.elements), {})
-        held = any(evidence.elements(buffer) == leaf.elements for buffer in found)
+        if several[leaf.path, _is_carried(leaf)] > 1:
+            found = _of_one_value(book, leaf, found, spoken_for)
+        values = made.get((key, leaf.elements)) or _of_another_part(book, leaf, key, made)
+        held = any(evidence.elements(buffer) == leaf.elements or book.forms(leaf, buffer) for buffer in found)
         fused = not held and all(evidence.fusions_around(value) for value in values)
         if leaf.counted and values and fused:
             value = next(iter(values))
-            if leaf.bytes in values.pop(value):
+            sizes, (elements, bits) = values.pop(value), (evidence.elements_of(value), evidence.bits_of(value))
+            if leaf.bytes in sizes or any(book.forms_of(leaf, elements, bits, size_bytes) for size_bytes in sizes):
                 fusions = evidence.fusions_around(value)
                 book.row(leaf.role, leaf.layer).add("fused away", -leaf.bytes, instruction=fusions, formula=leaf.text)
-        elif leaf.counted and not found and leaf.path not in known:
+        elif leaf.counted and not found and not any(name == key for name, _ in made):
             book.without_value.append(leaf)
         elif leaf.counted:
             book.match(leaf, found)
@@ -51,8 +51,47 @@ def explain_gradients(book: Book) -> None:
             book.alive_at_the_peak(leaf, found)
 
 
-def _made(book: Book) -> dict[tuple[_Key, int], dict[int, set[int]]]:
-    """(gradient, elements) → the values that are it, each with its sizes in bytes; sums over the devices apart."""
+_Made = dict[tuple[_Key, int], dict[int, set[int]]]
+"""(gradient, elements) → the values that are it, each with its sizes in bytes."""
+
+
+def _of_another_part(book: Book, leaf: Leaf, key: _Key, made: _Made) -> dict[int, set[int]]:
+    """The values of a gradient of which each device has another part than the formula says."""
+    parts = (values for (name, elements), values in made.items() if name == key and book.is_part(leaf, elements))
+    return next(parts, {})
+
+
+def _of_one_value(book: Book, leaf: Leaf, holders: Sequence[Buffer], spoken_for: set[int]) -> list[Buffer]:
+    """Of the buffers of a parameter's gradient, those of one value, where several loops or branches hand it on.
+
+    Each leaf is asked for a value of its own: that of its own operation, where it stands in the program, if there is one.
+    """
+    evidence = book.evidence
+    values: dict[int, list[Buffer]] = {}
+    for buffer in holders:
+        value = evidence.value(buffer)
+        if value is not None:
+            value = evidence.written_over(value) or value  # the array that a loop carries, and its next version
+        fits = evidence.elements(buffer) == leaf.elements or book.forms(leaf, buffer)
+        if value is not None and value not in spoken_for and fits:
+            values.setdefault(value, []).append(buffer)
+    if not values:
+        return []
+    place = book.traced.place(leaf)
+
+    def preference(value: int) -> tuple[bool, ...]:
+        buffers = values[value]
+        own = any(evidence.operation_in(buffer) == leaf.primitive for buffer in buffers)
+        there = place in evidence.places_of(value)
+        return not own, not there, not any(map(evidence.is_live, buffers))
+
+    chosen = min(values, key=preference)
+    spoken_for.add(chosen)
+    return values[chosen]
+
+
+def _made(book: Book) -> _Made:
+    """What is made of each gradient; sums over the devices apart."""
     evidence, found = book.evidence, {}
     for node in evidence.facts.dataflow.nodes:
         output = evidence.facts.gradient_of[node.index]
@@ -74,12 +113,13 @@ def _without_sums(book: Book, leaf: Leaf, holders: Iterable[Buffer]) -> list[Buf
     for buffer in holders:
         node = book.evidence.attributions[buffer.id].node
         collective = book.evidence.sum_of(book.evidence.facts.dataflow.nodes[node]) if node is not None else None
-        if node is None or collective is None:
+        before = node is not None and book.evidence.facts.awaits_sum[node] is not None
+        whole = not before and book.evidence.elements(buffer) == leaf.elements
+        if node is None or collective is None or whole:
             complete.append(buffer)
             continue
         if book.evidence.elements(buffer) != leaf.elements * leaf.divided_over:
             continue  # before it is divided a gradient is whole on every device; anything else is left open
-        before = book.evidence.facts.awaits_sum[node] is not None
         book.row_of(buffer).add(
             "awaits the sum over devices" if before else "whole before it is divided",
             book.settle(buffer),

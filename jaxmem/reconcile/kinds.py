@@ -59,8 +59,8 @@ KINDS: dict[str, str] = {
     "slot lent out": "the result is not written yet, and the buffer named uses its memory",
     "result in another order": "the result named, complete, in the order or the number format that it is computed in; another "
     "buffer holds the same numbers as the caller wants them, and is the result",
-    "written over an argument": "the result named lies in the memory of the donated argument named, as the formula has "
-    "it, and is there at the peak in its place",
+    "written over an argument": "the result named lies in the memory of the donated argument named: it is there at the "
+    "peak in its place, or the formula has memory of its own for it and the compiler has not",
     "donation refused": "the argument was donated, but XLA gave the result memory of its own",
     "layout padding": "the layout of the buffer named is tiled",
     "code of the program": "the compiled program itself, which this backend keeps in main memory; as the compiler reports it",

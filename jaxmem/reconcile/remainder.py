@@ -54,6 +54,9 @@ def _result_in_another_order(book: Book, buffer: Buffer) -> str | None:
     """The path of the result that a buffer holds complete, on its way to the order or number format it is handed over in; None
     for others."""
     value = book.evidence.value(buffer)
+    if book.role(buffer) is Role.OUTPUTS and (own := book.output_of(buffer)) is not None:
+        later = (other for other in book.profile.buffers if other.start >= buffer.end and book.output_of(other) is own)
+        return own.path if any(other.allocation != buffer.allocation for other in later) else None
     if value is None or book.role(buffer) is not Role.TRANSIENT:
         return None
     for other in book.evidence.holders[value]:

@@ -1,6 +1,6 @@
 """Results of the program: they have memory from the start."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from jaxmem.formula import Leaf
 from jaxmem.profile import Buffer, Segment
@@ -27,20 +27,45 @@ def explain_outputs(book: Book) -> None:
     idle: dict[int, list[int]] = {}
     for index, (segment, _) in enumerate(book.idle):
         idle.setdefault(segment.allocation, []).append(index)
-    lent = {each.index: each for each in book.profile.allocations if each.is_parameter_aliased_with_output}
     paths = {argument.parameter_number: argument.path for argument in book.arguments}
+    lent = {
+        each.index: paths.get(each.parameter_number, "")
+        for each in book.profile.allocations
+        if each.is_parameter_aliased_with_output
+    }
     for leaf in book.formula.leaves:
-        if not (leaf.is_result and by_path.get(leaf.path)):
+        if not leaf.is_result:
             continue
-        place = by_path[leaf.path].pop(0)
-        if not leaf.counted and (slot := lent.get(place.allocation)) is not None:
-            held, path = book.settle(place), paths.get(slot.parameter_number, "")
+        if not by_path.get(leaf.path):
+            _explain_as_state(book, leaf)
+            continue
+        # Elsewhere a result is on its way to the slot of the argument that it is written over.
+        places = by_path[leaf.path]
+        place = next((each for each in places if not leaf.counted and each.allocation in lent), places[0])
+        places.remove(place)
+        if not leaf.counted and place.allocation in lent:
+            held, path = book.settle(place), lent[place.allocation]
             book.row_of(place).add(
                 "written over an argument", held, buffer=book.evidence.label(place), argument=path, formula=leaf.text
             )
             continue
         row = book.row(leaf.role, leaf.layer)
-        _explain_place(book, row, leaf, place, idle.get(place.allocation, ()), refused=leaf.path in donated)
+        _explain_place(book, row, leaf, place, idle.get(place.allocation, ()), lent, refused=leaf.path in donated)
+
+
+def _explain_as_state(book: Book, leaf: Leaf) -> None:
+    """A result that XLA writes over an argument, or beside one, where the formula has memory of its own for it."""
+    for buffer in book.profile.buffers:
+        output = book.output_of(buffer)
+        same = output is not None and output.path == leaf.path and buffer.logical_bytes == leaf.bytes
+        if same and leaf.counted and buffer.id in book.open:
+            held, label = book.settle(buffer), book.evidence.label(buffer)
+            there, role = book.row_of(buffer), str(book.role(buffer))
+            book.row(leaf.role, leaf.layer).add(
+                "counted under another role", -held, buffer=label, role=role, formula=leaf.text
+            )
+            there.add("counted under another role", held, buffer=label, role=str(leaf.role), formula=leaf.text)
+            return
 
 
 def _is_table(book: Book, buffer: Buffer) -> bool:
@@ -61,7 +86,16 @@ def _is_divided(book: Book, leaf: Leaf, place: Buffer) -> bool:
     )
 
 
-def _explain_place(book: Book, row: Row, leaf: Leaf, place: Buffer, idle: Iterable[int], *, refused: bool) -> None:
+def _explain_place(
+    book: Book,
+    row: Row,
+    leaf: Leaf,
+    place: Buffer,
+    idle: Iterable[int],
+    lent: Mapping[int, str],
+    *,
+    refused: bool,
+) -> None:
     evidence = book.evidence
     live = book.settle(place)
     waiting = 0
@@ -94,6 +128,9 @@ def _explain_place(book: Book, row: Row, leaf: Leaf, place: Buffer, idle: Iterab
         row.add("divided otherwise", size_bytes - leaf.bytes, buffer=evidence.label(place), formula=leaf.text)
     missing = size_bytes - live - waiting
     if missing > 0 and size_bytes == (place.logical_bytes or place.size_bytes):
-        lent = book.written_over(place)
-        if lent:
-            row.add("slot lent out", -missing, buffer=tuple(lent), formula=leaf.text)
+        label, borrowers = evidence.label(place), book.written_over(place)
+        if place.allocation in lent:
+            argument = lent[place.allocation]
+            row.add("written over an argument", -missing, buffer=label, argument=argument, formula=leaf.text)
+        elif borrowers:
+            row.add("slot lent out", -missing, buffer=tuple(borrowers), formula=leaf.text)

@@ -6,8 +6,8 @@ else could be meant: its layer has no instruction of that operation of whatever 
 speaks.
 """
 
+from jaxmem.formula import Leaf
 from jaxmem.reconcile.book import Book
-from jaxmem.roles import Role
 
 _HANDS_ON = frozenset({"while", "cond"})
 """What a loop or a branch hands on; XLA takes what does not change, or is not read, out of it, one array of many."""
@@ -16,24 +16,46 @@ _HANDS_ON = frozenset({"while", "cond"})
 def explain_simplified(book: Book) -> None:
     """Behind everything else, so that no buffer which nothing explains could be the leaf."""
     evidence = book.evidence
-    made: set[tuple[str, str]] = set()
-    left_over: set[str] = set()
-    for (layer, given, _), values in evidence.values_named.items():
-        made.add((layer, given))
-        if any(value not in book.claimed for value in values):
-            left_over.add(given)
+    if book.devices == 1 and evidence.exchanges:
+        return  # arrays are divided, and the formula does not know: what has another size may be part of a leaf
     open_sizes = {evidence.elements(evidence.buffers[identifier]) for identifier in book.open}
     for leaf in book.without_value:
         if leaf.elements in open_sizes:
             continue
-        operation, of_its_size = (leaf.layer, leaf.primitive), (leaf.layer, leaf.primitive, leaf.elements)
-        if leaf.role is Role.GRADIENTS:
-            gone = True  # nothing is made backward that becomes its parameter
-        elif leaf.primitive in _HANDS_ON:
-            gone = leaf.primitive not in left_over and of_its_size not in evidence.values_named
-        else:
-            gone = leaf.primitive not in left_over and operation not in made
-        if gone:
+        if _is_gone(book, leaf):
             book.row(leaf.role, leaf.layer).add(
                 "simplified away", -leaf.bytes, operation=leaf.primitive, formula=leaf.text
             )
+
+
+def _is_gone(book: Book, leaf: Leaf) -> bool:
+    """Whether a leaf is an array of the traced program, and every value of its size under its operation's name is another's."""
+    name = book.traced.place(leaf)
+    if name is None or not book.traced.is_array(leaf):
+        return False
+    under_its_name = book.evidence.values_at.get(name, ())
+    nameless = book.evidence.values_at.get((leaf.primitive, None), ())
+    sizes = {leaf.elements} | {
+        leaf.elements * leaf.divided_over // over
+        for over in range(1, book.devices + 1)
+        if book.devices % over == 0 and leaf.elements * leaf.divided_over % over == 0
+    }
+    return all(
+        _is_anothers(book, value)
+        for value in (*under_its_name, *nameless)
+        if book.evidence.elements_of(value) in sizes
+        and book.may_be(value, leaf)
+        and not book.evidence.is_operand_alone(value)
+    )
+
+
+def _is_anothers(book: Book, value: int) -> bool:
+    """Whether a value is a result, a gradient, or claimed by another leaf."""
+    evidence, facts = book.evidence, book.evidence.facts
+    nodes = [node.index for node in evidence.nodes_of[value]]
+    nodes += [
+        node for each in evidence.holders.get(value, ()) if (node := evidence.attributions[each.id].node) is not None
+    ]
+    return value in book.claimed or any(
+        facts.output_of(node) is not None or facts.gradient_of[node] is not None for node in nodes
+    )

@@ -1,7 +1,7 @@
 """What the compiled side can testify: which values exist, in which buffers, and from what they are computed again."""
 
 from jaxmem.reconcile.evidence.computed_again import ComputedAgain
-from jaxmem.reconcile.evidence.named import Name
+from jaxmem.reconcile.evidence.named import Name, Place
 from jaxmem.reconcile.evidence.on_the_way import OnTheWay
 
 
@@ -9,4 +9,4 @@ class Evidence(OnTheWay, ComputedAgain):
     """Questions about one compiled program, each answered from its dataflow graph and live ranges."""
 
 
-__all__ = ["Evidence", "Name"]
+__all__ = ["Evidence", "Name", "Place"]

@@ -5,18 +5,22 @@ however often XLA repeats them, so that two leaves of the formula need two value
 """
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache, cached_property
 
 from jaxmem.attribution.collectives import COLLECTIVES, SUMS
-from jaxmem.attribution.dataflow import MOVES, Node
+from jaxmem.attribution.dataflow import ELEMENTWISE, MOVES, Node
 from jaxmem.attribution.facts import NEIGHBOURS_LAYER, SCOPES_LAYER, primitive
 from jaxmem.formula.equal import MOVEMENT
+from jaxmem.layer_paths import name_stack, place, scope_components
 from jaxmem.profile import Buffer
 from jaxmem.reconcile.evidence.held import Held
 from jaxmem.roles import Phase
 
 Name = tuple[str, str, int]
 """(layer, primitive, elements)."""
+
+Place = tuple[str, tuple[str, ...] | None]
+"""(primitive, where it stands in the program, as `jaxmem.layer_paths.place` has it; None where XLA does not say)."""
 
 OPCODE_PRIMITIVE = {"dot": "dot_general", "convolution": "conv_general_dilated"}
 """For the instructions that XLA rewrites without keeping their name."""
@@ -35,8 +39,6 @@ _RUNNING = {"reduce_window_sum": "cumsum", "reduce_window_max": "cummax", "reduc
 
 _EXCHANGES = COLLECTIVES - SUMS
 
-_AROUND = frozenset({"while", "cond"})
-"""Names of what is around other operations: of arrays that a loop carries, and that branches leave, alone."""
 
 HELPERS = {"broadcast": "broadcast_in_dim", "convert": "convert_element_type", "iota": "iota"}
 """Opcodes that JAX's lowering of any operation may use beside the real one, and the primitive that each really is."""
@@ -45,6 +47,12 @@ HELPERS = {"broadcast": "broadcast_in_dim", "convert": "convert_element_type", "
 def is_branch_result(node: Node) -> bool:
     """Whether a node is where the results of a conditional's branches meet."""
     return node.instruction.opcode == "conditional"
+
+
+@cache
+def _is_around(given: str) -> bool:
+    """Whether a name is of what is around operations: a loop, a branch, a call, a transformation; never of one itself."""
+    return bool(given) and not scope_components(given)
 
 
 class Named(Held):
@@ -72,6 +80,47 @@ class Named(Held):
             ):
                 found.setdefault(name, []).append(value)
         return found
+
+    @cached_property
+    def values_at(self) -> dict[Place, list[int]]:
+        """Operation and place → the different values that carry that name, of whatever size, in the order of the schedule."""
+        found: dict[Place, list[int]] = {}
+        for value in self.nodes_of:
+            for name in self.places_of(value):
+                found.setdefault(name, []).append(value)
+        return found
+
+    def places_of(self, value: int) -> set[Place]:
+        """The operations that a value is called, each with where it stands."""
+        if value not in self._places:
+            self._places[value] = {
+                (given, self.place(one))
+                for node in self.nodes_of[value]
+                if self.is_the_operation(node)
+                for _, given, _ in self._names(node)
+                for one in self._of_one_loop.get(node.index, (node,))
+            }
+        return self._places[value]
+
+    @cached_property
+    def _of_one_loop(self) -> dict[int, list[Node]]:
+        """What a loop carries, in its body → the same where the loop hands it on, under the name of the loop."""
+        found: dict[int, list[Node]] = {}
+        for index, state in self._dataflow.loop_state.items():
+            node = self._dataflow.nodes[index]
+            if node.instruction.opcode == "while":
+                found.setdefault(state, []).append(node)
+        return found
+
+    @cached_property
+    def _places(self) -> dict[int, set[Place]]:
+        return {}
+
+    def place(self, node: Node) -> tuple[str, ...] | None:
+        """Where in the program a node's operation stands; None where XLA has made it without a name."""
+        name = node.instruction.op_name
+        around = node.instruction.opcode in ("while", "conditional")
+        return place(name_stack(name)) if primitive(name) and (around or not self._is_nameless(node)) else None
 
     @cached_property
     def shapes_named(self) -> dict[tuple[str, str], dict[int, list[int]]]:
@@ -125,6 +174,11 @@ class Named(Held):
         instructions = self.profile.module.instructions
         return tuple(sorted({instructions[node.fusion].name for node in nodes if node.fusion is not None}))
 
+    @cached_property
+    def exchanges(self) -> bool:
+        """Whether devices exchange anything."""
+        return any(node.instruction.opcode in COLLECTIVES for node in self._dataflow.nodes)
+
     def is_the_operation(self, node: Node) -> bool:
         """Whether a node is the operation it is named after, not a cast or a broadcast made for that operation's sake."""
         if not self.facts.depends[node.index] or node.instruction.opcode in _EXCHANGES:
@@ -132,6 +186,8 @@ class Named(Held):
         if node.instruction.opcode == "gather" and any(
             self._gather_ended_by(reader) is node for reader in self._dataflow.readers(node.index)
         ):
+            return False
+        if (node.instruction.opcode == "reduce" and self._is_added_up_next(node)) or self._is_cut_from_its_own(node):
             return False
         helper_of = HELPERS.get(node.instruction.opcode)
         name = node.instruction.op_name
@@ -142,13 +198,29 @@ class Named(Held):
             for reader in self._dataflow.readers(node.index)
         )
 
+    def _is_cut_from_its_own(self, node: Node) -> bool:
+        """Whether a slice goes by the name of the elementwise operation that it is a piece of, to be sent to a device."""
+        if node.instruction.opcode != "slice":
+            return False
+        whole = self._dataflow.nodes[self._dataflow.origins[node.operands[0]]].instruction
+        return whole.op_name == node.instruction.op_name and whole.opcode in ELEMENTWISE - MOVES
+
+    def _is_added_up_next(self, node: Node) -> bool:
+        """Whether a sum is only that of one device, and the sum over all of them follows under its name."""
+        return any(
+            reader.instruction.opcode in SUMS and reader.instruction.op_name == node.instruction.op_name
+            for reader in self._dataflow.readers(node.index)
+        )
+
     def name(self, node: Node) -> Name:
         """How the formula would name a node."""
         if node.index in self._dataflow.loop_state:
             return self.facts.layer[node.index], "while", node.elements
         given = "" if node.instruction.op_name in self._argument_names else primitive(node.instruction.op_name)
-        if given in _AROUND and node.instruction.opcode != "conditional":
-            given = ""  # what XLA has moved out of a loop or branch may go by the name of that
+        if _is_around(given) and node.instruction.opcode != "conditional":
+            given = (
+                ""  # what XLA has moved out of a loop or branch, or to the edge of a call, may go by the name of that
+            )
         given = (self._function_ended_by(node) if given == "div" else "") or _XLA_NAMES.get(given, given)
         if given in MOVEMENT and node.instruction.opcode in HELPERS:
             given = HELPERS[node.instruction.opcode]  # of a broadcast and a reshape XLA makes one broadcast
@@ -168,6 +240,11 @@ class Named(Held):
         """The primitive that made what a buffer holds; empty where none did."""
         node = self.attributions[buffer.id].node
         return "" if node is None else self.name(self._dataflow.nodes[self._dataflow.origins[node]])[1]
+
+    def place_in(self, buffer: Buffer) -> tuple[str, ...] | None:
+        """Where in the program the operation stands that made what a buffer holds; None where XLA does not say."""
+        node = self.attributions[buffer.id].node
+        return None if node is None else self.place(self._dataflow.nodes[self._dataflow.origins[node]])
 
     def _names(self, node: Node) -> Iterator[Name]:
         """Its name, and that of an operation merged into it, or of which it is the end.
@@ -202,13 +279,14 @@ class Named(Held):
     def _is_nameless(self, node: Node) -> bool:
         """Whether the compiler made an instruction of its own accord: no name of JAX's, or only that of an argument."""
         name = node.instruction.op_name
-        return not primitive(name) or name in self._argument_names
+        given = primitive(name)
+        return not given or _is_around(given) or name in self._argument_names
 
-    def _gather_ended_by(self, node: Node) -> Node | None:
-        """What a ``gather`` with ``mode="fill"`` has read, where a node is its last step and no buffer holds what it has read.
+    def gather_before(self, node: Node) -> Node | None:
+        """What a ``gather`` with ``mode="fill"`` has read, where a node is its last step; None for any other node.
 
         JAX lowers it to a gather and a selection: a constant where an index lies outside the array, by a mask that it computes
-        from the indices. One of the two is the operation, so that two leaves of the formula need two gathers.
+        from the indices.
         """
         selection = node.instruction
         if selection.opcode != "select":
@@ -218,9 +296,16 @@ class Named(Held):
             gathered.instruction.metadata.stack_frame_id == selection.metadata.stack_frame_id
             and gathered.instruction.op_name.rpartition("/")[0] == selection.op_name.rpartition("/")[0]
         )
-        if gathered.instruction.opcode != "gather" or self.facts.depends[filled.index] or not same_place:
-            return None
-        return None if self.number(gathered.index) in self.holders else gathered
+        is_last_step = gathered.instruction.opcode == "gather" and not self.facts.depends[filled.index] and same_place
+        return gathered if is_last_step else None
+
+    def _gather_ended_by(self, node: Node) -> Node | None:
+        """As `gather_before`, where no buffer holds what has been read.
+
+        One of the two is the operation, so that two leaves of the formula need two gathers.
+        """
+        gathered = self.gather_before(node)
+        return None if gathered is None or self.number(gathered.index) in self.holders else gathered
 
     def _function_ended_by(self, node: Node) -> str:
         """The operation that JAX lowers to a function of which a division is the last step; empty for any other division.

@@ -6,8 +6,11 @@ from jaxmem.attribution import Attribution, Facts
 from jaxmem.attribution.collectives import SUMS
 from jaxmem.attribution.dataflow import MOVES, Node
 from jaxmem.attribution.facts import primitive
+from jaxmem.formula.equal import MOVEMENT
 from jaxmem.profile import Buffer, MemoryProfile
 from jaxmem.reconcile.evidence.named import HELPERS, Name, Named
+
+_PLACES = ("argmax", "argmin")
 
 
 class OnTheWay(Named):
@@ -76,32 +79,58 @@ class OnTheWay(Named):
             return
         origin = self._dataflow.nodes[self._dataflow.origins[start]]
         yield from self._products_in(origin)
-        seen: set[int] = set()
-        if not self._is_nameless(origin):
-            steps = [start]
-            for step in steps:
-                for reader in self._dataflow.readers(step):
-                    if reader.instruction.op_name == origin.instruction.op_name and reader.index not in seen:
-                        seen.add(reader.index)
-                        steps.append(reader.index)
-                        yield self.name(reader)
-            if origin.instruction.opcode in ("exponential", "add"):
-                near = list(self._dataflow.readers(start))
-                for end in (*near, *(after for reader in near for after in self._dataflow.readers(reader.index))):
-                    if self._function_ended_by(end) == "logistic":
-                        yield self.name(end)
+        if self._goes_by_another_name(origin):
+            for node in self._ahead(buffer):
+                yield self.name(node)
             return
-        waiting = list(self._dataflow.nodes[start].users)
+        for node in self._ahead(buffer):
+            yield from self._names(node)
+        if (gathered := self.gather_before(origin)) is not None:
+            yield self.name(gathered)
+        if self.place_beside(origin) is not None:
+            # A reduction of pairs finds the largest number and its place; only the place may be asked for.
+            layer, _, elements = self.name(origin)
+            yield from ((layer, given, elements) for given in _PLACES)
+        if origin.instruction.opcode in ("exponential", "add"):
+            near = list(self._dataflow.readers(start))
+            for end in (*near, *(after for reader in near for after in self._dataflow.readers(reader.index))):
+                if self._function_ended_by(end) == "logistic":
+                    yield self.name(end)
+
+    def results_ahead(self, buffer: Buffer) -> Iterator[int]:
+        """The places among the program's results of what a buffer is a step on the way to."""
+        for node in self._ahead(buffer):
+            if (position := self.facts.output_of(node.index)) is not None:
+                yield position
+
+    def _goes_by_another_name(self, node: Node) -> bool:
+        """Whether an instruction has no name, or that of a mere movement which it has swallowed."""
+        return self._is_nameless(node) or (
+            primitive(node.instruction.op_name) in MOVEMENT and node.instruction.opcode not in MOVES
+        )
+
+    def _ahead(self, buffer: Buffer) -> Iterator[Node]:
+        """The nodes that finish what a buffer is begun for: under its own name, or for a nameless one the next with a name."""
+        start = self.attributions[buffer.id].node
+        if start is None:
+            return
+        origin = self._dataflow.nodes[self._dataflow.origins[start]]
+        any_name = self._goes_by_another_name(origin)
+        waiting, seen = [start], {start}
         while waiting:
-            node = self._dataflow.nodes[waiting.pop()]
-            if node.index in seen:
-                continue
-            seen.add(node.index)
-            name = self.name(node)
-            if name[1] and not node.hands_on:
-                yield name
-            if self._is_nameless(node) or node.hands_on or self._is_summed_next(node):
-                waiting.extend(node.users)
+            for index in self._dataflow.nodes[waiting.pop()].users:
+                node = self._dataflow.nodes[index]
+                if index in seen:
+                    continue
+                seen.add(index)
+                nameless = node.hands_on or self._is_nameless(node)
+                if any_name and not node.hands_on and self.name(node)[1]:
+                    yield node
+                elif not any_name and not nameless and node.instruction.op_name == origin.instruction.op_name:
+                    yield node
+                    waiting.append(index)
+                if nameless or (any_name and self._is_summed_next(node)):
+                    waiting.append(index)
 
     def _products_in(self, node: Node) -> Iterator[Name]:
         """The products of which XLA has made one with operands side by side, each a slice of it.

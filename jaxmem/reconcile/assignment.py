@@ -1,0 +1,168 @@
+"""Which value of the compiled program each leaf speaks of; every value serves one leaf."""
+
+from collections.abc import Mapping, Sequence
+
+from jaxmem.formula import Leaf
+from jaxmem.reconcile.book import Book
+from jaxmem.reconcile.evidence import Name, Place
+from jaxmem.roles import Phase, Role
+
+
+def assign_values(book: Book, leaves: Sequence[Leaf]) -> dict[int, int]:
+    """Leaf (by position) → the value it speaks of; each value serves one leaf.
+
+    Several values may carry one name, and some of them are steps on the way: a value that a buffer holds under the
+    leaf's own role, at the peak if possible, is taken before one that nothing holds; for what autodiff keeps, one that
+    the backward pass computes again comes next.
+    """
+    taken: set[int] = set()
+    value_of: dict[int, int] = {}
+    _assign_named(book, leaves, value_of, taken, in_place=True)
+    _assign_other_layers_and_divisions(book, leaves, value_of, taken, in_place=True)
+    _assign_named(book, leaves, value_of, taken, in_place=False)
+    _assign_other_shapes(book, leaves, value_of, taken)
+    _assign_other_layers_and_divisions(book, leaves, value_of, taken, in_place=False)
+    return value_of
+
+
+def _in_order(leaves: Sequence[Leaf], value_of: Mapping[int, int]) -> list[int]:
+    """The leaves without a value by their places: those at the formula's peak first, and what autodiff keeps."""
+    waiting = (index for index in range(len(leaves)) if index not in value_of)
+    return sorted(waiting, key=lambda i: (not leaves[i].counted, not leaves[i].keeps, i))
+
+
+def _assign_named(
+    book: Book, leaves: Sequence[Leaf], value_of: dict[int, int], taken: set[int], *, in_place: bool
+) -> None:
+    """Leaves under their own names: those whose values stand where the operation does in the program, or any."""
+    evidence = book.evidence
+    queues: dict[tuple[Name, Role, bool, Place | None], list[int]] = {}
+    for index in _in_order(leaves, value_of):
+        leaf = leaves[index]
+        name, backward = (leaf.layer, leaf.primitive, leaf.elements), leaf.phase is Phase.BACKWARD
+        place = book.traced.place(leaf)
+        queue = queues.get((name, leaf.role, backward, place))
+        if queue is None:
+            found = [value for value in evidence.values_named.get(name, ()) if book.may_be(value, leaf)]
+            if in_place:
+                found = [value for value in found if place in evidence.places_of(value)]
+            else:
+                # A forward operation and its transpose may share a primitive and a size. Where XLA has made one of the
+                # two, it carries either name.
+                found = [value for value in found if evidence.is_backward(value) is backward] or found
+            queue = _least_preferred_first(book, found, leaf)
+            queues[name, leaf.role, backward, place] = queue
+        while queue and queue[-1] in taken:
+            queue.pop()
+        if queue:
+            value_of[index] = queue.pop()
+            taken.add(value_of[index])
+
+
+def _least_preferred_first(book: Book, values: Sequence[int], leaf: Leaf) -> list[int]:
+    if len(values) < 2:
+        return list(values)  # most names are those of one value
+    return sorted(values, key=lambda value: _preference(book, value, leaf))[::-1]
+
+
+def _preference(book: Book, value: int, leaf: Leaf) -> tuple[bool, ...]:
+    evidence = book.evidence
+    holders = evidence.holders.get(value, ())
+    wanted = leaf.keeps and evidence.is_recomputed(value)
+    on_the_way = evidence.is_operand_alone(value), evidence.is_step(value)
+    if not holders:
+        return True, True, False, *on_the_way, False, False, not wanted, True
+    own = [buffer for buffer in holders if book.role(buffer) is leaf.role]
+    # A gradient is a value of its own; the sum of another one may have its name and size.
+    gradients = [
+        buffer
+        for buffer in holders
+        if book.role(buffer) is Role.GRADIENTS and buffer.id not in book.open and buffer.id not in book.uncounted
+    ]
+    # Where the update multiplies a sum to make the gradient, XLA holds the sum in its place: no leaf has asked for that one.
+    speaks_for_another = any(evidence.is_live(buffer) or buffer.id in book.absent for buffer in gradients)
+    own_live = any(map(evidence.is_live, own))
+    # What the program returns is no leaf but a result, under whatever name.
+    is_result = any(book.role(buffer) is Role.OUTPUTS for buffer in holders)
+    return not own_live, not own, is_result, *on_the_way, bool(gradients), speaks_for_another, not wanted, False
+
+
+def _assign_other_shapes(book: Book, leaves: Sequence[Leaf], value_of: dict[int, int], taken: set[int]) -> None:
+    """Leaves whose operation the compiler does on arrays of another shape: largest value first, each once."""
+    sizes: dict[tuple[str, str], set[int]] = {}
+    for leaf in leaves:
+        sizes.setdefault((leaf.layer, leaf.primitive), set()).add(leaf.elements)
+    queues: dict[tuple[str, str], list[int]] = {}
+    for index, leaf in enumerate(leaves):
+        name = (leaf.layer, leaf.primitive)
+        if index in value_of or (*name, leaf.elements) in book.evidence.values_named:
+            continue
+        if name not in queues:
+            found = book.evidence.shapes_named.get(name, {})
+            queues[name] = [
+                value
+                for elements in sorted(found)
+                if elements not in sizes[name]
+                for value in found[elements]
+                if value not in taken
+            ]
+        if queues[name]:
+            value_of[index] = queues[name].pop()
+            taken.add(value_of[index])
+            book.reshaped.add(index)
+
+
+def _assign_other_layers_and_divisions(
+    book: Book, leaves: Sequence[Leaf], value_of: dict[int, int], taken: set[int], *, in_place: bool
+) -> None:
+    """Leaves that the compiled program has in another layer, or of another part of on each device: each value once.
+
+    Where no scope names a layer, it is that of a neighbour, and a compiler that fuses and moves operations leaves others.
+    """
+    evidence = book.evidence
+    of_layer: dict[Name, list[int]] = {}
+    for name, values in evidence.values_named.items():
+        for value in values:
+            if value not in taken:
+                of_layer.setdefault(name, []).append(value)
+    anywhere: dict[tuple[str, int], list[int]] = {}
+    for (_, given, elements), values in of_layer.items():
+        anywhere.setdefault((given, elements), []).extend(filter(evidence.has_layer_of_neighbour, values))
+    divisions = [over for over in range(1, book.devices + 1) if book.devices % over == 0]
+    queues: dict[tuple[object, ...], list[int]] = {}
+
+    def next_of(candidates: Sequence[int], leaf: Leaf, *name: object) -> int | None:
+        """The best that is left of the candidates of a name, whose order is the same for all leaves of one kind."""
+        backward, place = leaf.phase is Phase.BACKWARD, book.traced.place(leaf)
+        key = (*name, leaf.role, leaf.keeps, backward, place)
+        if key not in queues:
+            found = [
+                value
+                for value in candidates
+                if book.may_be(value, leaf)
+                and (place in evidence.places_of(value) if in_place else evidence.is_backward(value) is backward)
+            ]
+            queues[key] = _least_preferred_first(book, found, leaf)
+        queue = queues[key]
+        while queue and queue[-1] in taken:
+            queue.pop()
+        return queue.pop() if queue else None
+
+    for index in _in_order(leaves, value_of):
+        leaf = leaves[index]
+        whole = leaf.elements * leaf.divided_over
+        parts = [whole // over for over in divisions if whole % over == 0 and over != leaf.divided_over]
+        in_layer = [(leaf.layer, leaf.primitive, size) for size in parts]
+        elsewhere: list[tuple[str, int]] = []
+        if leaf.layer not in evidence.layers_of_scopes:
+            elsewhere = [(leaf.primitive, size) for size in (leaf.elements, *parts)]
+        found = (
+            *((anywhere.get(name, ()), name) for name in elsewhere[:1]),
+            *((of_layer.get(name, ()), name) for name in in_layer),
+            *((anywhere.get(name, ()), name) for name in elsewhere[1:]),
+        )
+        for candidates, name in found:
+            if (value := next_of(candidates, leaf, *name)) is not None:
+                value_of[index] = value
+                taken.add(value)
+                break

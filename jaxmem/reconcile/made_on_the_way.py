@@ -1,0 +1,135 @@
+"""What is no leaf but on the way to one: operands at full size, steps, pieces, intermediates of functions."""
+
+from collections.abc import Sequence
+
+from jaxmem.formula import Leaf
+from jaxmem.profile import Buffer
+from jaxmem.reconcile.book import Book
+from jaxmem.reconcile.evidence import Name
+from jaxmem.roles import Role
+
+
+class _SpokenOf:
+    """The leaves by what a buffer on the way to one may say of it."""
+
+    def __init__(self, book: Book, leaves: Sequence[Leaf]) -> None:
+        evidence = book.evidence
+        # On the way to a gradient is on the way to something the formula names, too.
+        self.named = {
+            (each.layer, each.primitive, each.elements): each for each in book.formula.leaves if each.primitive
+        }
+        self.by_operation = {(name[0], name[1]): leaf for name, leaf in self.named.items()}
+        self.named_at_all = {
+            (name[0], name[1]): leaf for name, leaf in self.named.items() if name in evidence.values_named
+        }
+        """A leaf that is there in its own shape may have pieces beside it."""
+        places = {leaf.path: position for position, leaf in enumerate(book.outputs)}
+        self.results = {
+            places[leaf.path]: leaf for leaf in book.formula.leaves if leaf.is_result and leaf.path in places
+        }
+        self._in_place: dict[tuple[str, tuple[str, ...] | None, int], Leaf] = {}
+        self._functions: dict[str, Leaf] = {}
+        self._functions_in_place: dict[tuple[str, ...] | None, Leaf] = {}
+        names_anywhere = {given for _, given, _ in evidence.values_named}
+        for leaf in leaves:
+            place = book.traced.place(leaf)
+            if place is not None:
+                self._in_place[*place, leaf.elements] = leaf
+                if leaf.primitive not in names_anywhere:
+                    self._functions_in_place.setdefault(place[1], leaf)
+            if leaf.layer not in self._functions and evidence.is_lowered_to_a_function(leaf.layer, leaf.primitive):
+                self._functions[leaf.layer] = leaf
+        self._evidence = evidence
+
+    def operation(self, buffer: Buffer, name: Name, value: int) -> Leaf | None:
+        """The leaf of a name; where the buffer has its layer of a neighbour, that of the operation standing in its place."""
+        own = self.named.get(name)
+        if own is not None or not self._evidence.has_layer_of_neighbour(value):
+            return own
+        return self._in_place.get((name[1], self._evidence.place_in(buffer), name[2]))
+
+    def function(self, buffer: Buffer, value: int) -> Leaf | None:
+        """The leaf whose operation was lowered to the function inside which a buffer is made."""
+        layer = self._evidence.inside_function(buffer)
+        if layer is None:
+            return None
+        own = self._functions.get(layer)
+        if own is not None or not self._evidence.has_layer_of_neighbour(value):
+            return own
+        return self._functions_in_place.get(self._evidence.place_in(buffer))
+
+
+def explain_made_on_the_way(book: Book, leaves: Sequence[Leaf]) -> None:
+    """Buffers that are no leaf: what the compiler makes on the way to one, and what JAX lowers an operation to."""
+    spoken_of = _SpokenOf(book, leaves)
+    for identifier in list(book.open):
+        buffer = book.evidence.buffers[identifier]
+        if not (_explain_padded(book, buffer, spoken_of) or _explain_step(book, buffer, spoken_of)):
+            _explain_piece(book, buffer, spoken_of)
+
+
+def _explain_step(book: Book, buffer: Buffer, spoken_of: _SpokenOf) -> bool:
+    """An operand written out, a result half done, an intermediate of a function.
+
+    What the forward pass leaves for the backward pass is explained only by what it is itself: that it leads to an operation
+    would explain any feature map.
+    """
+    evidence, role, value = book.evidence, book.role(buffer), book.evidence.value(buffer)
+    if value is None or role not in (Role.TRANSIENT, Role.SAVED_ACTIVATIONS):
+        return False
+    transient = role is Role.TRANSIENT
+    operation = spoken_of.operation(buffer, evidence.operand_of(buffer) or ("", "", -1), value)
+    # With borders around it, the result that it is a step to has another size.
+    steps = (
+        spoken_of.operation(buffer, name, value) or spoken_of.by_operation.get(name[:2])
+        for name in evidence.step_of(buffer)
+    )
+    step = next((leaf for leaf in steps if leaf is not None), None)
+    function = spoken_of.function(buffer, value)
+    result = next(
+        (spoken_of.results[each] for each in evidence.results_ahead(buffer) if each in spoken_of.results), None
+    )
+    if operation is not None and (transient or evidence.is_operand_alone(value)):
+        kind, leaf = "operand at full size", operation
+    elif step is not None and (transient or evidence.is_step(value)):
+        kind, leaf = "step of an operation", step
+    elif function is not None and transient:
+        kind, leaf = "inside an operation", function
+    elif result is not None and transient:
+        kind, leaf = "step of an operation", result
+    else:
+        return False
+    book.row_of(buffer).add(kind, book.settle(buffer), buffer=evidence.label(buffer), formula=leaf.text)
+    return True
+
+
+def _explain_piece(book: Book, buffer: Buffer, spoken_of: _SpokenOf) -> None:
+    """A piece of an operation in a tiled layout, or what is made early for the backward pass."""
+    evidence = book.evidence
+    kept = book.role(buffer) in (Role.SAVED_ACTIVATIONS, Role.TRANSIENT)
+    if kept and (piece := evidence.tiled_piece_of(buffer)) in spoken_of.named_at_all:
+        book.row_of(buffer).add(
+            "another shape",
+            book.settle(buffer),
+            instruction=evidence.label(buffer),
+            formula=spoken_of.named_at_all[piece].text,
+        )
+    elif evidence.is_prepared_for_backward(buffer):
+        book.row_of(buffer).add("prepared for the backward pass", book.settle(buffer), buffer=evidence.label(buffer))
+
+
+def _explain_padded(book: Book, buffer: Buffer, spoken_of: _SpokenOf) -> bool:
+    """A kernel that wants its operand in whole tiles, or with borders, reads a padded copy of it."""
+    evidence = book.evidence
+    inside = evidence.padded(buffer)
+    if inside is None or book.role(buffer) not in (Role.SAVED_ACTIVATIONS, Role.TRANSIENT):
+        return False
+    argument, leaf = evidence.facts.argument[inside.index], spoken_of.named.get(evidence.name(inside))
+    if argument is not None:
+        held = {"argument": argument.path}
+    elif leaf is not None:
+        held = {"formula": leaf.text}
+    else:
+        return False
+    book.row_of(buffer).add("padded for a kernel", book.settle(buffer), buffer=evidence.label(buffer), **held)
+    return True

@@ -1,0 +1,36 @@
+"""What the traced program testifies: that a leaf is an array of it, and where in it its operation stands."""
+
+from collections import Counter
+
+from jaxmem.formula import Formula, Leaf
+from jaxmem.layer_paths import place
+from jaxmem.reconcile.evidence import Place
+
+
+class Traced:
+    """The arrays of the traced program, for the leaves that speak of them."""
+
+    def __init__(self, formula: Formula) -> None:
+        self._table = formula.table
+        self._speak = Counter(leaf.value for leaf in formula.leaves if leaf.value is not None)
+        self._places: dict[str, tuple[str, ...]] = {}
+
+    def place(self, leaf: Leaf) -> Place | None:
+        """The operation that makes a leaf and where it stands; None for what no operation of the program makes."""
+        if self._table is None or leaf.value is None:
+            return None
+        made = self._table.values[leaf.value].operation
+        if made is None:
+            return None
+        scope = self._table.operations[made].scope
+        if scope not in self._places:
+            self._places[scope] = place(scope)
+        return leaf.primitive, self._places[scope]
+
+    def is_array(self, leaf: Leaf) -> bool:
+        """Whether a leaf is an array of the program, in size and number format, and the only leaf that speaks of it."""
+        if self._table is None or leaf.value is None or self._speak[leaf.value] > 1:
+            return False
+        value = self._table.values[leaf.value]
+        traced = (value.elements, value.itemsize_bits, value.logical_bytes)
+        return traced == (leaf.elements, leaf.itemsize_bits, leaf.bytes)
