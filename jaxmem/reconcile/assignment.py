@@ -154,7 +154,7 @@ def _assign_other_layers_and_divisions(
         parts = [whole // over for over in divisions if whole % over == 0 and over != leaf.divided_over]
         in_layer = [(leaf.layer, leaf.primitive, size) for size in parts]
         elsewhere: list[tuple[str, int]] = []
-        if leaf.layer not in evidence.layers_of_scopes:
+        if in_place or leaf.layer not in evidence.layers_of_scopes:  # a place says the scopes itself
             elsewhere = [(leaf.primitive, size) for size in (leaf.elements, *parts)]
         found = (
             *((anywhere.get(name, ()), name) for name in elsewhere[:1]),
