@@ -25,9 +25,12 @@ def assign_values(book: Book, leaves: Sequence[Leaf]) -> dict[int, int]:
     return value_of
 
 
-def _in_order(leaves: Sequence[Leaf], value_of: Mapping[int, int]) -> list[int]:
-    """The leaves without a value by their places: those at the formula's peak first, and what autodiff keeps."""
-    waiting = (index for index in range(len(leaves)) if index not in value_of)
+def _in_order(book: Book, leaves: Sequence[Leaf], value_of: Mapping[int, int]) -> list[int]:
+    """The leaves without a value by their places: those at the formula's peak first, and what autodiff keeps.
+
+    A leaf of which the traced program says another size speaks of nothing.
+    """
+    waiting = (index for index, leaf in enumerate(leaves) if index not in value_of and book.traced.agrees(leaf))
     return sorted(waiting, key=lambda i: (not leaves[i].counted, not leaves[i].keeps, i))
 
 
@@ -37,7 +40,7 @@ def _assign_named(
     """Leaves under their own names: those whose values stand where the operation does in the program, or any."""
     evidence = book.evidence
     queues: dict[tuple[Name, Role, bool, Place | None], list[int]] = {}
-    for index in _in_order(leaves, value_of):
+    for index in _in_order(book, leaves, value_of):
         leaf = leaves[index]
         name, backward = (leaf.layer, leaf.primitive, leaf.elements), leaf.phase is Phase.BACKWARD
         place = book.traced.place(leaf)
@@ -148,7 +151,7 @@ def _assign_other_layers_and_divisions(
             queue.pop()
         return queue.pop() if queue else None
 
-    for index in _in_order(leaves, value_of):
+    for index in _in_order(book, leaves, value_of):
         leaf = leaves[index]
         whole = leaf.elements * leaf.divided_over
         parts = [whole // over for over in divisions if whole % over == 0 and over != leaf.divided_over]

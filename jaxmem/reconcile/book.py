@@ -162,7 +162,12 @@ class Book:
     def is_part(self, leaf: Leaf, elements: int) -> bool:
         """Whether so many elements are what one device may have of a leaf: all of it, or one of equal parts."""
         whole = leaf.elements * leaf.divided_over
-        return elements > 0 and whole % elements == 0 and self.devices % (whole // elements) == 0
+        return (
+            self.traced.agrees(leaf)
+            and elements > 0
+            and whole % elements == 0
+            and self.devices % (whole // elements) == 0
+        )
 
     def may_be(self, value: int, leaf: Leaf) -> bool:
         """What the program returns is no leaf but a result, under whatever name, unless the backward pass wants it too; and of

@@ -31,12 +31,13 @@ KINDS: dict[str, str] = {
     "inside an operation": "an intermediate of the operation named, which JAX lowers to a function of several instructions, "
     "none of them under the operation's own name",
     "depends on no argument": "no argument of the program flows into the buffer: zeros, index ramps, literals",
-    "awaits the sum over devices": "the part of the gradient, or of the result, named that one device made; the collective "
-    "named, of which it is an operand, adds up the parts of all",
+    "awaits the sum over devices": "the part of the gradient, of the result or of the sum named that one device made, or what "
+    "it alone gives; the collective named, of which it is an operand, adds up the parts of all",
     "whole before it is divided": "the gradient named, as the collective named leaves it on every device before each takes its "
     "part",
     "gathered from the devices": "the result of an all-gather of the argument or instruction named, or of a sum in which each "
-    "device has its part between zeros: the leaf named, as many elements as all devices' parts have together",
+    "device has its part between zeros: the leaf named or cut from it, as many elements as the parts of the devices have "
+    "together; or what each device has found of the leaf's operation in its own part",
     "used in parts": "no instruction of the program gathers the argument named: each device computes with the part that it has",
     "added up over the devices": "the result of an all-reduce or reduce-scatter of the instructions named, each of which is a "
     "leaf named, and as many elements as they have together; of a reduce-scatter, this device's part of them",
@@ -45,9 +46,10 @@ KINDS: dict[str, str] = {
     "asked for by the program": "the result of a collective that the program itself calls: the leaf named, under its own "
     "name and of its size",
     "exchanged between the devices": "the result of another collective, made from the instruction named, which is the leaf "
-    "named, and as many elements",
-    "simplified away": "no instruction of the compiled program is the operation named, of whatever size: none in the leaf's "
-    "layer, and none that no other leaf speaks of; of a gradient, nothing that becomes the new parameter is made backward",
+    "named or cut from it, and as many elements; or of a sum to which one device gives it and all the others zeros",
+    "simplified away": "the leaf is an array of the traced program, in size and number format, and no instruction of the "
+    "compiled program is its operation: whatever has its size, under the operation's name and where that stands in the "
+    "program, is spoken of by another leaf; of a gradient, nothing that becomes the new parameter is made backward either",
     "not made by the compiler": "the formula expects the backend to make the array named for its own sake, and no buffer of "
     "its role, layer and size is live at the peak besides those that stand for others",
     "copy of an argument": "the numbers of the argument named, copied or transposed, while its own slot still holds them",

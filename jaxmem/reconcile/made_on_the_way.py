@@ -91,7 +91,7 @@ def _explain_step(book: Book, buffer: Buffer, spoken_of: _SpokenOf) -> bool:
     )
     if operation is not None and (transient or evidence.is_operand_alone(value)):
         kind, leaf = "operand at full size", operation
-    elif step is not None and (transient or evidence.is_step(value)):
+    elif step is not None and (transient or evidence.is_step(value) or evidence.ends_gather(value)):
         kind, leaf = "step of an operation", step
     elif function is not None and transient:
         kind, leaf = "inside an operation", function

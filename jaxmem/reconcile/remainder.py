@@ -40,6 +40,10 @@ def explain_what_no_formula_knows(book: Book) -> None:
                 "result in another order", book.settle(buffer), buffer=evidence.label(buffer), result=result
             )
             continue
+        if (beside := _result_beside(book, buffer)) is not None:
+            labels = (evidence.label(beside), evidence.label(buffer))
+            book.row_of(buffer).add("kept twice", book.settle(buffer), buffer=labels)
+            continue
         attribution = evidence.attributions[identifier]
         kind = _compiler_kind(book, buffer, attribution)
         if kind is not None:
@@ -63,6 +67,18 @@ def _result_in_another_order(book: Book, buffer: Buffer) -> str | None:
         output = book.output_of(other)
         if output is not None and other.id != buffer.id and other.start >= buffer.start:
             return output.path
+    return None
+
+
+def _result_beside(book: Book, buffer: Buffer) -> Buffer | None:
+    """The explained result, live at the peak, of which a buffer holds a copy for its readers; None for other buffers."""
+    value = book.evidence.value(buffer)
+    if value is None or book.role(buffer) is not Role.TRANSIENT:
+        return None
+    for other in book.evidence.holders[value]:
+        explained = other.id not in book.open and book.evidence.is_live(other)
+        if explained and other.id != buffer.id and book.output_of(other) is not None:
+            return other
     return None
 
 

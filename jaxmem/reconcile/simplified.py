@@ -1,16 +1,14 @@
 """What the compiler has simplified away: leaves of whose operation the compiled program has no instruction.
 
 A sum over one element, the place of the largest of one, the gradient of what nothing depends on: an algebraic simplifier finds
-that such an operation is a copy, a constant or part of another, and removes it. That is said only of a leaf for which nothing
-else could be meant: its layer has no instruction of that operation of whatever size, and no layer has one of which no leaf
-speaks.
+that such an operation is a copy, a constant or part of another, and removes it. That is said only of an array that the traced
+program really has, in size and number format, and for which nothing else could be meant: whatever has its size, under its
+operation's name and in its place, is spoken of by another leaf, and so is whatever XLA has made of such an operation without
+a name.
 """
 
 from jaxmem.formula import Leaf
 from jaxmem.reconcile.book import Book
-
-_HANDS_ON = frozenset({"while", "cond"})
-"""What a loop or a branch hands on; XLA takes what does not change, or is not read, out of it, one array of many."""
 
 
 def explain_simplified(book: Book) -> None:

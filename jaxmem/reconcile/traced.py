@@ -29,8 +29,12 @@ class Traced:
 
     def is_array(self, leaf: Leaf) -> bool:
         """Whether a leaf is an array of the program, in size and number format, and the only leaf that speaks of it."""
-        if self._table is None or leaf.value is None or self._speak[leaf.value] > 1:
-            return False
+        return self._table is not None and leaf.value is not None and self._speak[leaf.value] == 1 and self.agrees(leaf)
+
+    def agrees(self, leaf: Leaf) -> bool:
+        """Whether nothing in the traced program contradicts the size of a leaf, and among how many devices it is divided."""
+        if self._table is None or leaf.value is None:
+            return True
         value = self._table.values[leaf.value]
-        traced = (value.elements, value.itemsize_bits, value.logical_bytes)
-        return traced == (leaf.elements, leaf.itemsize_bits, leaf.bytes)
+        traced = (value.elements, value.itemsize_bits, value.logical_bytes, value.divided_over)
+        return traced == (leaf.elements, leaf.itemsize_bits, leaf.bytes, leaf.divided_over)

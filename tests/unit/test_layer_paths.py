@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxmem.layer_paths import ScopeLayers, scope_components
+from jaxmem.layer_paths import ScopeLayers, place, scope_components
 
 REMATTED = "transpose(jvp(decoder))/block2/jvp(decoder)/block2/checkpoint/rematted_computation/norm1"
 
@@ -36,3 +36,22 @@ def test_what_is_computed_again_belongs_to_its_layer() -> None:
         "decoder/block2/add1",
         "decoder/block2/norm1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("traced", "compiled", "where"),
+    [
+        ("jvp()/scan/body", "jit(f)/jvp()/while/body/closed_call", ("while",)),
+        ("jvp()/cond/body", "jit(f)/jvp()/cond/branch_1_fun", ("cond",)),
+        # The condition of a loop stands where its body does.
+        ("/while/body", "jit(f)/while/cond", ("while",)),
+        ("transpose(jvp(mlp))/scan/body", "jit(f)/transpose(jvp(mlp))/while/body", ("transpose", "while", "mlp")),
+        ("jvp()/jit(remainder)", "jit(f)/jvp(jit(remainder))", ()),
+    ],
+)
+def test_the_same_place_by_either_name(traced: str, compiled: str, where: tuple[str, ...]) -> None:
+    assert place(traced) == place(compiled) == where
+
+
+def test_a_gradient_of_a_loop_is_in_another_place_than_a_loop_over_gradients() -> None:
+    assert place("transpose(jvp())/scan/body") != place("scan/body/transpose(jvp())")

@@ -51,6 +51,10 @@ class OnTheWay(Named):
             self._is_step[value] = any(self._goes_on(node) for node in self.nodes_of.get(value, ()))
         return self._is_step[value]
 
+    def ends_gather(self, value: int) -> bool:
+        """Whether a value is the last step of a gather, whose first another buffer holds."""
+        return any(self.gather_before(node) is not None for node in self.nodes_of.get(value, ()))
+
     def _goes_on(self, node: Node) -> bool:
         made = node.instruction
         if not made.op_name or made.opcode in HELPERS:
@@ -87,6 +91,8 @@ class OnTheWay(Named):
             yield from self._names(node)
         if (gathered := self.gather_before(origin)) is not None:
             yield self.name(gathered)
+        if any(self.gather_before(reader) is origin for reader in self._dataflow.readers(start)):
+            yield self.name(origin)
         if self.place_beside(origin) is not None:
             # A reduction of pairs finds the largest number and its place; only the place may be asked for.
             layer, _, elements = self.name(origin)
