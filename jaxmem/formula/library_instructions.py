@@ -173,11 +173,24 @@ class Instructions:
             and len(operation.operands) == 1
             and not self.is_nothing(operation)
         ):
-            literal = Node(None, [], shape, is_known=known, is_spread=True)
+            number = self.number(operation)
+            literal = Node(None, [number], shape, is_known=known, is_spread=True)
             operands.append(self.add(literal, ("number", operation.primitive, operation.same, shape)))
+        if operation.primitive in LIBRARY_REDUCTIONS or operation.primitive in LIBRARY_WINDOWS:
+            operands.append(self.number(operation))
         number = self.add(Node(index, operands, shape, is_known=known))
         for result in operation.results:
             self.node_of[result] = number
+
+    def number(self, operation: Operation) -> int:
+        """The number that an operation has for an operand, or that a reduction starts from: one instruction for all alike.
+
+        The trace does not say which it is. A sum starts from zero, and the larger of a value and a number is a ReLU.
+        """
+        is_zero = operation.primitive in ("max", "reduce_sum", "reduce_window_sum")
+        return self.add(
+            Node(None, [], ()), ("zero",) if is_zero else ("the number of", operation.primitive, operation.same)
+        )
 
     def spread(self, operation: Operation, operand: int, source: int, shape: tuple[int, ...], *, divides: bool) -> int:
         """What stands between an operation and an operand that is smaller than its result."""
