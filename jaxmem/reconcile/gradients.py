@@ -27,9 +27,12 @@ def explain_gradients(book: Book) -> None:
     carried = {key for key in [*holders, *(key for key, _ in made)] if key[1]}
     several = Counter((leaf.path, _is_carried(leaf)) for leaf in book.formula.leaves if leaf.role is Role.GRADIENTS)
     spoken_for: set[int] = set()
+    seen: set[int] = set()
     for leaf in book.formula.leaves:
-        if leaf.role is not Role.GRADIENTS:
-            continue
+        if leaf.role is not Role.GRADIENTS or leaf.value in seen:
+            continue  # one array of the traced program is one gradient: a second leaf of it stays open
+        if leaf.value is not None:
+            seen.add(leaf.value)
         key = leaf.path, _is_carried(leaf) and (leaf.path, True) in carried
         found = _without_sums(book, leaf, holders.get(key, []))
         if several[leaf.path, _is_carried(leaf)] > 1:
