@@ -11,10 +11,14 @@ from jaxmem.roles import Role
 def explain_outputs(book: Book) -> None:
     """Results have memory from the start: matched by their position in the program's result."""
     by_path: dict[str, list[Buffer]] = {}
+    under_any_role: dict[str, list[Buffer]] = {}
     for buffer in book.profile.buffers:
+        output = book.output_of(buffer)
+        if output is not None:
+            under_any_role.setdefault(output.path, []).append(buffer)
         if buffer.leaf == (book.profile.module.entry.root_id, ()) and _is_table(book, buffer):
             by_path.setdefault("", []).append(buffer)
-        elif book.role(buffer) is Role.OUTPUTS and (output := book.output_of(buffer)) is not None:
+        elif book.role(buffer) is Role.OUTPUTS and output is not None:
             by_path.setdefault(output.path, []).append(buffer)
     donated = {
         output.path
@@ -37,7 +41,8 @@ def explain_outputs(book: Book) -> None:
         if not leaf.is_result:
             continue
         if not by_path.get(leaf.path):
-            _explain_as_state(book, leaf)
+            if leaf.counted:
+                _explain_as_state(book, leaf, under_any_role.get(leaf.path, ()))
             continue
         # Elsewhere a result is on its way to the slot of the argument that it is written over.
         places = by_path[leaf.path]
@@ -53,12 +58,10 @@ def explain_outputs(book: Book) -> None:
         _explain_place(book, row, leaf, place, idle.get(place.allocation, ()), lent, refused=leaf.path in donated)
 
 
-def _explain_as_state(book: Book, leaf: Leaf) -> None:
+def _explain_as_state(book: Book, leaf: Leaf, places: Iterable[Buffer]) -> None:
     """A result that XLA writes over an argument, or beside one, where the formula has memory of its own for it."""
-    for buffer in book.profile.buffers:
-        output = book.output_of(buffer)
-        same = output is not None and output.path == leaf.path and buffer.logical_bytes == leaf.bytes
-        if same and leaf.counted and buffer.id in book.open:
+    for buffer in places:
+        if buffer.logical_bytes == leaf.bytes and buffer.id in book.open:
             held, label = book.settle(buffer), book.evidence.label(buffer)
             there, role = book.row_of(buffer), str(book.role(buffer))
             book.row(leaf.role, leaf.layer).add(
