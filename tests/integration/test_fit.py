@@ -83,7 +83,7 @@ def test_both_sides_of_the_boundary_are_what_a_report_says(programs: str) -> Non
     boundary = fit.boundary
     assert boundary.largest_batch is not None
     assert boundary.next_batch == boundary.largest_batch + 1
-    assert boundary.compiles <= 5
+    assert boundary.compiles <= 6  # what the library hides grows in steps
     for batch, fits in ((boundary.largest_batch, True), (boundary.next_batch, False)):
         report = analyze_target(Target(text=f"{programs}:make", device="cpu", batch_size=batch))
         probe = next(probe for probe in boundary.proof if probe.batch_size == batch)
