@@ -336,9 +336,10 @@ class Plan:
                     continue  # a step count or a norm, which all parameters share
                 together = writer[array] if writer[array] in updates else first_reader.setdefault(array, index)
                 parent[find(index)] = find(together)
+        late = self._late_updates([find(index) for index in range(len(self.kernels))], writer)
         joined: dict[int, list[Kernel]] = {}
         for index, kernel in enumerate(self.kernels):
-            joined.setdefault(find(index), []).append(kernel)
+            joined.setdefault(~index if index in late else find(index), []).append(kernel)  # by itself
         self.kernels = []
         for kernels in joined.values():
             writes = tuple(array for kernel in kernels for array in kernel.writes)
@@ -347,6 +348,35 @@ class Plan:
             self.kernels.append(
                 Kernel(operation=kernels[-1].operation, reads=tuple(reads), writes=writes, arguments=tuple(arguments))
             )
+
+    def _late_updates(self, together: Sequence[int], writer: Mapping[int, int]) -> set[int]:
+        """The kernels that wait, through others, for one that they were to be joined with: a norm of the new moment, say.
+
+        Args:
+            together: for each kernel the first of those it is joined with.
+            writer: array → its kernel.
+        """
+        members: dict[int, int] = {}
+        for first in together:
+            members[first] = members.get(first, 0) + 1
+        bit = {first: 1 << place for place, first in enumerate(f for f, count in members.items() if count > 1)}
+        late: set[int] = set()
+        through_others: list[int] = []
+        """For each kernel the joined ones that it waits for, other than by reading what they write as one of them."""
+        for index, kernel in enumerate(self.kernels):
+            waits = own = 0
+            for array in kernel.reads:
+                before = writer.get(array, index)
+                if before >= index:
+                    continue
+                if together[before] == together[index] and before not in late:
+                    own |= through_others[before]
+                else:
+                    waits |= through_others[before] | bit.get(together[before], 0)
+            if waits & bit.get(together[index], 0):
+                late.add(index)
+            through_others.append(waits | own)
+        return late
 
     def _elements(self, array: int) -> int:
         value = self.arrays[array].value

@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from layer_tables import Table
 
 from jaxmem.devices.library_kernels import TYPICAL
 from jaxmem.formula.backends.cpu_library import convolution_bytes
 from jaxmem.formula.equal import find_constants, find_equals, recomputed_regions
 from jaxmem.formula.fusion import Fusion, times_asked
 from jaxmem.formula.kernels import Array, Kernel, Slot
+from jaxmem.formula.live_ranges import find_live_ranges
 from jaxmem.formula.orders import depth_first_order, first_in_first_out, list_order, post_order, unordered
 from jaxmem.formula.packing import Interval, gap_bytes
 from jaxmem.formula.schedule import Donated, best_schedule, follow
@@ -348,3 +350,17 @@ def test_a_pool_scatters_into_the_gradient_of_another_reader(border: int, joined
     added = replace(added, operations=(added.operations[0], pool, *added.operations[2:]))
     assert dict(find_equals(added, merges_remat=False, scatters_pools=True).scattered_into) == joined
     assert not find_equals(added, merges_remat=False).scattered_into
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_an_update_that_waits_for_the_norm_of_another_runs_by_itself(platform: str) -> None:
+    """Both read one gradient, but a kernel of both would wait for itself: `estimate` once ended in a traceback there."""
+    lamb = Table()
+    for name in ("moment", "weights", "x"):
+        lamb.argument(name, 64, 64)
+    lamb.do("gradient", "dot_general", Phase.BACKWARD, (64, 64), "x", "x")
+    lamb.do("new moment", "add", Phase.UPDATE, (64, 64), "moment", "gradient")
+    lamb.do("norm", "reduce_sum", Phase.UPDATE, (), "new moment")
+    lamb.do("new weights", "sub", Phase.UPDATE, (64, 64), "weights", "gradient", "norm")
+    found = find_live_ranges(lamb.table("new moment", "new weights"), platform=platform)
+    assert {1, 3} < set(found.order)
