@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from jaxmem.attribution import Account
 from jaxmem.attribution.account import Key
@@ -99,6 +100,15 @@ class Book:
             if position is None and self.role(buffer) is Role.OUTPUTS:
                 position = facts.grows_into(node)  # a loop is still writing it
         return self.outputs[position] if position is not None else None
+
+    @cached_property
+    def buffers_of_results(self) -> dict[str, list[Buffer]]:
+        """Path of a result → the buffers that are it, whatever their role."""
+        found: dict[str, list[Buffer]] = {}
+        for buffer in self.profile.buffers:
+            if (output := self.output_of(buffer)) is not None:
+                found.setdefault(output.path, []).append(buffer)
+        return found
 
     def match(self, leaf: Leaf, holders: Iterable[Buffer]) -> None:
         """Lay one counted leaf beside the buffers that hold it under the leaf's own role."""

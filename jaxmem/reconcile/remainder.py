@@ -59,7 +59,7 @@ def _result_in_another_order(book: Book, buffer: Buffer) -> str | None:
     for others."""
     value = book.evidence.value(buffer)
     if book.role(buffer) is Role.OUTPUTS and (own := book.output_of(buffer)) is not None:
-        later = (other for other in book.profile.buffers if other.start >= buffer.end and book.output_of(other) is own)
+        later = (other for other in book.buffers_of_results[own.path] if other.start >= buffer.end)
         return own.path if any(other.allocation != buffer.allocation for other in later) else None
     if value is None or book.role(buffer) is not Role.TRANSIENT:
         return None

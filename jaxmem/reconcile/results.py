@@ -11,14 +11,10 @@ from jaxmem.roles import Role
 def explain_outputs(book: Book) -> None:
     """Results have memory from the start: matched by their position in the program's result."""
     by_path: dict[str, list[Buffer]] = {}
-    under_any_role: dict[str, list[Buffer]] = {}
     for buffer in book.profile.buffers:
-        output = book.output_of(buffer)
-        if output is not None:
-            under_any_role.setdefault(output.path, []).append(buffer)
         if buffer.leaf == (book.profile.module.entry.root_id, ()) and _is_table(book, buffer):
             by_path.setdefault("", []).append(buffer)
-        elif book.role(buffer) is Role.OUTPUTS and output is not None:
+        elif book.role(buffer) is Role.OUTPUTS and (output := book.output_of(buffer)) is not None:
             by_path.setdefault(output.path, []).append(buffer)
     donated = {
         output.path
@@ -42,7 +38,7 @@ def explain_outputs(book: Book) -> None:
             continue
         if not by_path.get(leaf.path):
             if leaf.counted:
-                _explain_as_state(book, leaf, under_any_role.get(leaf.path, ()))
+                _explain_as_state(book, leaf, book.buffers_of_results.get(leaf.path, ()))
             continue
         # Elsewhere a result is on its way to the slot of the argument that it is written over.
         places = by_path[leaf.path]
