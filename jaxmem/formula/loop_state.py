@@ -77,9 +77,9 @@ def loop_state(table: LayerTable, equals: Equals) -> LoopState:
     for value, state in tuple(version_of.items()):
         # One update behind another, as of a cache layer by layer.
         before = updated_in_place(table, equals, value)
-        while before is not None and updated_in_place(table, equals, before) is not None:
+        while before is not None and (further := updated_in_place(table, equals, before)) is not None:
             version_of.setdefault(before, state)
-            before = updated_in_place(table, equals, before)
+            before = further
     return LoopState(
         result_of=result_of,
         version_of=version_of,
@@ -139,8 +139,8 @@ def gather_state(
     found = []
     for index in sorted(members):
         together = [kernels[one] for one in members[index]]
-        begun = stacks.get(index, [])
-        writes = [*(known_as.get(array, array) for kernel in together for array in kernel.writes), *begun]
+        written = [known_as.get(array, array) for kernel in together for array in kernel.writes]
+        writes = dict.fromkeys((*written, *stacks.get(index, ())))
         reads = [known_as.get(array, array) for kernel in together for array in kernel.reads]
         # What was stacked is there until the loop is over.
         reads += [array for kernel in together for array in kernel.writes if array in known_as]

@@ -1,5 +1,6 @@
 """The formula's own program: arrays and the kernels that write them, as a compiler would leave them."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -229,6 +230,11 @@ class Plan:
                 reading.setdefault(array, []).append(index)
         return reading
 
+    def phase_of(self, value: int) -> Phase:
+        """The pass that makes a value; an argument is there for the forward pass."""
+        made = self.table.values[value].operation
+        return self.table.operations[made].phase if made is not None else Phase.FORWARD
+
     def is_argument(self, value: int) -> bool:
         """Whether a value is an argument of the program."""
         return self.table.values[value].argument is not None
@@ -334,12 +340,13 @@ class Plan:
             for array in kernel.reads:
                 if elements == 1 or self._elements(array) != elements:
                     continue  # a step count or a norm, which all parameters share
-                together = writer[array] if writer[array] in updates else first_reader.setdefault(array, index)
-                parent[find(index)] = find(together)
-        late = self._late_updates([find(index) for index in range(len(self.kernels))], writer)
+                other = writer[array] if writer[array] in updates else first_reader.setdefault(array, index)
+                parent[find(index)] = find(other)
+        together = [find(index) for index in range(len(self.kernels))]
+        late = self._late_updates(together, writer)
         joined: dict[int, list[Kernel]] = {}
         for index, kernel in enumerate(self.kernels):
-            joined.setdefault(~index if index in late else find(index), []).append(kernel)  # by itself
+            joined.setdefault(~index if index in late else together[index], []).append(kernel)  # late: by itself
         self.kernels = []
         for kernels in joined.values():
             writes = tuple(array for kernel in kernels for array in kernel.writes)
@@ -356,10 +363,8 @@ class Plan:
             together: for each kernel the first of those it is joined with.
             writer: array → its kernel.
         """
-        members: dict[int, int] = {}
-        for first in together:
-            members[first] = members.get(first, 0) + 1
-        bit = {first: 1 << place for place, first in enumerate(f for f, count in members.items() if count > 1)}
+        several = [first for first, count in Counter(together).items() if count > 1]
+        bit = {first: 1 << place for place, first in enumerate(several)}
         late: set[int] = set()
         through_others: list[int] = []
         """For each kernel the joined ones that it waits for, other than by reading what they write as one of them."""

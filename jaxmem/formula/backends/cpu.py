@@ -201,7 +201,7 @@ def transposed_operands(plan: Plan) -> None:
                     if number == 0
                     else Role.TRANSIENT,
                     layer=operation.layer,
-                    phase=_phase_of(plan, value),
+                    phase=plan.phase_of(value),
                     name=("map", "gradient")[number] + " transposed" if of_kernel else "kernel transposed and reversed",
                     why="for the convolution of the backward pass",
                     elements=copied.elements,
@@ -214,11 +214,6 @@ def transposed_operands(plan: Plan) -> None:
             plan.kernels[convolution] = replace(
                 kernel, reads=(*(array for array in kernel.reads if array != own), copy)
             )
-
-
-def _phase_of(plan: Plan, value: int) -> Phase:
-    made = plan.table.values[value].operation
-    return plan.table.operations[made].phase if made is not None else Phase.FORWARD
 
 
 def spread_operands(plan: Plan) -> None:
@@ -237,7 +232,7 @@ def spread_operands(plan: Plan) -> None:
             Addition(
                 role=Role.CONSTANTS if spread.value is None else Role.WORKSPACE,
                 layer=first.layer,
-                phase=_phase_of(plan, spread.value) if spread.value is not None else Phase.FORWARD,
+                phase=plan.phase_of(spread.value) if spread.value is not None else Phase.FORWARD,
                 name="number spread out" if spread.value is None else "operand spread out",
                 why="the library reads it at the size of the map, and something else does",
                 elements=prod(spread.shape),

@@ -67,8 +67,7 @@ def _lies_in_memory(plan: Plan, value: int) -> bool:
 def _copy(plan: Plan, value: int, products: list[Operation]) -> None:
     fusion = plan.fusion
     assert isinstance(fusion, CpuFusion)
-    held, made = plan.table.values[value], plan.table.values[value].operation
-    phase = plan.table.operations[made].phase if made is not None else Phase.FORWARD
+    held, phase = plan.table.values[value], plan.phase_of(value)
     kept = phase is Phase.FORWARD and any(product.phase is Phase.BACKWARD for product in products)
     (copy,) = plan.add(
         Addition(
