@@ -14,23 +14,37 @@ class Table:
 
     def _value(self, name, shape, dtype, **made_by):
         self.names[name] = len(self.values)
-        bits = 8 if dtype == "bool" else 32
+        bits = {"bool": 8, "token": 0}.get(dtype, 32)
         self.values.append(Value(shape=shape, dtype=dtype, itemsize_bits=bits, **made_by))
 
     def argument(self, name, *shape):
         self._value(name, shape, "float32", argument=len(self.arguments))
         self.arguments.append(self.names[name])
 
-    def do(self, name, primitive, phase, shape, *operands, layer="dense", dtype="float32"):
-        self._value(name, shape, dtype, operation=len(self.operations))
+    def do(
+        self,
+        name,
+        primitive,
+        phase,
+        shape,
+        *operands,
+        layer="dense",
+        dtype="float32",
+        scope=None,
+        hands_on=0,
+        continues=None,
+    ):
+        carried = None if continues is None else self.names[continues]
+        self._value(name, shape, dtype, operation=len(self.operations), continues=carried)
         self.operations.append(
             Operation(
                 primitive=primitive,
-                scope=layer,
+                scope=layer if scope is None else scope,
                 layer=layer,
                 phase=phase,
                 operands=tuple(self.names[operand] for operand in operands),
                 results=(self.names[name],),
+                hands_on=hands_on,
             )
         )
 

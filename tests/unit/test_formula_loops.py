@@ -1,61 +1,33 @@
 """What a loop carries and stacks lies in one place, from its first turn to the last reader of what it returns."""
 
 import pytest
+from layer_tables import Table
 
 from jaxmem.formula.live_ranges import find_live_ranges
-from jaxmem.layer_table import LayerTable, Operation, Value
 from jaxmem.roles import Phase
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-class Loop:
-    """A program with one loop in the making: values by name, the tokens as tracing makes them."""
+class Loop(Table):
+    """A program with one loop in the making; a step without a shape is a token, as tracing makes them."""
 
-    def __init__(self) -> None:
-        self.names: dict[str, int] = {}
-        self.values: list[Value] = []
-        self.operations: list[Operation] = []
-        self.arguments: list[int] = []
-
-    def argument(self, name: str, *shape: int) -> None:
-        self.names[name] = len(self.values)
-        self.values.append(Value(shape=shape, dtype="float32", itemsize_bits=32, argument=len(self.arguments)))
-        self.arguments.append(self.names[name])
-
-    def do(self, name, primitive, shape, *operands, scope="", hands_on=0, continues=None) -> None:
-        token = shape is None
-        self.names[name] = len(self.values)
-        self.values.append(
-            Value(
-                shape=(0,) if token else shape,
-                dtype="token" if token else "float32",
-                itemsize_bits=0 if token else 32,
-                operation=len(self.operations),
-                continues=None if continues is None else self.names[continues],
-            )
-        )
-        self.operations.append(
-            Operation(
-                primitive=primitive,
-                scope=scope,
-                layer="dense",
-                phase=Phase.FORWARD,
-                operands=tuple(self.names[operand] for operand in operands),
-                results=(self.names[name],),
-                hands_on=hands_on,
-            )
+    def step(self, name, primitive, shape, *operands, scope="", **of_loop):
+        dtype = "token" if shape is None else "float32"
+        self.do(
+            name,
+            primitive,
+            Phase.FORWARD,
+            (0,) if shape is None else shape,
+            *operands,
+            dtype=dtype,
+            scope=scope,
+            **of_loop,
         )
 
     def ranges(self, *outputs: str, platform: str, over: dict[str, str] | None = None):
-        table = LayerTable(
-            values=tuple(self.values),
-            operations=tuple(self.operations),
-            arguments=tuple(self.arguments),
-            outputs=tuple(self.names[name] for name in outputs),
-        )
         replaced = {self.names[argument]: self.names[result] for argument, result in (over or {}).items()}
-        return find_live_ranges(table, platform=platform, replaced=replaced)
+        return find_live_ranges(self.table(*outputs), platform=platform, replaced=replaced)
 
     def alive(self, ranges, name: str) -> range:
         value = self.names[name]
@@ -67,15 +39,15 @@ def adding_up() -> Loop:
     loop = Loop()
     loop.argument("x", 4, 8192, 8192)
     loop.argument("w", 8192, 8192)
-    loop.do("zeros", "broadcast_in_dim", (8192, 8192))
-    loop.do("begin", "while", None, "x")
-    loop.do("sum", "while", (8192, 8192), "zeros", "begin", hands_on=1)
-    loop.do("part", "dynamic_slice", (8192, 8192), "x", "begin", scope="scan/body", hands_on=1)
-    loop.do("product", "dot_general", (8192, 8192), "part", "part", scope="scan/body")
-    loop.do("next", "add", (8192, 8192), "sum", "product", scope="scan/body")
-    loop.do("end", "while", None, "x", "next")
-    loop.do("total", "while", (8192, 8192), "next", "end", hands_on=1, continues="sum")
-    loop.do("out", "dot_general", (8192, 8192), "total", "w")
+    loop.step("zeros", "broadcast_in_dim", (8192, 8192))
+    loop.step("begin", "while", None, "x")
+    loop.step("sum", "while", (8192, 8192), "zeros", "begin", hands_on=1)
+    loop.step("part", "dynamic_slice", (8192, 8192), "x", "begin", scope="scan/body", hands_on=1)
+    loop.step("product", "dot_general", (8192, 8192), "part", "part", scope="scan/body")
+    loop.step("next", "add", (8192, 8192), "sum", "product", scope="scan/body")
+    loop.step("end", "while", None, "x", "next")
+    loop.step("total", "while", (8192, 8192), "next", "end", hands_on=1, continues="sum")
+    loop.step("out", "dot_general", (8192, 8192), "total", "w")
     return loop
 
 
@@ -93,12 +65,12 @@ def test_a_product_that_reads_the_state_is_no_next_version_in_its_place(platform
     loop = Loop()
     loop.argument("x", 8192, 8192)
     loop.argument("w", 8192, 8192)
-    loop.do("begin", "while", None, "x", "w")
-    loop.do("state", "while", (8192, 8192), "x", "begin", hands_on=1)
-    loop.do("next", "dot_general", (8192, 8192), "state", "w", scope="while/body")
-    loop.do("end", "while", None, "w", "next")
-    loop.do("last", "while", (8192, 8192), "next", "end", hands_on=1, continues="state")
-    loop.do("out", "reduce_sum", (8192,), "last")
+    loop.step("begin", "while", None, "x", "w")
+    loop.step("state", "while", (8192, 8192), "x", "begin", hands_on=1)
+    loop.step("next", "dot_general", (8192, 8192), "state", "w", scope="while/body")
+    loop.step("end", "while", None, "w", "next")
+    loop.step("last", "while", (8192, 8192), "next", "end", hands_on=1, continues="state")
+    loop.step("out", "reduce_sum", (8192,), "last")
     ranges = loop.ranges("out", platform=platform)
     assert loop.alive(ranges, "next")
     assert loop.alive(ranges, "state")
@@ -109,11 +81,11 @@ def test_a_donated_argument_is_the_state_itself(platform: str) -> None:
     loop = Loop()
     loop.argument("cache", 8192, 8192)
     loop.argument("x", 8192, 8192)
-    loop.do("begin", "while", None, "cache", "x")
-    loop.do("state", "while", (8192, 8192), "cache", "begin", hands_on=1)
-    loop.do("next", "add", (8192, 8192), "state", "x", scope="while/body")
-    loop.do("end", "while", None, "x", "next")
-    loop.do("last", "while", (8192, 8192), "next", "end", hands_on=1, continues="state")
+    loop.step("begin", "while", None, "cache", "x")
+    loop.step("state", "while", (8192, 8192), "cache", "begin", hands_on=1)
+    loop.step("next", "add", (8192, 8192), "state", "x", scope="while/body")
+    loop.step("end", "while", None, "x", "next")
+    loop.step("last", "while", (8192, 8192), "next", "end", hands_on=1, continues="state")
     assert not any(loop.ranges("last", platform=platform, over={"cache": "last"}).exists)
 
 
@@ -121,12 +93,12 @@ def test_a_donated_argument_is_the_state_itself(platform: str) -> None:
 def test_what_a_scan_stacks_is_there_from_its_first_turn(platform: str) -> None:
     loop = Loop()
     loop.argument("x", 4, 8192, 8192)
-    loop.do("begin", "while", None, "x")
-    loop.do("part", "dynamic_slice", (8192, 8192), "x", "begin", scope="scan/body", hands_on=1)
-    loop.do("product", "dot_general", (8192, 8192), "part", "part", scope="scan/body")
-    loop.do("end", "while", None, "x", "product")
-    loop.do("stack", "dynamic_update_slice", (4, 8192, 8192), "product", "end", hands_on=1)
-    loop.do("out", "reduce_sum", (8192,), "stack")
+    loop.step("begin", "while", None, "x")
+    loop.step("part", "dynamic_slice", (8192, 8192), "x", "begin", scope="scan/body", hands_on=1)
+    loop.step("product", "dot_general", (8192, 8192), "part", "part", scope="scan/body")
+    loop.step("end", "while", None, "x", "product")
+    loop.step("stack", "dynamic_update_slice", (4, 8192, 8192), "product", "end", hands_on=1)
+    loop.step("out", "reduce_sum", (8192,), "stack")
     ranges = loop.ranges("out", platform=platform)
     assert set(loop.alive(ranges, "product")) < set(loop.alive(ranges, "stack"))
 
@@ -136,10 +108,10 @@ def test_a_cache_is_updated_in_its_place_layer_by_layer(platform: str) -> None:
     loop = Loop()
     loop.argument("cache", 2, 8192, 8192)
     loop.argument("token", 1, 1, 8192)
-    loop.do("begin", "while", None, "cache", "token")
-    loop.do("state", "while", (2, 8192, 8192), "cache", "begin", hands_on=1)
-    loop.do("first", "dynamic_update_slice", (2, 8192, 8192), "state", "token", scope="while/body")
-    loop.do("second", "dynamic_update_slice", (2, 8192, 8192), "first", "token", scope="while/body")
-    loop.do("end", "while", None, "token", "second")
-    loop.do("last", "while", (2, 8192, 8192), "second", "end", hands_on=1, continues="state")
+    loop.step("begin", "while", None, "cache", "token")
+    loop.step("state", "while", (2, 8192, 8192), "cache", "begin", hands_on=1)
+    loop.step("first", "dynamic_update_slice", (2, 8192, 8192), "state", "token", scope="while/body")
+    loop.step("second", "dynamic_update_slice", (2, 8192, 8192), "first", "token", scope="while/body")
+    loop.step("end", "while", None, "token", "second")
+    loop.step("last", "while", (2, 8192, 8192), "second", "end", hands_on=1, continues="state")
     assert not any(loop.ranges("last", platform=platform, over={"cache": "last"}).exists)
