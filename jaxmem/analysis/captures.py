@@ -1,23 +1,34 @@
 """From a program to its capture: found in the cache, or compiled and kept there.
 
 The work is in three parts, so that the one in the middle may happen elsewhere: `prepare` traces here, where the function
-lives; the compile takes the lowering alone; `Pending.keep` puts what comes back where the next request finds it.
+lives; the compile takes the lowering alone; `Pending.keep` puts what comes back where the next request finds it. While the
+compiler works in its process, this one derives the formula (`finished_beside_formula`), which never sees the compile.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from jaxmem.analysis.gemm import gemm_options
 from jaxmem.analysis.requests import versions_for, zoo_request
 from jaxmem.analysis.targets import Progress, Target, is_zoo, program_of, silent
+from jaxmem.assemble import formula_of, formula_on
 from jaxmem.capture import Capture, CaptureCache, lowering_key, this_host
 from jaxmem.capture import load as load_capture
 from jaxmem.devices import Device, obstacle, refuse_bad_fraction, with_memory_fraction
 from jaxmem.errors import EnvironmentFailure
+from jaxmem.formula import Formula
 from jaxmem.layer_table import LayerTable
 from jaxmem.lowering import Lowering
+from jaxmem.pause import collecting_paused
 from jaxmem.program import Program
 from jaxmem.quiet import start_jax
+
+if TYPE_CHECKING:
+    from jaxmem.tracing import Traced
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,23 +37,42 @@ class Pending:
 
     Attributes:
         lowering, device: what is compiled, for what.
-        layer_table: the traced program, which stays here; None where it came already lowered.
+        traced: the program, which stays here.
         key: of the capture in the cache; ``request`` of what a person asked for, None where it can change unseen.
         cache: None keeps nothing.
     """
 
     lowering: Lowering
-    layer_table: LayerTable | None
+    traced: "Traced"
     device: Device
     key: str
     request: str | None
     cache: CaptureCache | None
 
+    @property
+    def layer_table(self) -> LayerTable | None:
+        """The traced program as plain data; None where it came already lowered."""
+        return self.traced.layer_table
+
     def compile(self, progress: Progress = silent) -> Capture:
         """Make it here and now."""
+        return self.compile_beside(lambda _: None, progress)[0]
+
+    def compile_beside(self, work: Callable[[LayerTable | None], T], progress: Progress = silent) -> tuple[Capture, T]:
+        """Make it here and now. While the compiler works, the traced program becomes plain data, and ``work`` is done on it."""
+        from concurrent.futures import ThreadPoolExecutor
+
         from jaxmem.compilers import compile_lowering
 
-        return self.keep(compile_lowering(self.lowering, self.layer_table, self.device, progress=progress))
+        @collecting_paused()
+        def aside() -> tuple[LayerTable | None, T]:
+            return self.layer_table, work(self.layer_table)
+
+        with ThreadPoolExecutor(max_workers=1) as threads:
+            begun = threads.submit(aside)
+            capture = compile_lowering(self.lowering, None, self.device, progress=progress)
+            table, done = begun.result()
+        return self.keep(replace(capture, layer_table=table)), done
 
     def keep(self, capture: Capture) -> Capture:
         """Put the capture into the cache, and hand it on."""
@@ -96,7 +126,7 @@ def prepare(
         return replace(known, device=device)
     return Pending(
         lowering=lowering,
-        layer_table=traced.layer_table,
+        traced=traced,
         device=device,
         key=key,
         request=request,
@@ -107,3 +137,20 @@ def prepare(
 def finished(prepared: Capture | Pending, progress: Progress = silent) -> Capture:
     """The capture, compiled now if need be."""
     return prepared.compile(progress) if isinstance(prepared, Pending) else prepared
+
+
+def finished_beside_formula(
+    prepared: Capture | Pending, progress: Progress = silent
+) -> tuple[Capture, Callable[[], Formula | None]]:
+    """The capture and its formula: derived while the compiler works, or, of a capture that was there, when asked for."""
+    if isinstance(prepared, Capture):
+        return prepared, lambda: formula_of(prepared)
+    lowering, platform = prepared.lowering, prepared.device.platform
+
+    def derived(table: LayerTable | None) -> Formula | None:
+        if table is None:
+            return None
+        return formula_on(this_host(), table, lowering.arguments, lowering.outputs, lowering.program, platform=platform)
+
+    capture, formula = prepared.compile_beside(derived, progress)
+    return capture, lambda: formula

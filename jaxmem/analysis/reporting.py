@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxmem.analysis.captures import finished, prepare, prepare_target
+from jaxmem.analysis.captures import Pending, finished, finished_beside_formula, prepare, prepare_target
 from jaxmem.analysis.gemm import Gemm, gemm_options, with_gemm_range
 from jaxmem.analysis.measuring import refuse_early, with_measurement
 from jaxmem.analysis.targets import Progress, Target, program_from, silent
@@ -20,9 +20,9 @@ def analyze_target(target: Target, *, progress: Progress = silent) -> Report:
     """Formula, compile and reconciliation of what a person named."""
     if target.measure:
         refuse_early(target)
-    capture = capture_target(target, progress=progress)
+    capture, formula = finished_beside_formula(prepare_target(target, progress=progress), progress)
     progress("reading what the compiler left", 0.0)
-    report = read_report(capture, origin=target.text)
+    report = read_report(capture, origin=target.text, formula=formula)
     if target.measure:
         report = with_measurement(report, capture, progress)
     if target.gemm != "both":
@@ -76,13 +76,15 @@ def analyze(
     if autotune_results is not None:
         program = program.with_compiler_options([(AUTOTUNE_RESULTS_OPTION, str(autotune_results))])
 
-    def capture_with(gemm: Gemm | None) -> Capture:
+    def prepare_with(gemm: Gemm | None) -> Capture | Pending:
         added = gemm_options(gemm, target.platform, program.compiler_options)
         chosen = program.with_compiler_options(added) if added else program
-        return finished(prepare(chosen, target, cache, progress=progress), progress)
+        return prepare(chosen, target, cache, progress=progress)
 
-    capture = capture_with(gemm)
-    report = read_report(capture)
+    capture, formula = finished_beside_formula(prepare_with(gemm), progress)
+    report = read_report(capture, formula=formula)
     if measure:
         report = with_measurement(report, capture, progress)
-    return with_gemm_range(report, capture, lambda: capture_with("cublas")) if gemm == "both" else report
+    if gemm != "both":
+        return report
+    return with_gemm_range(report, capture, lambda: finished(prepare_with("cublas"), progress))

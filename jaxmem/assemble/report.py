@@ -1,6 +1,8 @@
 """Capture → Report: one compiled program read, attributed, and laid beside its formula."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from jaxmem.assemble.compiled import Compiled, buffer_rows, layer_rows, role_sums, schedule_of, unexplained_sum
 from jaxmem.assemble.estimate import NO_TABLE, estimates
@@ -27,22 +29,25 @@ from jaxmem.verdict import judge
 from jaxmem.xla import read_hlo_proto
 
 
-def read_report(capture: Capture, *, origin: str = "the capture") -> Report:
+def read_report(
+    capture: Capture, *, origin: str = "the capture", formula: Callable[[], Formula | None] | None = None
+) -> Report:
     """Everything jaxmem knows about one compiled program.
 
     Args:
         capture: what the compile left behind.
         origin: what to call it in error messages.
+        formula: that of the capture, where it was derived elsewhere, while the compiler worked; None derives it here.
 
     Raises:
         InputError: the module in the capture is damaged, or has no buffer assignment.
         InvariantError: a sum that must close does not.
     """
     with collecting_paused():
-        return _read_report(capture, origin)
+        return _read_report(capture, origin, formula or partial(formula_of, capture))
 
 
-def _read_report(capture: Capture, origin: str) -> Report:
+def _read_report(capture: Capture, origin: str, derive: Callable[[], Formula | None]) -> Report:
     module, assignment = read_hlo_proto(capture.hlo_proto, origin=origin)
     if assignment is None:
         raise InputError(f"The module in {origin} has no buffer assignment. Capture the program again.")
@@ -53,7 +58,7 @@ def _read_report(capture: Capture, origin: str) -> Report:
         profile=profile, facts=facts, attributions=attributions, account=take_account(profile, attributions)
     )
     hidden = _hidden(compiled, capture)
-    formula = formula_of(capture)
+    formula = derive()
     program_code_bytes = code_bytes(capture, assignment)
     ledger = _ledger(capture, compiled, formula, hidden, program_code_bytes)
     reserved_bytes = profile.reserved_bytes + program_code_bytes

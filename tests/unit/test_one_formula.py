@@ -3,14 +3,22 @@
 import os
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import jaxmem
+from captures_by_hand import DEVICE, make_lowering
 from jaxmem.analysis import Target, compare_targets, estimate_target
-from jaxmem.capture import load
-from jaxmem.formula import derive_formula
+from jaxmem.analysis.captures import Pending, finished_beside_formula
+from jaxmem.assemble import formula_on, read_report
+from jaxmem.capture import Capture, load
+from jaxmem.errors import EnvironmentFailure
+from jaxmem.formula import Formula, derive_formula
 from jaxmem.result import Report
 
 CAPTURES = Path(__file__).parents[1] / "golden"
@@ -24,6 +32,42 @@ def test_compare_report_and_estimate_say_the_same(name: str) -> None:
     own = report.estimates[0]
     assert (cell.formula_bytes, cell.formula_error_percent) == (own.bytes, own.error_percent)
     assert estimate_target(target).total_bytes == own.bytes
+
+
+def test_it_is_derived_while_the_compiler_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    capture, derived = load(CAPTURES / "thin_maps.cpu.jaxmem"), threading.Event()
+    lowering = replace(make_lowering(), program=capture.program, arguments=capture.arguments, outputs=capture.outputs)
+
+    def compiled(*_: object, progress: object) -> Capture:
+        assert derived.wait(timeout=60), "the formula waits for the compiler"
+        return replace(capture, layer_table=None)
+
+    def formula_told(*arguments: Any, **named: Any) -> Formula:
+        found = formula_on(*arguments, **named)
+        derived.set()
+        return found
+
+    monkeypatch.setattr("jaxmem.compilers.compile_lowering", compiled)
+    monkeypatch.setattr("jaxmem.analysis.captures.formula_on", formula_told)
+    monkeypatch.setattr("jaxmem.analysis.captures.this_host", lambda: capture.host)
+    traced: Any = SimpleNamespace(layer_table=capture.layer_table)
+    pending = Pending(lowering=lowering, traced=traced, device=capture.device, key="", request=None, cache=None)
+    found, formula = finished_beside_formula(pending)
+    assert found == capture
+    assert read_report(found, formula=formula) == read_report(capture)
+
+
+def test_a_compile_that_fails_is_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what became of the formula meanwhile."""
+
+    def refused(*_: object, progress: object) -> Capture:
+        raise EnvironmentFailure("refused")
+
+    monkeypatch.setattr("jaxmem.compilers.compile_lowering", refused)
+    traced: Any = SimpleNamespace()  # of which no table can be made
+    pending = Pending(lowering=make_lowering(), traced=traced, device=DEVICE, key="", request=None, cache=None)
+    with pytest.raises(EnvironmentFailure, match="refused"):
+        finished_beside_formula(pending)
 
 
 def test_the_machine_changes_this_formula() -> None:
