@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 
 from jaxmem.errors import InputError
 from jaxmem.xla.decode_attributes import decode_attributes, text
-from jaxmem.xla.density import too_dense
+from jaxmem.xla.density import UNCHECKED_BYTES, too_dense
 from jaxmem.xla.hlo import (
     Attributes,
     BufferDonor,
@@ -32,10 +32,14 @@ _MOST_TILES = 64
 _LONGEST_SHARED = 1 << 10
 """Bytes of metadata that are kept to find them again: longer ones, each with a name of its own, would be held twice."""
 
-_NOT_WHAT_IT_COMPUTES = (
-    "name", "id", "operand_ids", "control_predecessor_ids", "called_computation_ids", "shape", "metadata", "sharding",
-    "backend_config", "backend_config_payload", "frontend_attributes", "statistics_viz", "original_value",
+_ITS_OWN = ("name", "id", "operand_ids", "shape", "metadata")
+"""Of an instruction: what says nothing of what it computes from its operands."""
+
+_RARELY_THERE = (
+    "control_predecessor_ids", "sharding", "backend_config_payload", "frontend_attributes", "statistics_viz",
+    "original_value",
 )  # fmt: skip
+"""Likewise: the few that have one are told apart, where most are the same as others before them."""
 
 
 def broken(origin: str, what: str) -> InputError:
@@ -67,7 +71,8 @@ class _ModuleReader:
         self.shapes: dict[bytes, tuple[Shape, int]] = {}
         self.shape_numbers: dict[Any, int] = {}
         self.metadata: dict[bytes | int, Metadata] = {}
-        self.attributes: dict[bytes, tuple[str, Attributes, int]] = {}
+        self.attributes: dict[bytes, tuple[str, Attributes, int, tuple[int, ...]]] = {}
+        self.computed: dict[bytes, tuple[Attributes, int]] = {}
         self.fingerprints: dict[Any, int] = {}
 
     def module(self, proto: Any) -> Module:
@@ -133,11 +138,15 @@ class _ModuleReader:
 
     def parse(self, message_name: str, serialized: bytes) -> Any:
         try:
-            if message_name == "Instruction" and too_dense(message_name, serialized):
-                raise self.broken(f"an instruction of {len(serialized)} bytes has messages that say nothing")
+            if len(serialized) > UNCHECKED_BYTES["Instruction"] and message_name == "Instruction":
+                self.check_density(serialized)
             return MESSAGES[message_name].FromString(serialized)
         except DecodeError as error:
             raise self.broken(f"a {message_name} of {len(serialized)} bytes cannot be decoded ({error})") from error
+
+    def check_density(self, serialized: bytes) -> None:
+        if too_dense("Instruction", serialized):
+            raise self.broken(f"an instruction of {len(serialized)} bytes has messages that say nothing")
 
     def read_computation(self, proto: Any) -> None:
         computation_id = proto.id
@@ -148,9 +157,10 @@ class _ModuleReader:
         waiting: list[Instruction] = []
         # Parsed one by one: as messages, empty ones of two bytes would take 300 each, all at once.
         for entry in proto.instructions:
-            instruction = self.instruction(self.parse("Instruction", entry), computation_id)
-            if instruction.id in self.instructions or instruction.id in own:
-                raise self.broken(f"two instructions have the id {instruction.id} ({instruction.name} in {name})")
+            instruction = self.instruction(entry, computation_id)
+            identifier = instruction.id
+            if identifier in self.instructions or identifier in own:
+                raise self.broken(f"two instructions have the id {identifier} ({instruction.name} in {name})")
             for operand in instruction.operand_ids:
                 if operand not in own:
                     raise self.broken(
@@ -161,7 +171,7 @@ class _ModuleReader:
                 self.check_tuple_access(instruction, own)
             if instruction.control_predecessor_ids:
                 waiting.append(instruction)
-            own[instruction.id] = instruction
+            own[identifier] = instruction
         for instruction in waiting:
             for predecessor in instruction.control_predecessor_ids:
                 if predecessor not in own:
@@ -181,24 +191,27 @@ class _ModuleReader:
             execution_thread=text(proto.execution_thread),
         )
 
-    def instruction(self, proto: Any, computation_id: int) -> Instruction:
-        """An instruction. Its proto is used up: what a fingerprint leaves out is cleared to see what is left."""
+    def instruction(self, serialized: bytes, computation_id: int) -> Instruction:
+        """An instruction. What its proto says besides what is its own is what it computes: few compute something new."""
+        proto = self.parse("Instruction", serialized)
+        clear, operands, called = proto.ClearField, proto.operand_ids, proto.called_computation_ids
         identifier, name, configuration = proto.id, proto.name.decode("utf-8", "replace"), proto.backend_config
-        # Most instructions call nothing and wait for nothing but their operands.
-        called, waits_for = proto.called_computation_ids, proto.control_predecessor_ids
-        operand_ids = tuple(proto.operand_ids)
-        called_ids, predecessor_ids = tuple(called) if called else (), tuple(waits_for) if waits_for else ()
+        operand_ids, called_ids = tuple(operands[:]), tuple(called[:]) if called else ()
         shape, shape_number = self.shapes.get(proto.shape) or self.read_shape(proto.shape)
         metadata = self.metadata.get(proto.metadata) or self.read_metadata(proto.metadata)
-        payload = proto.backend_config_payload
-        clear = proto.ClearField
-        for field in _NOT_WHAT_IT_COMPUTES:
+        for field in _ITS_OWN:
             clear(field)
+        if called_ids:
+            clear("called_computation_ids")
+        if configuration:
+            clear("backend_config")
         # The rest is written with its known fields in order and its unknown ones as they came, which XLA writes in order.
         rest = proto.SerializeToString()
-        opcode, attributes, number = self.attributes.get(rest) or self.read_attributes(proto, rest, name)
+        opcode, attributes, number, predecessor_ids = self.attributes.get(rest) or self.read_attributes(
+            proto, rest, name
+        )
         # What a custom call computes is written in its configuration alone.
-        what = (number, shape_number, configuration, payload) if opcode == "custom-call" else (number, shape_number)
+        what = (number, shape_number, configuration) if opcode == "custom-call" else (number, shape_number)
         return Instruction(
             identifier,
             name,
@@ -238,17 +251,25 @@ class _ModuleReader:
         )
         return metadata
 
-    def read_attributes(self, proto: Any, serialized: bytes, name: str) -> tuple[str, Attributes, int]:
-        """Opcode and attributes, and a number that no others have."""
+    def read_attributes(self, proto: Any, serialized: bytes, name: str) -> tuple[str, Attributes, int, tuple[int, ...]]:
+        """Opcode, attributes, a number that none has who computes something else, and what must run before."""
         opcode = text(proto.opcode)
         if not opcode:
             raise self.broken(f"an instruction ({name or 'without a name'}) has no opcode")
         parts = len(proto.slice_dimensions) + len(proto.window.dimensions) + len(proto.output_operand_aliasing)
         if parts > 16 + len(serialized) // 8:  # what is kept of each takes a hundred bytes
             raise self.broken(f"instruction {name} has {parts} dimensions and aliases that say nothing")
-        attributes = decode_attributes(proto, opcode)
-        self.attributes[serialized] = opcode, attributes, len(self.attributes)
-        return self.attributes[serialized]
+        predecessor_ids = tuple(proto.control_predecessor_ids)
+        for field in _RARELY_THERE:
+            if opcode != "custom-call" or field != "backend_config_payload":
+                proto.ClearField(field)
+        computed = proto.SerializeToString()
+        if computed == serialized:
+            computed = serialized
+        if computed not in self.computed:
+            self.computed[computed] = decode_attributes(proto, opcode), len(self.computed)
+        found = self.attributes[serialized] = opcode, *self.computed[computed], predecessor_ids
+        return found
 
     def decode_shape(self, proto: Any) -> tuple[Shape, int]:
         if proto.element_type not in PRIMITIVE_TYPES:

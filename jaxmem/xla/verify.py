@@ -67,26 +67,30 @@ def _check_nesting(
     entry_id: int,
     broken: Callable[[str], InputError],
 ) -> None:
-    calls: dict[int, set[int]] = {computation_id: set() for computation_id in computations}
-    entered: dict[int, list[int]] = {computation_id: [] for computation_id in computations}
+    calls: dict[int, set[int]] = {}
+    entered: dict[int, list[int]] = {}
     for instruction in calling:
-        for called in instruction.called_computation_ids:
-            if called not in computations:
-                raise broken(f"instruction {instruction.name} calls computation {called}, which is not there")
-        calls[instruction.computation_id].update(instruction.called_computation_ids)
+        caller, called = instruction.computation_id, instruction.called_computation_ids
+        for computation_id in called:
+            if computation_id not in computations:
+                raise broken(f"instruction {instruction.name} calls computation {computation_id}, which is not there")
+        calls.setdefault(caller, set()).update(called)
         if instruction.opcode in ENTERED:
-            entered[instruction.computation_id] += instruction.called_computation_ids
+            entered.setdefault(caller, []).extend(called)
+    # Most computations call none: only those that do are sorted.
     try:
-        inner_first = tuple(TopologicalSorter(calls).static_order())
+        inner_first = tuple(
+            TopologicalSorter({caller: called & calls.keys() for caller, called in calls.items()}).static_order()
+        )
     except CycleError as error:
         cycle = " -> ".join(computations[computation_id].name for computation_id in error.args[1][:20])
         raise broken(f"computations call each other in a circle: {cycle}") from error
-    size: dict[int, int] = {}
-    depth: dict[int, int] = {}
+    size = {computation_id: len(computation.instruction_ids) for computation_id, computation in computations.items()}
+    depth = dict.fromkeys(computations, 1)
     for computation_id in inner_first:
-        inner = entered[computation_id]
-        size[computation_id] = len(computations[computation_id].instruction_ids) + sum(size[one] for one in inner)
-        depth[computation_id] = 1 + max((depth[one] for one in inner), default=0)
+        for inner in entered.get(computation_id, ()):
+            size[computation_id] += size[inner]
+            depth[computation_id] = max(depth[computation_id], 1 + depth[inner])
     if depth[entry_id] > _DEEPEST:
         raise broken(f"its computations are nested {depth[entry_id]} deep, and {_DEEPEST} are read")
     if size[entry_id] > max(_FREELY_REPEATED, _MOST_REPEATED * instruction_count):
