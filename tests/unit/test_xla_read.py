@@ -276,9 +276,22 @@ class TestFingerprint:
         laid_out = MESSAGES["Shape"](
             element_type=F32, dimensions=[3], layout=MESSAGES["Layout"](minor_to_major=[0], memory_space=1)
         )
-        elsewhere = {"metadata": here, "backend_config": b"tuned", "sharding": b"", "frontend_attributes": b""}
+        elsewhere = {"metadata": here, "backend_config": b"tuned", "sharding": b"x", "frontend_attributes": b"x"}
         plain, other = self.fingerprints({}, {**elsewhere, "result": laid_out})
         assert plain == other
+
+    @pytest.mark.parametrize("field", ["sharding", "frontend_attributes", "statistics_viz", "original_value"])
+    def test_what_few_instructions_have_does_not_count(self, field):
+        assert len(set(self.fingerprints({}, {field: b"x"}, {field: b"y"}))) == 1
+
+    def test_what_must_run_before_does_not_count_and_stays(self):
+        free = instruction(1, "parameter")
+        bound = [
+            instruction(at, "add", (1, 1), control_predecessor_ids=before) for at, before in ((2, [1]), (3, [2, 1]))
+        ]
+        read = read_module(computation(1, free, *bound)).instructions
+        assert read[2].fingerprint == read[3].fingerprint
+        assert [each.control_predecessor_ids for each in read.values()] == [(), (1,), (2, 1)]
 
     def test_everything_else_counts_also_what_the_schema_does_not_name(self):
         window = b"\x7a\x02\x08\x01"  # field 15, two bytes
@@ -296,8 +309,9 @@ class TestFingerprint:
 
     def test_configuration_counts_for_custom_calls_alone(self):
         for opcode, counts in (("custom-call", True), ("add", False)):
-            configured, plain = self.fingerprints({"opcode": opcode, "backend_config": b"x"}, {"opcode": opcode})
-            assert (configured != plain) is counts
+            for field in ("backend_config", "backend_config_payload"):
+                configured, plain = self.fingerprints({"opcode": opcode, field: b"x"}, {"opcode": opcode})
+                assert (configured != plain) is counts
 
 
 class TestBuffers:
