@@ -111,7 +111,7 @@ def _hidden(compiled: Compiled, capture: Capture) -> Hidden:
             (
                 compiled.facts.layer[node]
                 for index, _ in compiled.profile.module.instructions[fusion.instruction_id].shape.leaves
-                if (node := compiled.facts.dataflow.node_at.get((fusion.instruction_id, index))) is not None
+                if (node := compiled.facts.dataflow.node_at((fusion.instruction_id, index))) is not None
             ),
             "",
         )

@@ -19,5 +19,5 @@ PIECEWISE = frozenset({"all-reduce", "all-reduce-start", "reduce-scatter", "all-
 STARTS = frozenset({"all-gather-start", "collective-permute-start"})
 """The result is a tuple: the operands, handed on; the results; and what the backend keeps besides."""
 
-DONES = {"all-reduce-done": (), "all-gather-done": (1,), "collective-permute-done": (1,)}
-"""Opcode → where in its operand the results are that it hands on."""
+DONES = {"all-reduce-done": None, "all-gather-done": 1, "collective-permute-done": 1}
+"""Opcode → which element of its operand it hands on as its result; None for all of it."""

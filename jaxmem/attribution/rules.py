@@ -279,7 +279,7 @@ def attribute(profile: MemoryProfile, facts: Facts) -> dict[int, Attribution]:
     copies: dict[int, list[Buffer]] = {}
     dataflow = facts.dataflow
     for buffer in profile.buffers:
-        node = dataflow.node_at.get(buffer.leaf)
+        node = dataflow.node_at(buffer.leaf)
         argument = facts.argument[node] if node is not None else None
         if argument is None or argument.parameter_number is None:
             continue
@@ -302,7 +302,7 @@ def attribute(profile: MemoryProfile, facts: Facts) -> dict[int, Attribution]:
     live_leaves = frozenset(buffer.leaf for buffer in profile.buffers if buffer.id in profile.live_at_peak)
     answers: dict[int, Attribution] = {}
     for buffer in profile.buffers:
-        node_index = dataflow.node_at.get(buffer.leaf)
+        node_index = dataflow.node_at(buffer.leaf)
         number = parameter_allocations.get(buffer.allocation)
         occupant = Occupant(
             profile=profile,

@@ -6,6 +6,7 @@ Plain values without behaviour beyond looking things up. What they mean for memo
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from math import prod
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ class Shape:
     memory_space: int = 0
     element_size_in_bits: int = 0
 
-    @property
+    @cached_property
     def is_tuple(self) -> bool:
         """Whether this is a tuple of shapes."""
         return self.element_type == "tuple"
@@ -59,6 +60,11 @@ class Shape:
         return (self.elements * (self.element_size_in_bits or _STORED_BITS.get(self.element_type, 0)) + 7) // 8
 
     @cached_property
+    def bits(self) -> int:
+        """Bits of one element as stored; 0 for anything that is no array."""
+        return 8 * self.logical_bytes // self.elements if self.elements else 0
+
+    @cached_property
     def leaves(self) -> tuple[tuple[ShapeIndex, "Shape"], ...]:
         """Every non-tuple shape inside, with its index, in order."""
         if not self.is_tuple:
@@ -73,6 +79,16 @@ class Shape:
     def indices(self) -> tuple[ShapeIndex, ...]:
         """The index of every non-tuple shape inside, in order."""
         return tuple(index for index, _ in self.leaves)
+
+    @cached_property
+    def places(self) -> Mapping[ShapeIndex, int]:
+        """Index of every non-tuple shape inside → its place in their order."""
+        return {index: place for place, index in enumerate(self.indices)}
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """Of a tuple, where in `leaves` each of its elements begins, and where the last one ends."""
+        return tuple(accumulate((len(element.leaves) for element in self.tuple_shapes), initial=0))
 
     def subshape(self, index: ShapeIndex) -> "Shape":
         """The shape at ``index``.

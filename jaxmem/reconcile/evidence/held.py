@@ -64,7 +64,7 @@ class Held:
         """Value → the buffers that hold it in other memories."""
         found: dict[int, list[Buffer]] = {}
         for buffer in self.profile.elsewhere:
-            node = self._dataflow.node_at.get(buffer.leaf)
+            node = self._dataflow.node_at(buffer.leaf)
             if node is not None:
                 found.setdefault(self.number(node), []).append(buffer)
         return found

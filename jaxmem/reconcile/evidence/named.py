@@ -267,7 +267,7 @@ class Named(Held):
         """For the largest or smallest number that a reduction of pairs finds, the value that is its place; None for others."""
         if primitive(node.instruction.op_name) != "reduce" or node.leaf[1] != (0,):
             return None
-        place = self._dataflow.node_at.get((node.leaf[0], (1,)))
+        place = self._dataflow.node_at((node.leaf[0], (1,)))
         return self.number(place) if place is not None else None
 
     def _repeats(self, node: Node) -> str:
