@@ -57,6 +57,7 @@ class Facts:
         self._run_phases = find_run_phases(dataflow, phases)
         self._outputs = Outputs(dataflow, outputs)
         self.output_of, self.grows_into = self._outputs.output_of, self._outputs.grows_into
+        self.packed_part = self._outputs.packed_part
         self._gradients = self._find_gradients()
         self.gradient_of: list[int | None] = [*map(self._gradients.get, range(len(dataflow.nodes)))]
         self.awaits_sum = self._outputs.sums_to_come(self.gradient_of)

@@ -78,7 +78,7 @@ class Outputs:
             if self._sums_parts(node):
                 becomes[node.operands[0]] = output
                 continue
-            if (packed := self._packed_part(node)) is not None:
+            if (packed := self.packed_part(node)) is not None:
                 becomes[packed] = output
                 self._packed_sum[packed] = self.dataflow.origins[node.operands[0]]
                 continue
@@ -97,7 +97,7 @@ class Outputs:
             return summed.instruction.opcode in SUMS
         return opcode in SUMS
 
-    def _packed_part(self, node: Node) -> int | None:
+    def packed_part(self, node: Node) -> int | None:
         """For a slice of a sum of many arrays packed into one, the array that was packed in its place."""
         nodes, origins = self.dataflow.nodes, self.dataflow.origins
         if node.instruction.opcode != "slice" or len(node.instruction.attributes.slice_starts) != 1:

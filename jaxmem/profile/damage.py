@@ -17,11 +17,12 @@ def without_memory(
     for identifier in placed:
         logical = assignment.buffers[identifier]
         covered.update(ranges.places((logical.instruction_id, logical.shape_index)))
+    instructions = module.instructions
     found = {
         (identifier, index): shape.logical_bytes
         for identifier in schedule
-        for index, shape in module.instructions[identifier].shape.leaves
-        if shape.logical_bytes and (identifier, index) not in covered
+        for index, shape in instructions[identifier].shape.leaves
+        if (identifier, index) not in covered and shape.logical_bytes
     }
     for logical in assignment.buffers.values():
         if logical.id not in placed and logical.size:
@@ -32,16 +33,19 @@ def without_memory(
 
 def of_wrong_size(module: Module, assignment: BufferAssignment, pointer_bytes: int, platform: str) -> Iterator[Damage]:
     """Buffers whose size is not that of their value: its elements, or what a tiled layout makes of them."""
+    instructions = module.instructions
     for allocation in assignment.allocations:
         for assigned in allocation.assigned:
             logical = assignment.buffers[assigned.buffer_id]
-            shape = module.instructions[logical.instruction_id].shape.subshape(logical.shape_index)
+            shape, size_bytes = instructions[logical.instruction_id].shape.subshape(logical.shape_index), assigned.size
             content = len(shape.tuple_shapes) * pointer_bytes if shape.is_tuple else shape.logical_bytes
+            if size_bytes == logical.size == content:
+                continue
             # Layouts without tiles add nothing, but for whole granules on a TPU, and opaque values have a size of their own.
             exact = content and not shape.tiles and not shape.is_tuple and platform != "tpu"
-            wrong = max(abs(assigned.size - logical.size), content - assigned.size)
+            wrong = max(abs(size_bytes - logical.size), content - size_bytes)
             if exact:
-                wrong = max(wrong, assigned.size - content)
+                wrong = max(wrong, size_bytes - content)
             if wrong > 0:
                 leaf = (logical.instruction_id, logical.shape_index)
                 yield Damage(leaf=leaf, size_bytes=wrong, what="another size than its value")

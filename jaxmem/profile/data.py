@@ -1,6 +1,7 @@
 """The account as data: buffers, segments, damage."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from jaxmem.xla.buffers import Allocation
 from jaxmem.xla.hlo import Instruction, Module
@@ -15,9 +16,8 @@ Leaf = tuple[int, tuple[int, ...]]
 """(instruction id, shape index): where an array is found in the module."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Buffer:
-    """One value in main memory, where it lies and how long.
+class Buffer(NamedTuple):
+    """One value in main memory, where it lies and how long. There are many: a named tuple is made in a quarter of the time.
 
     Attributes:
         id: XLA's number of the logical buffer.

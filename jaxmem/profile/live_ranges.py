@@ -27,27 +27,36 @@ class LiveRanges:
         self._defined = {(buffer.instruction_id, buffer.shape_index) for buffer in assignment.buffers.values()}
         self._position = {identifier: position for position, identifier in enumerate(schedule)}
         self._received = {parameter.id for parameter in module.parameters}
-        self._users: dict[int, list[tuple[Instruction, int]]] = {}
-        self._last: dict[int, int] = {}
-        self._first_inside: dict[int, int] = {}
+        # Of each value those who hand it on, and the last moment at which any other reads it.
+        self._handing_on: dict[int, list[tuple[Instruction, int]]] = {}
+        self._last_read: dict[int, int] = {}
+        # Of each root of a computation who runs that, and its last moment.
         self._callers: dict[int, Instruction] = {}
+        self._last: dict[int, int] = {}
         self._places: dict[Leaf, list[Leaf]] = {}
-        for identifier in schedule:
+        for position, identifier in enumerate(schedule):
             instruction = module.instructions[identifier]
-            for number, operand in enumerate(instruction.operand_ids):
-                self._users.setdefault(operand, []).append((instruction, number))
-            position = self._position[identifier]
-            self._last[instruction.computation_id] = max(self._last.get(instruction.computation_id, 0), position)
-            computations = sequential_computations(instruction)
-            for computation in computations:
-                self._callers[computation] = instruction
-            if computations:
-                self._first_inside[identifier] = min(
-                    self._position[instruction_order(module, computation)[0]] for computation in computations
-                )
+            opcode = instruction.opcode
+            self._last[module.computations[instruction.computation_id].root_id] = position
+            read = position
+            if opcode in _HAND_ON:
+                for number, operand in enumerate(instruction.operand_ids):
+                    self._handing_on.setdefault(operand, []).append((instruction, number))
+                computations = sequential_computations(instruction)
+                for computation in computations:
+                    self._callers[module.computations[computation].root_id] = instruction
+                # What a loop receives it takes over when its body begins.
+                first = (self._position[instruction_order(module, computation)[0]] for computation in computations)
+                read = min(first, default=position)
+            if opcode not in ("get-tuple-element", "tuple"):  # their own readers count, where they hand the value on to
+                for operand in instruction.operand_ids:
+                    if self._last_read.get(operand, 0) < read:
+                        self._last_read[operand] = read
 
     def places(self, leaf: Leaf) -> list[Leaf]:
         """Every leaf at which the value made at ``leaf`` appears, itself first."""
+        if leaf[0] not in self._handing_on and leaf[0] not in self._callers:
+            return [leaf]
         found = self._places.get(leaf)
         if found is None:
             found = self._places[leaf] = self._find_places(leaf)
@@ -65,9 +74,7 @@ class LiveRanges:
     def _handed_on(self, place: Leaf) -> Iterator[Leaf]:
         identifier, index = place
         module = self._module
-        for user, number in self._users.get(identifier, ()):
-            if user.opcode not in _HAND_ON:
-                continue
+        for user, number in self._handing_on.get(identifier, ()):
             match user.opcode:
                 case "get-tuple-element" if index[:1] == (user.tuple_index,):
                     yield user.id, index[1:]
@@ -103,9 +110,8 @@ class LiveRanges:
                     yield user.id, index[1:]
                 case "all-reduce-done":
                     yield user.id, index
-        instruction = module.instructions[identifier]
-        caller = self._callers.get(instruction.computation_id)
-        if caller is not None and module.computations[instruction.computation_id].root_id == identifier:
+        caller = self._callers.get(identifier)
+        if caller is not None:
             if caller.opcode == "async-start":
                 yield caller.id, (1, *index)
             elif module.instructions[caller.id].shape.is_tuple or not index:
@@ -124,13 +130,10 @@ class LiveRanges:
         if leaf[0] in self._received:
             start = 0  # the caller hands it over, wherever the schedule lists it
         for identifier, _ in self.places(leaf):
-            end = max(end, self._position.get(identifier, 0))
-            instruction = self._module.instructions[identifier]
-            if self._module.computations[instruction.computation_id].root_id == identifier:
-                end = max(end, self._last.get(instruction.computation_id, end))
-            for user, _number in self._users.get(identifier, ()):
-                if user.opcode in ("get-tuple-element", "tuple"):
-                    continue  # its own readers count, at the place it hands the value on to
-                # What a loop receives it takes over when its body begins.
-                end = max(end, self._first_inside.get(user.id, self._position[user.id]))
+            end = max(
+                end,
+                self._position.get(identifier, 0),
+                self._last.get(identifier, 0),
+                self._last_read.get(identifier, 0),
+            )
         return start, end

@@ -81,6 +81,7 @@ def _place(
     pointer_bytes: int,
 ) -> Iterator[Buffer]:
     """The values assigned to some allocations, with their live ranges."""
+    always = 0, max(len(schedule) - 1, 0)
     for allocation in allocations:
         held_by_caller = (
             allocation.is_entry_computation_parameter and not allocation.is_parameter_aliased_with_output
@@ -88,18 +89,18 @@ def _place(
         for assigned in allocation.assigned:
             logical = assignment.buffers[assigned.buffer_id]
             leaf = (logical.instruction_id, logical.shape_index)
-            start, end = (0, max(len(schedule) - 1, 0)) if held_by_caller else ranges.of(leaf)
+            start, end = always if held_by_caller else ranges.of(leaf)
             shape = module.instructions[logical.instruction_id].shape.subshape(logical.shape_index)
             yield Buffer(
-                id=assigned.buffer_id,
-                leaf=leaf,
-                size_bytes=assigned.size,
-                logical_bytes=len(shape.tuple_shapes) * pointer_bytes if shape.is_tuple else shape.logical_bytes,
-                start=start,
-                end=end,
-                allocation=allocation.index,
-                offset=assigned.offset,
-                color=allocation.color,
+                assigned.buffer_id,
+                leaf,
+                assigned.size,
+                len(shape.tuple_shapes) * pointer_bytes if shape.is_tuple else shape.logical_bytes,
+                start,
+                end,
+                allocation.index,
+                assigned.offset,
+                allocation.color,
             )
 
 
