@@ -288,7 +288,9 @@ def operands_of(sides: Sides, buffer: Buffer) -> list[int]:
     if sides.profile().instruction(buffer).opcode not in GATHERS:
         return []
     dataflow = Dataflow(sides.module)
-    return dataflow.nodes[dataflow.node_at(buffer.leaf)].operands
+    node = dataflow.node_at(buffer.leaf)
+    assert node is not None
+    return list(dataflow.nodes[node].operands)
 
 
 def test_a_gradient_that_the_devices_add_up_and_the_formula_leaves_out(sides: Sides) -> None:
