@@ -26,6 +26,7 @@ from jaxmem.formula.equal import MOVEMENT
 from jaxmem.formula.leaves import Formula, Leaf
 from jaxmem.formula.live_ranges import find_live_ranges
 from jaxmem.formula.loops import walk_back_through_loop
+from jaxmem.formula.number_formats import as_computed
 from jaxmem.formula.optimizers import RULES, follows_optimizer
 from jaxmem.formula.padding import padding_leaves
 from jaxmem.formula.ranges import LiveRanges
@@ -70,6 +71,7 @@ def derive_formula(
     ranges = find_live_ranges(
         table, platform=platform, replaced=_replaced(table, over), threads=threads, features=features
     )
+    table = as_computed(table, ranges.in_float32)
     gathered = gathered_parameters(table, arguments, ranges, platform=platform)
     ranges = with_peak_of(table, ranges, gathered)
     gradients = gradient_values(table, outputs)
@@ -203,7 +205,7 @@ def _value_leaves(
                 role = Role.SAVED_ACTIVATIONS
                 name = f"{'mask' if value.dtype == 'bool' else 'feature map'} ({operation.primitive})"
                 why = "kept for the backward pass" if counted else "kept for the backward pass, but not at the peak"
-            elif result in is_output:
+            elif result in is_output and result not in ranges.in_float32:
                 continue  # counted as output
             elif operation.phase is Phase.FORWARD and _read_last_backward(table, ranges, result):
                 role, name = Role.SAVED_ACTIVATIONS, f"feature map ({operation.primitive})"

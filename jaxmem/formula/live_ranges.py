@@ -17,8 +17,9 @@ from jaxmem.formula.backends.cpu_library import hidden_bytes
 from jaxmem.formula.backends.tpu import ON_CHIP_BYTES, feature_maps, padding_bytes
 from jaxmem.formula.cpu_fusion import CpuFusion
 from jaxmem.formula.equal import moved, with_outer_products_multiplied
-from jaxmem.formula.kernels import Addition
+from jaxmem.formula.kernels import Addition, like
 from jaxmem.formula.loops import carried_in_place
+from jaxmem.formula.number_formats import CONVERT, Widened, unchanged, widened
 from jaxmem.formula.orders import first_in_first_out
 from jaxmem.formula.packing import gap_bytes
 from jaxmem.formula.plan import Plan
@@ -26,7 +27,7 @@ from jaxmem.formula.ranges import LiveRanges
 from jaxmem.formula.schedule import Schedule, best_schedule, follow
 from jaxmem.formula.trace_order import live_ranges_in_trace_order
 from jaxmem.layer_table import LayerTable
-from jaxmem.roles import Phase
+from jaxmem.roles import Phase, Role
 
 
 def find_live_ranges(
@@ -50,7 +51,8 @@ def find_live_ranges(
     if any(value.divided_over > 1 for value in table.values):
         in_order = live_ranges_in_trace_order(table, merges_remat=platform == "cpu")
         return _on_chip_where_it_fits(table, in_order) if platform == "tpu" else in_order
-    plan = Plan(table, platform=platform, replaced=replaced or {})
+    program = widened(table) if platform == "cpu" else unchanged(table)
+    plan = Plan(program.table, platform=platform, replaced=replaced or {})
     if platform in ADDITIONS:
         ADDITIONS[platform](plan)
     if platform == "cpu":
@@ -58,7 +60,7 @@ def find_live_ranges(
         searches = {
             index
             for index, kernel in enumerate(plan.kernels)
-            if table.operations[kernel.operation].primitive == "select_and_scatter_add"
+            if program.table.operations[kernel.operation].primitive == "select_and_scatter_add"
         }
         order = first_in_first_out(plan.kernels, library, searches)
         schedule = follow(plan.kernels, plan.arrays, order, plan.slots)
@@ -67,15 +69,18 @@ def find_live_ranges(
     on_chip = platform == "tpu" and schedule.peak_bytes <= ON_CHIP_BYTES
     if on_chip:
         schedule = replace(schedule, lent=frozenset(range(len(plan.arrays))))
-    count = len(table.values)
+    count = len(program.table.values)
     exists, start, end = [False] * count, [0] * count, [-1] * count
     for index, array in enumerate(plan.arrays):
         if array.value is not None:
             exists[array.value] = array.same_as is None and array.size_bytes > 0 and index not in schedule.lent
             start[array.value], end[array.value] = schedule.start[index], schedule.end[index]
     origin, residual = _origins_and_residuals(table, plan.equals.constant)
+    in_float32, beside = _in_float32(program, plan, origin, frozenset(table.outputs))
+    for wide, value in in_float32.items():
+        exists[value], start[value], end[value] = exists[wide], start[wide], end[wide]
     return LiveRanges(
-        order=tuple(plan.kernels[index].operation for index in schedule.order),
+        order=tuple(program.traced[plan.kernels[index].operation] for index in schedule.order),
         origin=origin,
         exists=tuple(exists),
         start=tuple(start),
@@ -83,11 +88,47 @@ def find_live_ranges(
         residual=residual,
         constant=plan.equals.constant,
         peak=schedule.peak,
-        additions=tuple(_additions(plan, schedule)),
+        additions=(
+            *_additions(plan, schedule),
+            *((copy, exists[wide] and start[wide] <= schedule.peak <= end[wide]) for wide, copy in beside.items()),
+        ),
+        in_float32=frozenset(in_float32.values()),
         gap_bytes=gap_bytes(schedule.intervals) if platform in ("cuda", "cpu") else 0,
         hidden_bytes=_hidden_bytes(plan, threads, frozenset(features)) if platform == "cpu" and threads else 0,
         on_chip=on_chip,
     )
+
+
+def _in_float32(
+    program: Widened, plan: Plan, origin: Sequence[int], outputs: frozenset[int | None]
+) -> tuple[dict[int, int], dict[int, Addition]]:
+    """Of what is in memory in float32, the traced value that is there so alone, or before it is a result; the copies beside.
+
+    Of two for one value, the second is what is read in float32, and stays longer than what was computed so.
+    """
+    alone: dict[int, int] = {}
+    beside: dict[int, Addition] = {}
+    taken: set[int] = set()
+    for wide, narrow in reversed(tuple(program.narrow.items())):
+        if wide not in plan.array_of:
+            continue
+        value, made = origin[narrow], program.table.values[wide].operation
+        held = program.table.values[value]
+        assert made is not None
+        operation = program.table.operations[made]
+        is_result = value in outputs and operation.primitive != CONVERT
+        if held.argument is None and value not in taken and (value not in plan.array_of or is_result):
+            alone[wide] = value
+            taken.add(value)
+            continue
+        beside[wide] = like(
+            program.table.values[wide],
+            operation,
+            role=Role.WORKSPACE if held.argument is not None else Role.TRANSIENT,
+            name="in float32",
+            why="the processor computes in float32",
+        )
+    return alone, beside
 
 
 def _hidden_bytes(plan: Plan, threads: int, features: frozenset[str]) -> int:

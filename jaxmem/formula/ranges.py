@@ -20,6 +20,7 @@ class LiveRanges:
         additions: what the backend adds, and whether it exists at the peak.
         gap_bytes: between the temporaries, where none of them fits.
         hidden_bytes: what a library allocates for itself while it runs.
+        in_float32: values that exist in float32, whatever their number format.
         on_chip: everything that the program computes lies in on-chip memory, an account of its own.
     """
 
@@ -34,6 +35,7 @@ class LiveRanges:
     additions: tuple[tuple[Addition, bool], ...]
     gap_bytes: int = 0
     hidden_bytes: int = 0
+    in_float32: frozenset[int] = frozenset()
     on_chip: bool = False
 
     def at_peak(self, value: int) -> bool:
