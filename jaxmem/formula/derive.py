@@ -76,7 +76,7 @@ def derive_formula(
     ranges = with_peak_of(table, ranges, gathered)
     gradients = gradient_values(table, outputs)
     leaves = [
-        *_argument_leaves(arguments, used, [table.values[value].divided_over for value in table.arguments]),
+        *_argument_leaves(table, arguments, used),
         *_output_leaves(arguments, outputs, over, POINTER_BYTES[platform]),
         *_value_leaves(table, ranges, gradients, outputs),
         *gathered_leaves(ranges, gathered),
@@ -128,7 +128,7 @@ def _used_arguments(table: LayerTable) -> frozenset[int]:
     return frozenset(index for index, value in enumerate(table.arguments) if value in read)
 
 
-def _argument_leaves(arguments: Sequence[Argument], used: frozenset[int], divided_over: Sequence[int]) -> list[Leaf]:
+def _argument_leaves(table: LayerTable, arguments: Sequence[Argument], used: frozenset[int]) -> list[Leaf]:
     return [
         Leaf(
             role=argument.role,
@@ -142,9 +142,10 @@ def _argument_leaves(arguments: Sequence[Argument], used: frozenset[int], divide
             if index in used
             else "the program does not use this argument and never receives it",
             path=argument.path,
-            divided_over=divided_over[index],
+            divided_over=table.values[value].divided_over,
+            value=value,
         )
-        for index, argument in enumerate(arguments)
+        for index, (argument, value) in enumerate(zip(arguments, table.arguments, strict=True))
     ]
 
 
@@ -192,7 +193,8 @@ def _value_leaves(
     for operation in table.operations:
         for result in operation.results:
             value = table.values[result]
-            if ranges.origin[result] != result or ranges.constant[result] or not value.logical_bytes:
+            moved = ranges.origin[result] != result and result not in ranges.again
+            if moved or ranges.constant[result] or not value.logical_bytes:
                 continue
             counted = ranges.at_peak(result)
             role, name, path, layer = Role.TRANSIENT, operation.primitive, "", operation.layer
@@ -210,6 +212,8 @@ def _value_leaves(
             elif operation.phase is Phase.FORWARD and _read_last_backward(table, ranges, result):
                 role, name = Role.SAVED_ACTIVATIONS, f"feature map ({operation.primitive})"
                 why = "kept in place of what autodiff lists, which the backward pass computes again from it"
+            elif result in ranges.again:
+                why = "computed before, and once"
             elif ranges.exists[result]:
                 why = "in use at the peak" if counted else "in use before or after the peak"
             else:

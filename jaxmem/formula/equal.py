@@ -18,8 +18,10 @@ MOVEMENT = frozenset(
 
 _REDUCTIONS = frozenset({"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"})
 
-_ALONG_ONE_DIMENSION = {"cumsum": "axis", "cumprod": "axis", "cummax": "axis", "cummin": "axis", "sort": "dimension"}
-"""Operations along one dimension, of which an element alone is itself → JAX's name of the dimension."""
+_ALONG_ONE_DIMENSION = {"cumsum": "axis", "cummax": "axis", "cummin": "axis", "sort": "dimension"}
+"""Operations along one dimension, of which an element alone is itself, and XLA's simplifier knows → JAX's name of the
+dimension. A running product of one element it computes.
+"""
 
 _MAY_MOVE = MOVEMENT | _REDUCTIONS | _ALONG_ONE_DIMENSION.keys() | {"broadcast_in_dim", "pad", "slice"}
 """Operations that may hold the numbers of their operand: few of a program are among them."""
@@ -56,7 +58,7 @@ def moved(operation: Operation, values: Sequence[Value] = ()) -> tuple[tuple[int
         return tuple(zip(operation.results, operation.operands, strict=True))
     if operation.primitive == "broadcast_in_dim" and operation.operands and values:
         result, operand = operation.results[0], operation.operands[0]
-        return ((result, operand),) if values[result].elements == values[operand].elements else ()
+        return ((result, operand),) if _are_as_many(values[result], values[operand]) else ()
     if operation.primitive == "pad" and not any(operation.size("padding_config") or (1,)):
         return ((operation.results[0], operation.operands[0]),)
     if operation.primitive in MOVEMENT and len(operation.operands) == len(operation.results):
@@ -69,12 +71,22 @@ def _is_trivial(operation: Operation, values: Sequence[Value]) -> bool:
     if operation.hands_on or not operation.operands or len(operation.operands) != len(operation.results):
         return False
     operand = values[operation.operands[0]]
-    if operation.primitive in _REDUCTIONS or operation.primitive == "slice":
-        return values[operation.results[0]].elements == operand.elements
+    if operation.primitive == "slice":
+        return values[operation.results[0]].shape == operand.shape
+    if operation.primitive in _REDUCTIONS:
+        return _are_as_many(values[operation.results[0]], operand)
     if operation.primitive not in _ALONG_ONE_DIMENSION:
         return False
     dimension = operation.size(_ALONG_ONE_DIMENSION[operation.primitive])
-    return len(dimension) == 1 and operand.shape[dimension[0]] == 1
+    # Of what XLA for CPU computes in 32 bits, between casts, only a sort is simplified.
+    known = operation.primitive == "sort" or operand.dtype != "bfloat16"
+    return known and len(dimension) == 1 and operand.shape[dimension[0]] == 1
+
+
+def _are_as_many(one: Value, other: Value) -> bool:
+    """Whether two arrays have as many elements as one another, on a device and in all: where a device has one element of a
+    sum, the devices still add up theirs, and where one array is divided and the other is whole, they gather it."""
+    return one.elements == other.elements and one.divided_over == other.divided_over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

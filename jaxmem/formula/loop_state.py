@@ -54,7 +54,8 @@ def loop_state(table: LayerTable, equals: Equals) -> LoopState:
     for index in equals.operations:
         operation = table.operations[index]
         result = operation.results[0] if operation.results else -1
-        if result >= 0 and table.values[result].dtype == "token" and not operation.hands_on:
+        is_token = result >= 0 and table.values[result].dtype == "token" and not operation.hands_on
+        if is_token and operation.primitive == "while":  # the token of branches is no loop's
             if open_loops and open_loops[-1][0] == operation.scope:
                 begun_by[result] = open_loops.pop()[1]
             else:

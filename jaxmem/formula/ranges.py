@@ -21,6 +21,7 @@ class LiveRanges:
         gap_bytes: between the temporaries, where none of them fits.
         hidden_bytes: what a library allocates for itself while it runs.
         in_float32: values that exist in float32, whatever their number format.
+        again: values that the trace computes a second time and the compiler, so the formula, does not.
         on_chip: everything that the program computes lies in on-chip memory, an account of its own.
     """
 
@@ -36,6 +37,7 @@ class LiveRanges:
     gap_bytes: int = 0
     hidden_bytes: int = 0
     in_float32: frozenset[int] = frozenset()
+    again: frozenset[int] = frozenset()
     on_chip: bool = False
 
     def at_peak(self, value: int) -> bool:

@@ -8,7 +8,7 @@ read.
 
 from collections.abc import Sequence
 
-from jaxmem.formula.equal import equal_values
+from jaxmem.formula.equal import equal_values, moved
 from jaxmem.formula.fusion import CONTRACTIONS, IN_MEMORY
 from jaxmem.formula.loops import carried_in_place
 from jaxmem.formula.ranges import LiveRanges
@@ -91,6 +91,12 @@ def live_ranges_in_trace_order(table: LayerTable, *, merges_remat: bool) -> Live
         constant=tuple(constant),
         peak=peak,
         additions=(),
+        again=frozenset(
+            result
+            for index, operation in enumerate(operations)
+            if index not in left and not moved(operation, values)
+            for result in operation.results
+        ),
     )
 
 

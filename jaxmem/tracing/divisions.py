@@ -9,7 +9,7 @@ alone, by these rules:
 3. An operation hands a division on where the dimension survives: element by element, through data movement, as a batch or
    free dimension of a product. Where it is summed over or contracted, every device has the whole result.
 4. What meets divided arrays element by element, a mask, a random draw, is needed only in part and made so.
-5. A gradient is divided as the state that it updates, and so is everything between the two.
+5. A gradient is divided as the state that it updates, and so is everything between the two, and the sum that a loop carries.
 """
 
 from collections.abc import Mapping, Sequence
@@ -197,6 +197,8 @@ def _walk_back_to_gradients(table: LayerTable, equations: Sequence[Any], state: 
         if found is None:
             continue
         dimension, devices = state[found]
+        if (carried := values[found].continues) is not None:
+            state.setdefault(carried, state[found])  # a loop has one place for what it returns and what it carries
         for operand in operation.operands:
             maker = made_by.get(operand)
             if operand in state or maker is None or maker.phase is Phase.FORWARD:

@@ -90,6 +90,23 @@ def test_a_donated_argument_is_the_state_itself(platform: str) -> None:
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_branch_in_a_turn_has_a_token_that_is_no_loops(platform: str) -> None:
+    """A donated argument is the state itself, too, of a loop with a branch in its body."""
+    loop = Loop()
+    loop.argument("cache", 8192, 8192)
+    loop.argument("x", 8192, 8192)
+    loop.step("begin", "while", None, "cache", "x")
+    loop.step("state", "while", (8192, 8192), "cache", "begin", hands_on=1)
+    loop.step("branched", "cond", None, "x", scope="while/body")
+    loop.step("left", "cond", (8192, 8192), "x", "branched", scope="while/body", hands_on=1)
+    loop.step("next", "add", (8192, 8192), "state", "left", scope="while/body")
+    loop.step("end", "while", None, "x", "next")
+    loop.step("last", "while", (8192, 8192), "next", "end", hands_on=1, continues="state")
+    ranges = loop.ranges("last", platform=platform, over={"cache": "last"})
+    assert not loop.alive(ranges, "state")
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
 def test_what_a_scan_stacks_is_there_from_its_first_turn(platform: str) -> None:
     loop = Loop()
     loop.argument("x", 4, 8192, 8192)
