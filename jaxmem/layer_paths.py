@@ -50,6 +50,11 @@ def is_transposed(op_name: str) -> bool:
     return "transpose(" in path or path.split("/")[0] in _GRADIENT_TAPES
 
 
+def is_linearized(op_name: str) -> bool:
+    """Whether an operation belongs to the forward pass by its name: that of what JAX differentiates and has not transposed."""
+    return "jvp(" in op_name and not is_combined(op_name) and not is_transposed(op_name)
+
+
 def tells_phases(op_names: Iterable[str]) -> bool:
     """Whether the names of a module tell its backward pass: those of JAX do, and those of TensorFlow where it trains."""
     return any(name.startswith(_JAX) or is_transposed(name) for name in op_names)

@@ -15,10 +15,12 @@ _WIDENED = frozenset({"bf16", "f16", "f32"})
 
 
 def _is_compilers_cast(cast: Instruction, operand: Instruction) -> bool:
-    """A cast without a name, or under the name of what it casts, or of a mere movement: the program did not ask for it."""
+    """A cast without a name, or under the name of what it casts, of a scope around that, or of a mere movement: the program did
+    not ask for it.
+    """
     widens = {cast.shape.element_type, operand.shape.element_type} <= _WIDENED
     moves = widens and cast.op_name.endswith(("/reshape", "/transpose", "/squeeze", "/copy"))
-    return moves or cast.op_name in ("", operand.op_name)
+    return moves or cast.op_name in ("", operand.op_name) or operand.op_name.startswith(f"{cast.op_name}/")
 
 
 class Dataflow(Graph):
@@ -63,6 +65,8 @@ class Dataflow(Graph):
                 continue
             if node.hands_on or opcode == "parameter":
                 what = (node.index,)  # like no other
+            elif opcode == "broadcast" and nodes[operands[0]].elements == 1:
+                what = (opcode, node.elements, numbers[operands[0]])  # one number so many times, in whatever shape
             else:
                 what = (instruction.fingerprint, node.shape_index, *[numbers[operand] for operand in operands])
             numbers.append(known.setdefault(what, len(known)))

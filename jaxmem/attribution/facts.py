@@ -10,7 +10,7 @@ from jaxmem.attribution.dataflow import MOVES, Dataflow, Node
 from jaxmem.attribution.layers import NEIGHBOURS_LAYER, SCOPES_LAYER, Layers
 from jaxmem.attribution.outputs import Outputs
 from jaxmem.attribution.phases import PHASES, find_phases, find_run_phases
-from jaxmem.layer_paths import is_combined, is_transposed, name_stack
+from jaxmem.layer_paths import is_combined, is_linearized, is_transposed, name_stack
 from jaxmem.lowering import Argument, Output
 from jaxmem.roles import OPTIMIZER_ROLES, STATE_ROLES, Phase, Role
 
@@ -116,6 +116,7 @@ class Facts:
             and self.depends[index] & DEPENDS_ON_INPUT
             and not self._in_update[index]
             and self._is_made_late(self.dataflow.nodes[index])
+            and not is_linearized(self.dataflow.nodes[self.dataflow.origins[index]].instruction.op_name)
             and self.held_argument[index] is None
         }
 

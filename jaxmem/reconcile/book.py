@@ -9,7 +9,7 @@ from jaxmem.attribution.account import Key
 from jaxmem.formula import Formula, Leaf
 from jaxmem.lowering import Argument, Output
 from jaxmem.profile import Buffer
-from jaxmem.reconcile.evidence import Evidence
+from jaxmem.reconcile.evidence import Evidence, Place
 from jaxmem.reconcile.traced import Traced
 from jaxmem.result import LedgerItem, LedgerRow
 from jaxmem.roles import Role
@@ -110,6 +110,12 @@ class Book:
                 found.setdefault(output.path, []).append(buffer)
         return found
 
+    @cached_property
+    def operations_of_gradients(self) -> frozenset[tuple[str, Place]]:
+        """(path of the parameter, operation and place) of each gradient that the formula speaks of."""
+        gradients = (leaf for leaf in self.formula.leaves if leaf.role is Role.GRADIENTS)
+        return frozenset((leaf.path, place) for leaf in gradients if (place := self.traced.place(leaf)) is not None)
+
     def match(self, leaf: Leaf, holders: Iterable[Buffer]) -> None:
         """Lay one counted leaf beside the buffers that hold it under the leaf's own role."""
         evidence, row = self.evidence, self.row(leaf.role, leaf.layer)
@@ -180,14 +186,22 @@ class Book:
         )
 
     def may_be(self, value: int, leaf: Leaf) -> bool:
-        """What the program returns is no leaf but a result, under whatever name, unless the backward pass wants it too; and of
-        gradients each is its own parameter's. A compiler that casts leaves two bytes of a number or more."""
+        """What the program returns is no leaf but a result, under whatever name, unless the backward pass wants it too; of
+        gradients each is its own parameter's; and the state that a loop carries is that of an argument. A compiler that casts
+        leaves two bytes of a number or more.
+        """
         facts, nodes = self.evidence.facts, self.evidence.nodes_of[value]
         if self.evidence.bits_of(value) < 16 <= leaf.itemsize_bits:
             return False
+        if any(facts.carried_argument(node) is not None for node in nodes):
+            return False
         if leaf.role is Role.GRADIENTS:
             return all(facts.gradient_of[node.index] is None for node in nodes)
-        return leaf.role is not Role.TRANSIENT or all(facts.output_of(node.index) is None for node in nodes)
+        if all(facts.output_of(node.index) is None for node in nodes):
+            return True
+        return leaf.role is not Role.TRANSIENT and (
+            leaf.role is not Role.SAVED_ACTIVATIONS or any(map(self.evidence.is_read_backward, nodes))
+        )
 
     def written_over(self, buffer: Buffer) -> list[str]:
         """The buffers that hold part of another one's place at the peak."""

@@ -108,13 +108,18 @@ def _live_nodes(evidence: Evidence) -> Iterator[int]:
 
 def _operations_left_out(formula: Formula, evidence: Evidence, claimed: Collection[int]) -> Iterator[LeftOut]:
     spoken_of = {(leaf.layer, leaf.primitive) for leaf in formula.leaves}
+    table = formula.table
+    known = {operation.primitive for operation in table.operations} if table is not None else None
     # The array that a loop carries is the one whose next version a leaf speaks of.
     written_over = {evidence.written_over(value) for value in claimed}
     for node, role in _operations(evidence):
-        layer, given, _ = evidence.name(node)
-        given = "" if given in MOVEMENT else given  # no leaf has the name of a mere movement
+        layer, given, _ = evidence.name(evidence.gather_before(node) or node)
+        if not given or given in MOVEMENT or (known is not None and given not in known):
+            continue  # no leaf has the name of a mere movement, or of what JAX lowers another operation to
         value = evidence.number(node.index)
-        if not given or value in claimed or value in written_over or (layer, given) in spoken_of:
+        if value in claimed or value in written_over or (layer, given) in spoken_of:
+            continue
+        if (whole := evidence.cut_from(node)) is not None and evidence.number(whole.index) in claimed:
             continue
         if any(map(evidence.is_live, evidence.holders.get(value, ()))):
             continue
@@ -138,7 +143,7 @@ def _operations(evidence: Evidence) -> Iterator[tuple[Node, Role]]:
         name = node.instruction.op_name
         if not name or facts.phase[node.index] is not Phase.FORWARD or facts.dataflow.origins[node.index] != node.index:
             continue
-        if not evidence.is_the_operation(node) or facts.output_of(node.index) is not None:
+        if not evidence.is_the_operation(node) or evidence.result_of(node) is not None:
             continue
         if node.index in saved:
             yield node, Role.SAVED_ACTIVATIONS

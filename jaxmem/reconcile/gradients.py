@@ -123,9 +123,11 @@ def _without_sums(book: Book, leaf: Leaf, holders: Iterable[Buffer]) -> list[Buf
             continue
         if book.evidence.elements(buffer) != leaf.elements * leaf.divided_over:
             continue  # before it is divided a gradient is whole on every device; anything else is left open
+        if held := book.settle(buffer):
+            book.uncounted[buffer.id] = held
         book.row_of(buffer).add(
             "awaits the sum over devices" if before else "whole before it is divided",
-            book.settle(buffer),
+            held,
             buffer=book.evidence.label(buffer),
             instruction=collective.instruction.name,
             formula=leaf.text,

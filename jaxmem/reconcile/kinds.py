@@ -63,6 +63,8 @@ KINDS: dict[str, str] = {
     "buffer holds the same numbers as the caller wants them, and is the result",
     "written over an argument": "the result named lies in the memory of the donated argument named: it is there at the "
     "peak in its place, or the formula has memory of its own for it and the compiler has not",
+    "grows into a result": "the leaf lies in the memory of the result named, which the buffer named becomes when the next "
+    "operation has written into it: the formula has memory of its own for each",
     "donation refused": "the argument was donated, but XLA gave the result memory of its own",
     "layout padding": "the layout of the buffer named is tiled",
     "code of the program": "the compiled program itself, which this backend keeps in main memory; as the compiler reports it",

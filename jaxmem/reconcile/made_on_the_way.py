@@ -1,6 +1,7 @@
 """What is no leaf but on the way to one: operands at full size, steps, pieces, intermediates of functions."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 from jaxmem.formula import Leaf
 from jaxmem.profile import Buffer
@@ -84,7 +85,8 @@ def _explain_step(book: Book, buffer: Buffer, spoken_of: _SpokenOf) -> bool:
         spoken_of.operation(buffer, name, value) or spoken_of.by_operation.get(name[:2])
         for name in evidence.step_of(buffer)
     )
-    step = next((leaf for leaf in steps if leaf is not None), None)
+    ahead = (book.claimed.get(each) for each in evidence.values_ahead(buffer))
+    step = next((leaf for leaf in chain(steps, ahead) if leaf is not None), None)
     function = spoken_of.function(buffer, value)
     result = next(
         (spoken_of.results[each] for each in evidence.results_ahead(buffer) if each in spoken_of.results), None

@@ -71,13 +71,14 @@ def _result_in_another_order(book: Book, buffer: Buffer) -> str | None:
 
 
 def _result_beside(book: Book, buffer: Buffer) -> Buffer | None:
-    """The explained result, live at the peak, of which a buffer holds a copy for its readers; None for other buffers."""
+    """The explained result or gradient, live at the peak, of which a buffer holds a copy for its readers; None for others."""
     value = book.evidence.value(buffer)
     if value is None or book.role(buffer) is not Role.TRANSIENT:
         return None
     for other in book.evidence.holders[value]:
         explained = other.id not in book.open and book.evidence.is_live(other)
-        if explained and other.id != buffer.id and book.output_of(other) is not None:
+        of_its_own = book.output_of(other) is not None or book.role(other) is Role.GRADIENTS
+        if explained and other.id != buffer.id and of_its_own:
             return other
     return None
 

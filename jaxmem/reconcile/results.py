@@ -38,7 +38,7 @@ def explain_outputs(book: Book) -> None:
             continue
         if not by_path.get(leaf.path):
             if leaf.counted:
-                _explain_as_state(book, leaf, book.buffers_of_results.get(leaf.path, ()))
+                _explain_as_state(book, leaf, book.buffers_of_results.get(leaf.path, ()), lent)
             continue
         # Elsewhere a result is on its way to the slot of the argument that it is written over.
         places = by_path[leaf.path]
@@ -54,8 +54,9 @@ def explain_outputs(book: Book) -> None:
         _explain_place(book, row, leaf, place, idle.get(place.allocation, ()), lent, refused=leaf.path in donated)
 
 
-def _explain_as_state(book: Book, leaf: Leaf, places: Iterable[Buffer]) -> None:
+def _explain_as_state(book: Book, leaf: Leaf, places: Iterable[Buffer], lent: Mapping[int, str]) -> None:
     """A result that XLA writes over an argument, or beside one, where the formula has memory of its own for it."""
+    places = tuple(places)
     for buffer in places:
         if buffer.logical_bytes == leaf.bytes and buffer.id in book.open:
             held, label = book.settle(buffer), book.evidence.label(buffer)
@@ -65,6 +66,12 @@ def _explain_as_state(book: Book, leaf: Leaf, places: Iterable[Buffer]) -> None:
             )
             there.add("counted under another role", held, buffer=label, role=str(leaf.role), formula=leaf.text)
             return
+    later = (each for each in places if each.logical_bytes == leaf.bytes and each.allocation in lent)
+    if (place := next(later, None)) is not None:
+        label, argument = book.evidence.label(place), lent[place.allocation]
+        book.row(leaf.role, leaf.layer).add(
+            "written over an argument", -leaf.bytes, buffer=label, argument=argument, formula=leaf.text
+        )
 
 
 def _is_table(book: Book, buffer: Buffer) -> bool:
@@ -113,7 +120,7 @@ def _explain_place(
                 ),
                 role,
             )
-    if not leaf.counted and refused:
+    if not leaf.counted and (refused or any(argument.donated for argument in book.arguments)):
         book.row_of(place).add("donation refused", live + waiting, buffer=evidence.label(place), formula=leaf.text)
         return
     if live + waiting == place.size_bytes > place.logical_bytes == leaf.bytes and not live:

@@ -66,10 +66,21 @@ def _explain_alive(book: Book, leaves: Sequence[Leaf], value_of: Mapping[int, in
     for index, leaf in enumerate(leaves):
         value = value_of.get(index)
         if value is not None:
-            saved = leaf.keeps or leaf.phase is Phase.FORWARD  # XLA keeps what autodiff does not, and computes the rest
-            allowed = (Role.SAVED_ACTIVATIONS, Role.TRANSIENT) if saved else (Role.TRANSIENT,)
-            holders = [b for b in _holders(book, value, taken) if book.role(b) in allowed]
+            holders = [b for b in _holders(book, value, taken) if _may_hold(book, leaf, b)]
             book.alive_at_the_peak(leaf, holders)
+
+
+def _may_hold(book: Book, leaf: Leaf, buffer: Buffer) -> bool:
+    """Whether a buffer's role is one that it may have while it holds a leaf, which the formula knows from other reasons.
+
+    XLA keeps what autodiff does not, and computes the rest; a loop carries for the backward pass what begins as a forward
+    value; a factor of a gradient has its size.
+    """
+    facts, node = book.evidence.facts, book.evidence.attributions[buffer.id].node
+    if book.role(buffer) is Role.GRADIENTS:
+        return node is not None and not facts.follows_cotangent[node]
+    saved = leaf.keeps or leaf.phase is Phase.FORWARD or leaf.primitive == "while"
+    return book.role(buffer) is Role.TRANSIENT or (saved and book.role(buffer) is Role.SAVED_ACTIVATIONS)
 
 
 def _explain_computed_again(book: Book, absent: Sequence[_LeafAndValue], present: Sequence[_LeafAndValue]) -> None:
@@ -123,7 +134,8 @@ def _explain_counted(book: Book, leaf: Leaf, value: int, holders: Sequence[Buffe
     if not any(map(evidence.is_live, same_role)) and not live_elsewhere:
         # A gradient that is a product of a sum: the formula has the sum in its place.
         for other in holders:
-            if book.uncounted.get(other.id) == leaf.bytes:
+            held = book.uncounted.get(other.id)
+            if held == leaf.bytes or (held == other.logical_bytes and book.forms(leaf, other)):
                 del book.uncounted[other.id]
                 role = str(book.role(other))
                 row.add(
@@ -150,6 +162,10 @@ def _explain_counted(book: Book, leaf: Leaf, value: int, holders: Sequence[Buffe
             forms = book.forms_of(leaf, evidence.elements_of(value), evidence.bits_of(value), size_bytes)
             if size_bytes == leaf.bytes or forms:
                 row.add("fused away", -leaf.bytes, instruction=fusions, formula=leaf.text)
+        elif (grown := next((buffer for buffer in holders if _grows(book, leaf, buffer)), None)) is not None:
+            result = book.output_of(grown)
+            path = result.path if result is not None else ""
+            row.add("grows into a result", -leaf.bytes, buffer=evidence.label(grown), result=path, formula=leaf.text)
         else:
             book.match(leaf, same_role or holders)
             for other in live_elsewhere:
@@ -176,3 +192,15 @@ def _explain_counted(book: Book, leaf: Leaf, value: int, holders: Sequence[Buffe
             buffer=(evidence.label(other), evidence.label(second)),
             formula=leaf.text,
         )
+
+
+def _grows(book: Book, leaf: Leaf, buffer: Buffer) -> bool:
+    """Whether a buffer holds a leaf in the memory of a result, which it becomes when an operation has written into it, and
+    stands for that result at the peak.
+    """
+    if buffer.logical_bytes != leaf.bytes and not book.forms(leaf, buffer):
+        return False
+    node = book.evidence.attributions[buffer.id].node
+    becomes_result = node is not None and book.evidence.facts.output_of(node) is None
+    in_place = becomes_result and book.role(buffer) is Role.OUTPUTS
+    return in_place and book.evidence.is_live(buffer) and buffer.id not in book.open

@@ -9,9 +9,9 @@ from jaxmem.tracing import trace
 from jaxmem.tracing.layers import layer_table
 
 
-def plan(name: str, *wraps: str, **settings) -> Plan:
+def plan(name: str, *wraps: str, wide: int = 8, then: tuple[Block, ...] = (), **settings) -> Plan:
     given = {"seed": 0, "mode": "infer", "batch": 4, "width": 16, "dtype": "float32"} | settings
-    return Plan(blocks=(Block(name=name, wraps=wraps),), **given)
+    return Plan(blocks=(Block(name=name, width=wide, wraps=wraps), *then), **given)
 
 
 STORIES = {
@@ -41,6 +41,80 @@ STORIES = {
     "what is done along a dimension of one element is not done": plan("cumsum", "while", width=1),
     "a mean that the variance wants, too, is computed once": plan("batch_norm", "while"),
     "the partitioner gathers the inputs of an operation that it cannot divide": plan("top_k", devices=2),
+    "a cast by the compiler goes by the name of a scope alone": plan(
+        "mlp", "jit", wide=32, mode="train", width=3, dtype="bfloat16"
+    ),
+    "of two arrays that branches leave one is a mask": plan(
+        "dense", mode="train", then=(Block(name="relu", wraps=("cond",)),)
+    ),
+    "a running sum of one element is computed where it is computed in 32 bits": plan(
+        "cumsum", mode="train", width=1, dtype="bfloat16", then=(Block(name="cumsum", wraps=("cond",)),)
+    ),
+    "what is gathered of one place is a broadcast, and chosen from": plan(
+        "gather", batch=8, width=1, dtype="bfloat16", then=(Block(name="dense"),)
+    ),
+    "a gather and its choice are two steps to one result": plan("gather", batch=3, width=4, dtype="bfloat16"),
+    "a division by exp(x) is a multiplication by exp(-x)": plan("attention", "jit", "vmap", mode="train", width=1),
+    "the sum of what lies side by side is added up part by part": plan("concatenate", "scan", batch=12, width=8),
+    "a division begins with the reciprocal and ends in another number format": plan(
+        "softmax", batch=1, width=12, dtype="bfloat16"
+    ),
+    "a long sum has a window before it, and an addition behind": plan("dense", wide=24, batch=1, width=37),
+    "a part is written into the memory of the result": plan(
+        "zero_sized", batch=8, then=(Block(name="dynamic_update"),)
+    ),
+    "what several devices have in parts of one element they add up all the same": plan(
+        "layer_norm", mode="train", devices=4
+    ),
+    "a part of what shard_map returned is no whole of it": plan(
+        "psum", batch=2, width=5, devices=2, then=(Block(name="dynamic_update", width=3),)
+    ),
+    "a gradient that a leaf beside the sum speaks of is cast": plan(
+        "conv", "cond", "fori", wide=3, mode="train", width=1, dtype="bfloat16"
+    ),
+    "of two arrays of one operation the one in parts has the size of the other as a whole": plan(
+        "all_gather",
+        wide=32,
+        mode="train",
+        batch=12,
+        width=32,
+        dtype="bfloat16",
+        devices=4,
+        then=(Block(name="attention", width=5),),
+    ),
+    "what is computed again is computed twice on several devices": plan(
+        "concatenate",
+        wide=16,
+        mode="gradient",
+        batch=8,
+        width=4,
+        dtype="bfloat16",
+        devices=4,
+        sharded_parameters=True,
+        then=(Block(name="attention", width=4, wraps=("remat",)),),
+    ),
+    "a sum over micro-batches is divided as what it becomes": plan(
+        "dense", wide=16, mode="train", batch=8, width=1, micro_batches=2, devices=4, sharded_parameters=True
+    ),
+    "the compiler refuses a donation that another result would have had": plan(
+        "transpose",
+        mode="train",
+        batch=8,
+        width=4,
+        devices=2,
+        donated=("inputs",),
+        then=(Block(name="dense", width=16), Block(name="constraint", width=4, wraps=("fori",))),
+    ),
+    "a product is the result of the program in another order": plan(
+        "einsum",
+        wide=16,
+        batch=32,
+        width=24,
+        devices=4,
+        sharded_parameters=True,
+        donated=("parameters",),
+        then=(Block(name="transpose"),),
+    ),
 }
 
 

@@ -1,11 +1,13 @@
 """Which buffers hold a value, and when."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 from jaxmem.attribution import Attribution, Facts
+from jaxmem.attribution.dataflow import Node
 from jaxmem.lowering import Argument
 from jaxmem.profile import Buffer, MemoryProfile
+from jaxmem.roles import Phase
 
 
 class Held:
@@ -30,6 +32,36 @@ class Held:
         """The number of the value that a node is, in whatever order."""
         origin = self._dataflow.origins[node]
         return self._dataflow.value_numbers[self._dataflow.loop_state.get(origin, origin)]
+
+    def readers(self, node: int) -> Iterator[Node]:
+        """The nodes that compute from an array, seen through copies, moves and casts of it."""
+        origins, waiting, seen = self._dataflow.origins, [node], {node}
+        while waiting:
+            for reader in self._dataflow.readers(waiting.pop()):
+                if reader.index in seen:
+                    continue
+                seen.add(reader.index)
+                if origins[reader.index] == origins[node]:
+                    waiting.append(reader.index)
+                else:
+                    yield reader
+
+    def result_of(self, node: Node) -> int | None:
+        """The place among the program's results of an array, in whatever order and number format; None if it is none."""
+        nodes, origins = self._dataflow.nodes, self._dataflow.origins
+        waiting, seen = [node.index], {node.index}
+        while waiting:
+            index = waiting.pop()
+            if (position := self.facts.output_of(index)) is not None:
+                return position
+            same = [user for user in nodes[index].users if user not in seen and origins[user] == origins[index]]
+            seen.update(same)
+            waiting += same
+        return None
+
+    def is_read_backward(self, node: Node) -> bool:
+        """Whether the backward pass computes from an array."""
+        return any(self.facts.phase[reader.index] is Phase.BACKWARD for reader in self.readers(node.index))
 
     def argument_in(self, node: int) -> Argument | None:
         """The argument whose numbers a node holds, as it came or as a loop over steps carries it; None for anything else."""

@@ -49,6 +49,11 @@ def is_branch_result(node: Node) -> bool:
     return node.instruction.opcode == "conditional"
 
 
+def _gathers(node: Node) -> bool:
+    """Whether a node gathers; of one place out of one, XLA makes a broadcast under the gather's name."""
+    return node.instruction.opcode == "gather" or node.instruction.op_name.endswith("/gather")
+
+
 @cache
 def _is_around(given: str) -> bool:
     """Whether a name is of what is around operations: a loop, a branch, a call, a transformation; never of one itself."""
@@ -183,9 +188,7 @@ class Named(Held):
         """Whether a node is the operation it is named after, not a cast or a broadcast made for that operation's sake."""
         if not self.facts.depends[node.index] or node.instruction.opcode in _EXCHANGES:
             return False
-        if node.instruction.opcode == "gather" and any(
-            self._gather_ended_by(reader) is node for reader in self._dataflow.readers(node.index)
-        ):
+        if _gathers(node) and any(self._gather_ended_by(reader) is node for reader in self.readers(node.index)):
             return False
         if (node.instruction.opcode == "reduce" and self._is_added_up_next(node)) or self._is_cut_from_its_own(node):
             return False
@@ -257,8 +260,8 @@ class Named(Held):
             yield name[0], "add_any", name[2]
         if self._gather_ended_by(node) is not None:
             yield name[0], "gather", name[2]
-        if name[1] in _RUNNING:
-            yield name[0], _RUNNING[name[1]], name[2]
+        if (running := _RUNNING.get(name[1]) or _RUNNING.get(node.instruction.op_name)) is not None:
+            yield name[0], running, name[2]  # of a long window XLA makes two, whose sum goes by the name alone
         if name[1] == "reduce" and node.leaf[1] == (1,):
             # JAX lowers both to a reduction of pairs, a number and its place; of its two results this is the place.
             yield from ((name[0], given, name[2]) for given in ("argmax", "argmin"))
@@ -296,7 +299,7 @@ class Named(Held):
             gathered.instruction.metadata.stack_frame_id == selection.metadata.stack_frame_id
             and gathered.instruction.op_name.rpartition("/")[0] == selection.op_name.rpartition("/")[0]
         )
-        is_last_step = gathered.instruction.opcode == "gather" and not self.facts.depends[filled.index] and same_place
+        is_last_step = _gathers(gathered) and not self.facts.depends[filled.index] and same_place
         return gathered if is_last_step else None
 
     def _gather_ended_by(self, node: Node) -> Node | None:

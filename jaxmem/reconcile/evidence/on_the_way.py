@@ -91,23 +91,60 @@ class OnTheWay(Named):
             yield from self._names(node)
         if (gathered := self.gather_before(origin)) is not None:
             yield self.name(gathered)
-        if any(self.gather_before(reader) is origin for reader in self._dataflow.readers(start)):
+        if self._selection_behind(origin) is not None or self._is_part_of_sum(origin):
             yield self.name(origin)
         if self.place_beside(origin) is not None:
             # A reduction of pairs finds the largest number and its place; only the place may be asked for.
             layer, _, elements = self.name(origin)
             yield from ((layer, given, elements) for given in _PLACES)
+        if (quotient := self._division_by_exponential(origin)) is not None:
+            yield self.name(quotient)
         if origin.instruction.opcode in ("exponential", "add"):
             near = list(self._dataflow.readers(start))
             for end in (*near, *(after for reader in near for after in self._dataflow.readers(reader.index))):
                 if self._function_ended_by(end) == "logistic":
                     yield self.name(end)
 
+    def values_ahead(self, buffer: Buffer) -> Iterator[int]:
+        """The values that a buffer is a step on the way to."""
+        for node in self._ahead(buffer):
+            yield self.number(node.index)
+
     def results_ahead(self, buffer: Buffer) -> Iterator[int]:
         """The places among the program's results of what a buffer is a step on the way to."""
         for node in self._ahead(buffer):
-            if (position := self.facts.output_of(node.index)) is not None:
+            if (position := self.result_of(node)) is not None:
                 yield position
+
+    def cut_from(self, node: Node) -> Node | None:
+        """What a node is one device's part of, under the same name; None for any other node."""
+        if node.instruction.opcode != "dynamic-slice":
+            return None
+        whole = self._dataflow.nodes[self._dataflow.origins[node.operands[0]]]
+        return whole if whole.instruction.op_name == node.instruction.op_name else None
+
+    def _selection_behind(self, gathered: Node) -> Node | None:
+        """The last step of a gather of which a node is the first; None for any other node."""
+        return next((each for each in self.readers(gathered.index) if self.gather_before(each) is gathered), None)
+
+    def _is_part_of_sum(self, node: Node) -> bool:
+        """Whether a sum goes into an addition of the compiler's own, which adds up what lies side by side part by part."""
+        given = primitive(node.instruction.op_name)
+        return node.instruction.opcode == "reduce" and any(
+            reader.instruction.opcode == "add"
+            and (self._is_nameless(reader) or primitive(reader.instruction.op_name) == given)
+            for reader in self.readers(node.index)
+        )
+
+    def _division_by_exponential(self, node: Node) -> Node | None:
+        """The division by exp(x) of which a node is the exp(−x) that XLA multiplies by, to save a division."""
+        if node.instruction.opcode != "exponential":
+            return None
+        negated = self._dataflow.nodes[self._dataflow.origins[node.operands[0]]].instruction
+        if negated.opcode != "negate":
+            return None
+        products = (each for each in self.readers(node.index) if each.instruction.opcode == "multiply")
+        return next((each for each in products if each.instruction.op_name == negated.op_name), None)
 
     def _goes_by_another_name(self, node: Node) -> bool:
         """Whether an instruction has no name, or that of a mere movement which it has swallowed."""
@@ -122,6 +159,8 @@ class OnTheWay(Named):
             return
         origin = self._dataflow.nodes[self._dataflow.origins[start]]
         any_name = self._goes_by_another_name(origin)
+        if (selection := self._selection_behind(origin)) is not None:
+            yield selection
         waiting, seen = [start], {start}
         while waiting:
             for index in self._dataflow.nodes[waiting.pop()].users:
@@ -135,7 +174,7 @@ class OnTheWay(Named):
                 elif not any_name and not nameless and node.instruction.op_name == origin.instruction.op_name:
                     yield node
                     waiting.append(index)
-                if nameless or (any_name and self._is_summed_next(node)):
+                if nameless or (any_name and (self._is_summed_next(node) or self._is_part_of_sum(node))):
                     waiting.append(index)
 
     def _products_in(self, node: Node) -> Iterator[Name]:
