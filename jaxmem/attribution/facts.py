@@ -70,11 +70,23 @@ class Facts:
         found = {}
         for node in self.dataflow.nodes:
             if node.instruction.opcode in PRODUCTS and not node.instruction.op_name:
-                readers = self.dataflow.readers(node.index)
+                readers = self._first_named_behind(node.index)
                 behind = {self.scopes[reader.instruction.op_name] for reader in readers if _moves(reader)}
                 if len(behind) == 1:
                     found[node.index] = behind.pop()
         return found
+
+    def _first_named_behind(self, index: int) -> list[Node]:
+        """The readers of an array, with those of what only moves or casts it and has no name, where these are few."""
+        behind, named = [index], []
+        for at in behind:
+            for reader in self.dataflow.readers(at):
+                passes_on = _moves(reader) or reader.instruction.opcode == "convert"
+                if passes_on and not reader.instruction.op_name and len(behind) < _FEW:
+                    behind.append(reader.index)
+                else:
+                    named.append(reader)
+        return named
 
     def _find_entry_arguments(self, arguments: Sequence[Argument]) -> dict[int, Argument]:
         by_number = {a.parameter_number: a for a in arguments if a.parameter_number is not None}
@@ -168,6 +180,10 @@ class Facts:
 def is_meeting(node: Node) -> bool:
     """Whether ways meet at a node: what a loop carries, or what either branch leaves."""
     return node.hands_on and len(node.operands) > 1
+
+
+_FEW = 8
+"""Steps from a product to what has a name behind it: two casts, a copy and a transposition at most were seen."""
 
 
 def _moves(node: Node) -> bool:

@@ -49,6 +49,28 @@ def test_an_estimate_counts_what_the_processor_converts(fn: Any, dtype: str, com
     assert report.unexplained_bytes == 0
 
 
+def attended(model: Any, x: Any) -> Any:
+    with jax.named_scope("heads"):
+        heads = (x @ model["heads"]["kernel"]).reshape(1, 128, 4, 1, 64)
+    with jax.named_scope("scores"):
+        scores = jnp.einsum("blghd,bmgd->bghlm", heads, heads[:, :, :, 0]).astype("float32")
+        masked = jnp.where(jnp.tril(jnp.ones((128, 128), bool)), scores, -1e9)
+        return jax.nn.softmax(masked + model["scores"]["bias"]).astype("bfloat16")
+
+
+def test_a_product_without_a_name_belongs_to_the_scope_behind_its_casts(compiled: Any) -> None:
+    """XLA turns the product round and casts it, and its name is lost: it was counted where its operands come from."""
+    model = {
+        "heads": {"kernel": jax.ShapeDtypeStruct((256, 256), "bfloat16")},
+        "scores": {"bias": jax.ShapeDtypeStruct((128,), "bfloat16")},
+    }
+    program = jaxmem.Program(attended, model, jax.ShapeDtypeStruct((1, 128, 256), "bfloat16"))
+    report = read_report(compiled(program))
+    products = [row for row in report.buffers.rows() if row.dtype == "f32" and row.shape == (4, 128, 128)]
+    assert {row.layer for row in products} == {"scores"}
+    assert report.unexplained_bytes == 0
+
+
 def test_an_array_is_converted_once_for_all_who_read_it() -> None:
     table = trace(program(trained, "bfloat16")).layer_table
     assert table is not None
