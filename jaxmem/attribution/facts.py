@@ -5,6 +5,7 @@ the name of an HLO instruction.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from jaxmem.attribution.dataflow import MOVES, Dataflow, Node
 from jaxmem.attribution.layers import NEIGHBOURS_LAYER, SCOPES_LAYER, Layers
@@ -196,6 +197,7 @@ def _bit(argument: Argument) -> int:
     return DEPENDS_ON_STATE if argument.role in (Role.PARAMETERS, Role.MODEL_STATE) else DEPENDS_ON_INPUT
 
 
+@lru_cache(maxsize=1 << 14)
 def primitive(op_name: str) -> str:
     """JAX's name of the operation that an instruction comes from, empty for one that the compiler made.
 

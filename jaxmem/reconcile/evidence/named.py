@@ -4,7 +4,6 @@ A value is named by its layer, the operation that makes it, and its number of el
 however often XLA repeats them, so that two leaves of the formula need two values.
 """
 
-from collections.abc import Iterator
 from functools import cache, cached_property
 
 from jaxmem.attribution.collectives import COLLECTIVES, SUMS
@@ -43,6 +42,9 @@ _EXCHANGES = COLLECTIVES - SUMS
 HELPERS = {"broadcast": "broadcast_in_dim", "convert": "convert_element_type", "iota": "iota"}
 """Opcodes that JAX's lowering of any operation may use beside the real one, and the primitive that each really is."""
 
+_MAY_BE_ANOTHERS = HELPERS.keys() | {"reduce", "slice"}
+"""Opcodes that another operation's name may stand on: one of which they are a part, or for which they are made."""
+
 
 def is_branch_result(node: Node) -> bool:
     """Whether a node is where the results of a conditional's branches meet."""
@@ -67,12 +69,13 @@ class Named(Held):
     def nodes_of(self) -> dict[int, list[Node]]:
         """Value → the nodes that compute it; for what a loop carries, the node in its body; of branches, where they meet."""
         found: dict[int, list[Node]] = {}
-        for node in self._dataflow.nodes:
-            if self._dataflow.loop_state.get(node.index) == node.index:
-                found.setdefault(self._dataflow.value_numbers[node.index], []).append(node)
-            makes = not node.hands_on or is_branch_result(node)
-            if makes and self._dataflow.origins[node.index] == node.index:
-                found.setdefault(self._dataflow.value_numbers[node.index], []).append(node)
+        numbers, states = self._dataflow.value_numbers, self._dataflow.loop_state
+        for node, origin in zip(self._dataflow.nodes, self._dataflow.origins, strict=True):
+            index = node.index
+            if origin != index:
+                continue
+            if not node.hands_on or states.get(index) == index or is_branch_result(node):
+                found.setdefault(numbers[index], []).append(node)
         return found
 
     @cached_property
@@ -80,9 +83,7 @@ class Named(Held):
         """Name → the different values that carry it, in the order of the schedule."""
         found: dict[Name, list[int]] = {}
         for value, nodes in sorted(self.nodes_of.items(), key=lambda pair: (pair[1][0].position, pair[1][0].index)):
-            for name in dict.fromkeys(
-                name for node in nodes if self.is_the_operation(node) for name in self._names(node)
-            ):
+            for name in dict.fromkeys([name for node in nodes for name in self._operations(node)]):
                 found.setdefault(name, []).append(value)
         return found
 
@@ -101,8 +102,7 @@ class Named(Held):
             self._places[value] = {
                 (given, self.place(one))
                 for node in self.nodes_of[value]
-                if self.is_the_operation(node)
-                for _, given, _ in self._names(node)
+                for _, given, _ in self._operations(node)
                 for one in self._of_one_loop.get(node.index, (node,))
             }
         return self._places[value]
@@ -124,8 +124,14 @@ class Named(Held):
     def place(self, node: Node) -> tuple[str, ...] | None:
         """Where in the program a node's operation stands; None where XLA has made it without a name."""
         name = node.instruction.op_name
+        if name not in self._place_of_name:
+            self._place_of_name[name] = place(name_stack(name)) if primitive(name) else None
         around = node.instruction.opcode in ("while", "conditional")
-        return place(name_stack(name)) if primitive(name) and (around or not self._is_nameless(node)) else None
+        return self._place_of_name[name] if around or not self._is_nameless(node) else None
+
+    @cached_property
+    def _place_of_name(self) -> dict[str, tuple[str, ...] | None]:
+        return {}
 
     @cached_property
     def shapes_named(self) -> dict[tuple[str, str], dict[int, list[int]]]:
@@ -186,14 +192,16 @@ class Named(Held):
 
     def is_the_operation(self, node: Node) -> bool:
         """Whether a node is the operation it is named after, not a cast or a broadcast made for that operation's sake."""
-        if not self.facts.depends[node.index] or node.instruction.opcode in _EXCHANGES:
+        opcode, name = node.instruction.opcode, node.instruction.op_name
+        if not self.facts.depends[node.index] or opcode in _EXCHANGES:
             return False
         if _gathers(node) and any(self._gather_ended_by(reader) is node for reader in self.readers(node.index)):
             return False
-        if (node.instruction.opcode == "reduce" and self._is_added_up_next(node)) or self._is_cut_from_its_own(node):
+        if opcode not in _MAY_BE_ANOTHERS:
+            return True
+        if (opcode == "reduce" and self._is_added_up_next(node)) or self._is_cut_from_its_own(node):
             return False
-        helper_of = HELPERS.get(node.instruction.opcode)
-        name = node.instruction.op_name
+        helper_of = HELPERS.get(opcode)
         if helper_of is None or primitive(name) == helper_of:
             return True
         return all(
@@ -218,7 +226,26 @@ class Named(Held):
     def name(self, node: Node) -> Name:
         """How the formula would name a node."""
         if node.index in self._dataflow.loop_state:
-            return self.facts.layer[node.index], "while", node.elements
+            given = "while"
+        else:
+            given = self._told_by_name(node.instruction.op_name) or self._made_out(node)
+        return self.facts.layer[node.index], given, node.shape.elements
+
+    def _told_by_name(self, op_name: str) -> str:
+        """The operation that a name tells by itself; empty where the instruction must be looked at."""
+        given = self._told.get(op_name)
+        if given is None:
+            given = "" if op_name in self._argument_names else primitive(op_name)
+            tells = given != "div" and given not in MOVEMENT and not _is_around(given)
+            given = self._told[op_name] = _XLA_NAMES.get(given, given) if tells else ""
+        return given
+
+    @cached_property
+    def _told(self) -> dict[str, str]:
+        return {}
+
+    def _made_out(self, node: Node) -> str:
+        """The operation that an instruction does whose name does not tell it."""
         given = "" if node.instruction.op_name in self._argument_names else primitive(node.instruction.op_name)
         if _is_around(given) and node.instruction.opcode != "conditional":
             given = (
@@ -227,17 +254,16 @@ class Named(Held):
         given = (self._function_ended_by(node) if given == "div" else "") or _XLA_NAMES.get(given, given)
         if given in MOVEMENT and node.instruction.opcode in HELPERS:
             given = HELPERS[node.instruction.opcode]  # of a broadcast and a reshape XLA makes one broadcast
-        if not given or given in MOVEMENT:
-            # XLA has rewritten it without a name, or it has swallowed a transpose and taken the transpose's name.
-            target = node.instruction.attributes.custom_call_target
-            opcode = next((work for start, work in _LIBRARY_CALLS.items() if target.startswith(start)), "")
-            opcode = opcode or node.instruction.opcode
-            if opcode == "reduce" and (partial := self._partial_product(node)) is not None:
-                opcode = partial.instruction.opcode
-            given = OPCODE_PRIMITIVE.get(opcode, given)
-            if opcode == "reduce" and not given:
-                given = _REDUCTIONS.get(self._repeats(node), "")
-        return self.facts.layer[node.index], given, node.elements
+        if given and given not in MOVEMENT:
+            return given
+        # XLA has rewritten it without a name, or it has swallowed a transpose and taken the transpose's name.
+        target = node.instruction.attributes.custom_call_target
+        opcode = next((work for start, work in _LIBRARY_CALLS.items() if target.startswith(start)), "")
+        opcode = opcode or node.instruction.opcode
+        if opcode == "reduce" and (partial := self._partial_product(node)) is not None:
+            opcode = partial.instruction.opcode
+        given = OPCODE_PRIMITIVE.get(opcode, given)
+        return _REDUCTIONS.get(self._repeats(node), "") if opcode == "reduce" and not given else given
 
     def operation_in(self, buffer: Buffer) -> str:
         """The primitive that made what a buffer holds; empty where none did."""
@@ -249,22 +275,34 @@ class Named(Held):
         node = self.attributions[buffer.id].node
         return None if node is None else self.place(self._dataflow.nodes[self._dataflow.origins[node]])
 
-    def _names(self, node: Node) -> Iterator[Name]:
+    def _operations(self, node: Node) -> tuple[Name, ...]:
+        """The names of a node that is the operation it is named after; none for any other."""
+        found = self._names_of.get(node.index)
+        if found is None:
+            found = self._names_of[node.index] = self._names(node) if self.is_the_operation(node) else ()
+        return found
+
+    @cached_property
+    def _names_of(self) -> dict[int, tuple[Name, ...]]:
+        return {}
+
+    def _names(self, node: Node) -> tuple[Name, ...]:
         """Its name, and that of an operation merged into it, or of which it is the end.
 
         Of ``scatter(0, i, u) + x`` XLA makes ``scatter(x, i, u)``.
         """
-        name = self.name(node)
-        yield name
-        if node.instruction.opcode == "scatter" and self.facts.depends[node.operands[0]]:
-            yield name[0], "add_any", name[2]
-        if self._gather_ended_by(node) is not None:
-            yield name[0], "gather", name[2]
-        if (running := _RUNNING.get(name[1]) or _RUNNING.get(node.instruction.op_name)) is not None:
-            yield name[0], running, name[2]  # of a long window XLA makes two, whose sum goes by the name alone
-        if name[1] == "reduce" and node.leaf[1] == (1,):
+        name, opcode = self.name(node), node.instruction.opcode
+        layer, given, elements = name
+        if opcode == "scatter" and self.facts.depends[node.operands[0]]:
+            return name, (layer, "add_any", elements)
+        if opcode == "select" and self._gather_ended_by(node) is not None:
+            return name, (layer, "gather", elements)
+        if (running := _RUNNING.get(given) or _RUNNING.get(node.instruction.op_name)) is not None:
+            return name, (layer, running, elements)  # of a long window XLA makes two, whose sum goes by the name alone
+        if given == "reduce" and node.shape_index == (1,):
             # JAX lowers both to a reduction of pairs, a number and its place; of its two results this is the place.
-            yield from ((name[0], given, name[2]) for given in ("argmax", "argmin"))
+            return name, (layer, "argmax", elements), (layer, "argmin", elements)
+        return (name,)
 
     def place_beside(self, node: Node) -> int | None:
         """For the largest or smallest number that a reduction of pairs finds, the value that is its place; None for others."""
@@ -282,8 +320,15 @@ class Named(Held):
     def _is_nameless(self, node: Node) -> bool:
         """Whether the compiler made an instruction of its own accord: no name of JAX's, or only that of an argument."""
         name = node.instruction.op_name
-        given = primitive(name)
-        return not given or _is_around(given) or name in self._argument_names
+        nameless = self._nameless.get(name)
+        if nameless is None:
+            given = primitive(name)
+            nameless = self._nameless[name] = not given or _is_around(given) or name in self._argument_names
+        return nameless
+
+    @cached_property
+    def _nameless(self) -> dict[str, bool]:
+        return {}
 
     def gather_before(self, node: Node) -> Node | None:
         """What a ``gather`` with ``mode="fill"`` has read, where a node is its last step; None for any other node.

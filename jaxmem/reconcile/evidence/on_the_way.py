@@ -59,6 +59,8 @@ class OnTheWay(Named):
         made = node.instruction
         if not made.op_name or made.opcode in HELPERS:
             return False
+        if not any([made.metadata == reader.instruction.metadata for reader in self._dataflow.readers(node.index)]):
+            return False  # as most
         waiting, seen = [node.index], {node.index}
         while waiting:
             for reader in self._dataflow.readers(waiting.pop()):
