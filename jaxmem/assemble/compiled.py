@@ -1,16 +1,17 @@
 """The compiled side of a report, from whatever it was read: rows by role, by layer, and buffer by buffer."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jaxmem.assemble.estimate import ACTIVATIONS, NO_TABLE
 from jaxmem.attribution import Account, Attribution, Facts
 from jaxmem.formula import Formula
-from jaxmem.profile import Buffer, MemoryProfile
+from jaxmem.profile import MemoryProfile
 from jaxmem.result import BufferRow, BufferTable, Compared, LayerRow, LedgerRow, Schedule
-from jaxmem.roles import OPTIMIZER_ROLES, Phase, Role
+from jaxmem.roles import OPTIMIZER_ROLES, Role
 from jaxmem.source_lines import short_sources
 from jaxmem.unknown import Unknown
+from jaxmem.xla.hlo import Instruction, Metadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,14 +78,54 @@ def layer_rows(
 
 
 def buffer_rows(compiled: Compiled) -> tuple[tuple[BufferRow, ...], BufferTable]:
-    """The buffers alive at the peak, largest first, and all of them."""
+    """The buffers alive at the peak, largest first, and all of them: these by columns, there are many."""
     profile = compiled.profile
-    short = short_sources()
-    rows = {buffer.id: _buffer_row(buffer, compiled, short) for buffer in profile.buffers}
-    live = [rows[identifier] for identifier in profile.live_at_peak]
-    return tuple(sorted(live, key=lambda row: (-row.bytes, row.allocation, row.offset))), BufferTable.from_rows(
-        rows.values()
+    buffers, live = profile.buffers, profile.live_at_peak
+    attributions = [compiled.attributions[buffer.id] for buffer in buffers]
+    instructions = [profile.instruction(buffer) for buffer in buffers]
+    shapes = [
+        instruction.shape.subshape(buffer.leaf[1]) for buffer, instruction in zip(buffers, instructions, strict=True)
+    ]
+    table = BufferTable(
+        bytes=tuple([buffer.size_bytes for buffer in buffers]),
+        logical_bytes=tuple([buffer.logical_bytes for buffer in buffers]),
+        role=tuple([attribution.role for attribution in attributions]),
+        layer=tuple([attribution.layer for attribution in attributions]),
+        phase=tuple([attribution.phase for attribution in attributions]),
+        instruction=tuple([instruction.name for instruction in instructions]),
+        opcode=tuple([instruction.opcode for instruction in instructions]),
+        shape=tuple([shape.dimensions for shape in shapes]),
+        dtype=tuple([shape.element_type for shape in shapes]),
+        source=_sources(compiled, instructions),
+        start=tuple([buffer.start for buffer in buffers]),
+        end=tuple([buffer.end for buffer in buffers]),
+        allocation=tuple([buffer.allocation for buffer in buffers]),
+        offset=tuple([buffer.offset for buffer in buffers]),
+        rule=tuple([attribution.rule for attribution in attributions]),
     )
+    at_peak = [table.row(number) for number, buffer in enumerate(buffers) if buffer.id in live]
+    return tuple(sorted(at_peak, key=lambda row: (-row.bytes, row.allocation, row.offset))), table
+
+
+def _sources(compiled: Compiled, instructions: Iterable[Instruction]) -> tuple[str, ...]:
+    """For each buffer the line of source that its numbers come from, else the one that its instruction comes from."""
+    module, dataflow, short = compiled.profile.module, compiled.facts.dataflow, short_sources()
+
+    lines: dict[Metadata, str] = {}
+
+    def line(instruction: Instruction) -> str:
+        found = lines.get(instruction.metadata)
+        if found is None:
+            frames = module.source(instruction)
+            found = lines[instruction.metadata] = short(f"{frames[0].file}:{frames[0].line}") if frames else ""
+        return found
+
+    found = []
+    for buffer, instruction in zip(compiled.profile.buffers, instructions, strict=True):
+        node = compiled.attributions[buffer.id].node
+        origin = dataflow.nodes[dataflow.origins[node]].instruction if node is not None else instruction
+        found.append(line(origin) or line(instruction))
+    return tuple(found)
 
 
 def schedule_of(profile: MemoryProfile) -> Schedule:
@@ -95,32 +136,4 @@ def schedule_of(profile: MemoryProfile) -> Schedule:
         live_at_peak=tuple(i for i, buffer in enumerate(profile.buffers) if buffer.id in profile.live_at_peak),
         allocation=tuple(allocation.index for allocation in profile.allocations),
         allocation_bytes=tuple(allocation.size for allocation in profile.allocations),
-    )
-
-
-def _buffer_row(buffer: Buffer, compiled: Compiled, short: Callable[[str], str]) -> BufferRow:
-    attribution = compiled.attributions[buffer.id]
-    instruction = compiled.profile.instruction(buffer)
-    shape = instruction.shape.subshape(buffer.leaf[1])
-    node = attribution.node
-    origin = (
-        compiled.facts.dataflow.nodes[compiled.facts.dataflow.origins[node]].instruction if node is not None else None
-    )
-    frames = compiled.profile.module.source(origin or instruction) or compiled.profile.module.source(instruction)
-    return BufferRow(
-        bytes=buffer.size_bytes,
-        logical_bytes=buffer.logical_bytes,
-        role=attribution.role,
-        layer=attribution.layer,
-        phase=attribution.phase if node is not None else Phase.UNKNOWN,
-        instruction=instruction.name,
-        opcode=instruction.opcode,
-        shape=shape.dimensions,
-        dtype=shape.element_type,
-        source=short(f"{frames[0].file}:{frames[0].line}") if frames else "",
-        start=buffer.start,
-        end=buffer.end,
-        allocation=buffer.allocation,
-        offset=buffer.offset,
-        rule=attribution.rule,
     )

@@ -81,6 +81,11 @@ class Dataflow(Graph):
             found = self._readers[node] = self._find_readers(node)
         return found
 
+    def is_read(self, node: int) -> bool:
+        """Whether an array has readers."""
+        nodes = self.nodes
+        return any(not nodes[user].hands_on for user in nodes[node].users) or bool(self.readers(node))
+
     def _find_readers(self, node: int) -> tuple[Node, ...]:
         nodes, users = self.nodes, self.nodes[node].users
         if len(users) == 1 and not nodes[users[0]].hands_on:

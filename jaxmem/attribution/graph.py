@@ -128,8 +128,12 @@ class Graph:
     def node_at(self, leaf: Leaf) -> int | None:
         """The node that is made at a leaf; None where there is no array, or the computation is not entered."""
         identifier, index = leaf
-        arrays = self.arrays.get(identifier, ())
-        place = self.module.instructions[identifier].shape.places.get(index) if arrays else None
+        arrays = self.arrays.get(identifier)
+        if not arrays:
+            return None
+        if self.nodes[arrays[0]].shape_index == index:
+            return arrays[0]
+        place = self.module.instructions[identifier].shape.places.get(index)
         return None if place is None else arrays[place]
 
     def named_first(self, node: int) -> int:

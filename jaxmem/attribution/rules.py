@@ -7,17 +7,17 @@ role has evidence of its own. What no rule knows is unattributed, and counted.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from jaxmem.attribution.collectives import COLLECTIVES
-from jaxmem.attribution.dataflow import Dataflow, Node
+from jaxmem.attribution.dataflow import Node
 from jaxmem.attribution.facts import Facts
 from jaxmem.lowering import Argument, Output
 from jaxmem.profile import Buffer, Leaf, MemoryProfile
 from jaxmem.roles import STATE_ROLES, Phase, Role
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attribution:
+class Attribution(NamedTuple):
     """What a buffer is for.
 
     Attributes:
@@ -34,12 +34,14 @@ class Attribution:
     node: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(eq=False)
 class Occupant:
     """One buffer, with everything a rule may ask about it."""
 
     profile: MemoryProfile
     facts: Facts
+    live_leaves: frozenset[Leaf]
+    """Where the values are made that hold bytes at the peak."""
     buffer: Buffer
     node: Node | None
     slot_of: Argument | None
@@ -48,25 +50,33 @@ class Occupant:
     """The argument whose numbers it holds is gone from its own slot at the peak, and this is the copy in its place."""
     is_in_result: bool
     """It lies in memory of the program's result that is no argument's."""
-    live_leaves: frozenset[Leaf]
-    """Where the values are made that hold bytes at the peak."""
 
-    @property
-    def dataflow(self) -> Dataflow:
-        return self.facts.dataflow
+    def __post_init__(self) -> None:
+        facts, node = self.facts, self.node
+        self.dataflow = facts.dataflow
+        self.argument: Argument | None = None
+        """The argument whose numbers the buffer holds, unchanged."""
+        self.output: Output | None = None
+        """The program output that the buffer is."""
+        self.phase = Phase.UNKNOWN
+        """The phase in which the numbers were first made."""
+        if node is not None:
+            origin = facts.dataflow.origins[node.index]
+            self.argument = facts.argument[node.index]
+            self.phase = facts.phase[origin]
+            if (position := facts.output_of(node.index)) is not None:
+                self.output = facts.outputs[position]
 
     @property
     def origin(self) -> Node:
         """The node that first made the numbers."""
         assert self.node is not None
-        dataflow = self.facts.dataflow
-        return dataflow.nodes[dataflow.origins[self.node.index]]
+        return self.dataflow.nodes[self.dataflow.origins[self.node.index]]
 
     @property
-    def phase(self) -> Phase:
-        """The phase in which the numbers were first made."""
-        facts = self.facts
-        return facts.phase[facts.dataflow.origins[self.node.index]] if self.node is not None else Phase.UNKNOWN
+    def is_read(self) -> bool:
+        """Whether anything reads the buffer."""
+        return self.node is not None and self.dataflow.is_read(self.node.index)
 
     @cached_property
     def readers(self) -> tuple[Node, ...]:
@@ -77,17 +87,6 @@ class Occupant:
     def reader_phases(self) -> frozenset[Phase]:
         """The phases for which its readers run: a forward operation repeated inside a backward fusion is backward."""
         return frozenset(self.facts.run_phase(reader) for reader in self.readers)
-
-    @property
-    def argument(self) -> Argument | None:
-        """The argument whose numbers the buffer holds, unchanged."""
-        return self.facts.argument[self.node.index] if self.node is not None else None
-
-    @property
-    def output(self) -> Output | None:
-        """The program output that the buffer is."""
-        position = self.facts.output_of(self.node.index) if self.node is not None else None
-        return self.facts.outputs[position] if position is not None else None
 
     @cached_property
     def grows_into(self) -> Output | None:
@@ -105,6 +104,8 @@ def _argument_itself(occupant: Occupant) -> Role | None:
 
 def _pointer_table(occupant: Occupant) -> Role | None:
     # A tuple's table holds addresses: the program's result if it leaves the program, else scaffolding.
+    if occupant.node is not None:
+        return None  # an array
     if not occupant.profile.instruction(occupant.buffer).shape.subshape(occupant.buffer.leaf[1]).is_tuple:
         return None
     root = occupant.profile.module.entry.root_id
@@ -165,14 +166,14 @@ def _selects_branch(occupant: Occupant) -> Role | None:
 def _scratch(occupant: Occupant) -> Role | None:
     # A custom call's extra result that nobody reads is memory it works in.
     node = occupant.node
-    if node is not None and node.instruction.opcode == "custom-call" and node.leaf[1] and not occupant.readers:
+    if node is not None and node.instruction.opcode == "custom-call" and node.shape_index and not occupant.is_read:
         return Role.WORKSPACE
     return None
 
 
 def _never_read(occupant: Occupant) -> Role | None:
     # A multi-output instruction writes every result, wanted or not.
-    if occupant.node is not None and occupant.node.leaf[1] and not occupant.readers and occupant.output is None:
+    if occupant.node is not None and occupant.node.shape_index and not occupant.is_read and occupant.output is None:
         return Role.WORKSPACE
     return None
 
@@ -190,7 +191,7 @@ def _collective(occupant: Occupant) -> Role | None:
         return Role.COLLECTIVES
     # Many small arrays are packed into one before it is sent.
     packed = occupant.node is not None and occupant.origin.instruction.opcode == "concatenate"
-    if packed and occupant.readers and all(reader.instruction.opcode in COLLECTIVES for reader in occupant.readers):
+    if packed and occupant.is_read and all(reader.instruction.opcode in COLLECTIVES for reader in occupant.readers):
         return Role.COLLECTIVES
     return None
 
@@ -227,20 +228,20 @@ def _backward_made_early(occupant: Occupant) -> Role | None:
 
 
 def _working_forward(occupant: Occupant) -> Role | None:
-    if occupant.phase is Phase.FORWARD and occupant.readers and occupant.reader_phases <= {Phase.FORWARD, Phase.UPDATE}:
+    if occupant.phase is Phase.FORWARD and occupant.is_read and occupant.reader_phases <= {Phase.FORWARD, Phase.UPDATE}:
         return Role.TRANSIENT
     return None
 
 
 def _working_backward(occupant: Occupant) -> Role | None:
     recomputed = occupant.phase is Phase.FORWARD and _made_after_the_first_gradient(occupant)
-    if (occupant.phase is Phase.BACKWARD or recomputed) and occupant.readers:
+    if (occupant.phase is Phase.BACKWARD or recomputed) and occupant.is_read:
         return Role.TRANSIENT
     return None
 
 
 def _working_update(occupant: Occupant) -> Role | None:
-    if occupant.phase is Phase.UPDATE and occupant.readers:
+    if occupant.phase is Phase.UPDATE and occupant.is_read:
         return Role.TRANSIENT
     return None
 
@@ -277,9 +278,9 @@ def attribute(profile: MemoryProfile, facts: Facts) -> dict[int, Attribution]:
     argument_of_number: dict[int, Argument] = {}
     gone: set[int] = set()
     copies: dict[int, list[Buffer]] = {}
-    dataflow = facts.dataflow
-    for buffer in profile.buffers:
-        node = dataflow.node_at(buffer.leaf)
+    dataflow, live = facts.dataflow, profile.live_at_peak
+    nodes = [dataflow.node_at(buffer.leaf) for buffer in profile.buffers]
+    for buffer, node in zip(profile.buffers, nodes, strict=True):
         argument = facts.argument[node] if node is not None else None
         if argument is None or argument.parameter_number is None:
             continue
@@ -287,7 +288,7 @@ def attribute(profile: MemoryProfile, facts: Facts) -> dict[int, Attribution]:
             copies.setdefault(argument.parameter_number, []).append(buffer)
             continue
         argument_of_number[argument.parameter_number] = argument
-        if buffer.id not in profile.live_at_peak:
+        if buffer.id not in live:
             gone.add(argument.parameter_number)
     stand_ins = {
         min(found, key=lambda buffer: _stand_in_order(profile, buffer)).id
@@ -299,20 +300,19 @@ def attribute(profile: MemoryProfile, facts: Facts) -> dict[int, Attribution]:
         for allocation in profile.allocations
         if allocation.maybe_live_out and not allocation.is_entry_computation_parameter
     )
-    live_leaves = frozenset(buffer.leaf for buffer in profile.buffers if buffer.id in profile.live_at_peak)
+    live_leaves = frozenset(buffer.leaf for buffer in profile.buffers if buffer.id in live)
     answers: dict[int, Attribution] = {}
-    for buffer in profile.buffers:
-        node_index = dataflow.node_at(buffer.leaf)
+    for buffer, node_index in zip(profile.buffers, nodes, strict=True):
         number = parameter_allocations.get(buffer.allocation)
         occupant = Occupant(
-            profile=profile,
-            facts=facts,
-            buffer=buffer,
+            profile,
+            facts,
+            live_leaves,
+            buffer,
             node=dataflow.nodes[node_index] if node_index is not None else None,
             slot_of=argument_of_number.get(number) if number is not None else None,
             stands_in=buffer.id in stand_ins,
             is_in_result=buffer.allocation in results,
-            live_leaves=live_leaves,
         )
         role, rule = Role.UNATTRIBUTED, "no rule"
         for name, ask in RULES:

@@ -4,8 +4,6 @@ The rules are those of every program. What they decide by an argument's role, wh
 the names do not tell it, is taken back here: it is unattributed, for a reason.
 """
 
-from dataclasses import replace
-
 from jaxmem.attribution import Attribution, Dataflow, Facts, attribute
 from jaxmem.dump.tables import Tables
 from jaxmem.layer_paths import name_stack, scope_components, tells_phases
@@ -28,13 +26,12 @@ def attribute_dump(profile: MemoryProfile, tables: Tables) -> tuple[Facts, dict[
     layers = {buffer.id: _layer(profile.instruction(buffer).op_name) for buffer in profile.buffers}
     answers = {}
     for identifier, attribution in attribute(profile, facts).items():
-        answers[identifier] = replace(
-            attribution,
+        answers[identifier] = attribution._replace(
             layer=layers[identifier] or attribution.layer,
             phase=attribution.phase if has_phases else Phase.UNKNOWN,
         )
         if (reason := _doubt(attribution, facts, tables, has_phases)) is not None:
-            answers[identifier] = replace(answers[identifier], role=Role.UNATTRIBUTED, rule=reason)
+            answers[identifier] = answers[identifier]._replace(role=Role.UNATTRIBUTED, rule=reason)
     return facts, answers
 
 

@@ -10,6 +10,7 @@ runs at the same time on a pool of several threads (XLA's ThunkExecutor).
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from jaxmem.capture.data import Host
 from jaxmem.devices.library_kernels import TYPICAL, X86_MACHINES
@@ -193,10 +194,14 @@ def _known(fusion: OpaqueFusion) -> int:
 def _opaque_kind(instruction: Instruction) -> str:
     if instruction.opcode != "fusion" or not instruction.called_computation_ids:
         return ""
-    if b"fusion_config" not in instruction.backend_config:
-        return ""
+    return _kind(instruction.backend_config) if b"fusion_config" in instruction.backend_config else ""
+
+
+@lru_cache(maxsize=1 << 10)
+def _kind(backend_config: bytes) -> str:
+    """The kind of an opaque fusion; empty for any other. Many fusions have the same configuration."""
     try:
-        kind = json.loads(instruction.backend_config)["fusion_config"]["kind"]
+        kind = json.loads(backend_config)["fusion_config"]["kind"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
     return kind if isinstance(kind, str) and kind in OPAQUE_FUSION_KINDS else ""
@@ -209,12 +214,16 @@ def _largest_together(module: Module, fusions: list[OpaqueFusion], workers: int)
     order = module.computations[module.instructions[fusions[0].instruction_id].computation_id].instruction_ids
     # Sets of fusions as bits, the largest fusion the lowest: which ones each instruction waits for, and which wait for it.
     awaits, awaited_by = dict(bit), dict(bit)
-    for instruction_id in order:
-        for before in _waits_for(module.instructions[instruction_id]):
-            awaits[instruction_id] = awaits.get(instruction_id, 0) | awaits.get(before, 0)
-    for instruction_id in reversed(order):
-        for before in _waits_for(module.instructions[instruction_id]):
-            awaited_by[before] = awaited_by.get(before, 0) | awaited_by.get(instruction_id, 0)
+    waits_for = [(each, _waits_for(module.instructions[each])) for each in order]
+    for instruction_id, waiting_for in waits_for:
+        bits = awaits.get(instruction_id, 0)
+        for before in waiting_for:
+            bits |= awaits.get(before, 0)
+        awaits[instruction_id] = bits
+    for instruction_id, waiting_for in reversed(waits_for):
+        bits = awaited_by.get(instruction_id, 0)
+        for before in waiting_for:
+            awaited_by[before] = awaited_by.get(before, 0) | bits
     # The best set is a weighted antichain, hard to find exactly: to each largest member in turn, add what fits by size.
     best: tuple[OpaqueFusion, ...] = ()
     for position, start in enumerate(by_size):

@@ -6,6 +6,7 @@ summed over; the left side is taken to have many rows (``estimate_dot_cost`` and
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from jaxmem.devices.library_kernels import Kernel, kernels_of
 
@@ -66,6 +67,7 @@ class Product:
         return min(workers + 1, min(self.row_tasks, workers) * min(self.column_tasks, workers))
 
 
+@lru_cache(maxsize=1 << 12)
 def divide(
     *,
     rows: int,

@@ -75,6 +75,10 @@ class BufferTable:
         for values in zip(*(getattr(self, name) for name in names), strict=True):
             yield BufferRow(**dict(zip(names, values, strict=True)))
 
+    def row(self, number: int) -> BufferRow:
+        """One buffer."""
+        return BufferRow(**{column.name: getattr(self, column.name)[number] for column in fields(self)})
+
     def __len__(self) -> int:
         return len(self.bytes)
 

@@ -33,13 +33,14 @@ class OnTheWay(Named):
 
         A cast under that name may be the result: a mask unpacked from bits.
         """
-        return all(self._is_operand(node) for node in self.nodes_of.get(value, ()))
+        return all(map(self._is_operand, self.nodes_of.get(value, ())))
 
     @staticmethod
     def _is_operand(node: Node) -> bool:
-        helper_of = HELPERS.get(node.instruction.opcode)
-        broadcast = helper_of is not None and node.instruction.opcode != "convert"
-        return broadcast and primitive(node.instruction.op_name) not in ("", helper_of)
+        opcode = node.instruction.opcode
+        if opcode == "convert" or opcode not in HELPERS:
+            return False
+        return primitive(node.instruction.op_name) not in ("", HELPERS[opcode])
 
     def is_step(self, value: int) -> bool:
         """Whether an operation is not done with a value that carries its name: the next instruction does something else.
@@ -47,9 +48,10 @@ class OnTheWay(Named):
         Two multiplications of the program in one place have one name, and neither is a step of the other: a step goes, under
         its own name and from the same line of the program, into an instruction of another opcode.
         """
-        if value not in self._is_step:
-            self._is_step[value] = any(self._goes_on(node) for node in self.nodes_of.get(value, ()))
-        return self._is_step[value]
+        found = self._is_step.get(value)
+        if found is None:
+            found = self._is_step[value] = any(map(self._goes_on, self.nodes_of.get(value, ())))
+        return found
 
     def ends_gather(self, value: int) -> bool:
         """Whether a value is the last step of a gather, whose first another buffer holds."""
@@ -59,11 +61,9 @@ class OnTheWay(Named):
         made = node.instruction
         if not made.op_name or made.opcode in HELPERS:
             return False
-        if not any([made.metadata == reader.instruction.metadata for reader in self._dataflow.readers(node.index)]):
-            return False  # as most
         waiting, seen = [node.index], {node.index}
-        while waiting:
-            for reader in self._dataflow.readers(waiting.pop()):
+        for index in waiting:
+            for reader in self._dataflow.readers(index):
                 read = reader.instruction
                 if read.metadata != made.metadata or reader.index in seen:
                     continue
