@@ -5,7 +5,7 @@ a node inside a fusion is as visible as one outside; tuples, bitcasts and bounda
 and transposes keep its numbers in new bytes (`MOVEMENT`). Everything the rules ask about a buffer is asked of this graph.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 
 from jaxmem.attribution.graph import ELEMENTWISE, MOVES, Graph, Node
 from jaxmem.xla.hlo import Instruction, Module
@@ -44,6 +44,7 @@ class Dataflow(Graph):
     def _find_values(self) -> None:
         nodes, numbers, origins = self.nodes, self.value_numbers, self.origins
         known: dict[tuple[object, ...], int] = {}
+        number_of = numbers.__getitem__
         for node in nodes:
             operands, instruction = node.operands, node.instruction
             opcode = instruction.opcode
@@ -68,7 +69,7 @@ class Dataflow(Graph):
             elif opcode == "broadcast" and nodes[operands[0]].elements == 1:
                 what = (opcode, node.elements, numbers[operands[0]])  # one number so many times, in whatever shape
             else:
-                what = (instruction.fingerprint, node.shape_index, *[numbers[operand] for operand in operands])
+                what = (instruction.fingerprint, node.shape_index, *map(number_of, operands))
             numbers.append(known.setdefault(what, len(known)))
 
     def readers(self, node: int) -> tuple[Node, ...]:
@@ -114,7 +115,7 @@ class Dataflow(Graph):
         nodes, bits = self.nodes, [0] * len(self.nodes)
         for node, value in start.items():
             bits[node] = value
-        gathers = [node.users if backwards else node.operands for node in nodes]
+        gathers: list[Sequence[int]] = list(self.users if backwards else self.operands)
         way_round = []
         for leaves, receives in self.way_round:
             taker, giver = (leaves, receives) if backwards else (receives, leaves)

@@ -4,7 +4,7 @@ Everything here is a query on the dataflow graph together with the lowering's ta
 the name of an HLO instruction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from jaxmem.attribution.dataflow import MOVES, Dataflow, Node
@@ -49,9 +49,9 @@ class Facts:
             self.held_argument[node] = self.argument[node] or argument
         self.depends = dataflow.spread({node: _bit(argument) for node, argument in self._entry_arguments.items()})
         self._in_update = self._find_what_follows_optimizer()
-        names = {node.instruction.op_name for node in dataflow.nodes}
+        names, unnamed_products = self._find_names()
         self.scopes = {name: name_stack(name) for name in names}
-        self.scope_behind = self._find_scopes_behind()
+        self.scope_behind = self._find_scopes_behind(unnamed_products)
         is_backward = {name: is_transposed(name) for name in names}
         phases = find_phases(dataflow, self.depends, self._in_update, is_backward.__getitem__)
         self.phase = [*map(PHASES.__getitem__, phases)]
@@ -66,15 +66,24 @@ class Facts:
         layers = Layers(self, arguments)
         self.layer, self.layer_rule = layers.layer, layers.rule
 
-    def _find_scopes_behind(self) -> dict[int, str]:
+    def _find_names(self) -> tuple[set[str], list[Node]]:
+        """The names of all instructions, many of which share one, and the products without."""
+        names, unnamed_products = set[str](), []
+        for node in self.dataflow.nodes:
+            instruction = node.instruction
+            names.add(instruction.op_name)
+            if not instruction.op_name and instruction.opcode in PRODUCTS:
+                unnamed_products.append(node)
+        return names, unnamed_products
+
+    def _find_scopes_behind(self, unnamed_products: Iterable[Node]) -> dict[int, str]:
         """For a product that XLA has turned round and left without a name, the name stack of the moves behind it."""
         found = {}
-        for node in self.dataflow.nodes:
-            if node.instruction.opcode in PRODUCTS and not node.instruction.op_name:
-                readers = self._first_named_behind(node.index)
-                behind = {self.scopes[reader.instruction.op_name] for reader in readers if _moves(reader)}
-                if len(behind) == 1:
-                    found[node.index] = behind.pop()
+        for node in unnamed_products:
+            readers = self._first_named_behind(node.index)
+            behind = {self.scopes[reader.instruction.op_name] for reader in readers if _moves(reader)}
+            if len(behind) == 1:
+                found[node.index] = behind.pop()
         return found
 
     def _first_named_behind(self, index: int) -> list[Node]:

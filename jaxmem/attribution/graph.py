@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 from jaxmem.attribution.collectives import DONES, PIECEWISE, STARTS, SUMS
 from jaxmem.profile import Leaf, flatten_schedule, instruction_order
@@ -79,8 +80,7 @@ class Node:
         return self.shape.element_type
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Around:
+class _Around(NamedTuple):
     """Where a computation stands.
 
     Attributes:
@@ -99,6 +99,7 @@ class Graph:
 
     Attributes:
         arrays: instruction id → its nodes; of one that is entered several times, those of the last time.
+        operands, users: those of every node.
         selectors: nodes that decide which branch of a conditional runs.
         sums: what the devices add up.
         loop_state: every node that is an array which a loop carries from turn to turn, in its condition, in its body and as its
@@ -118,11 +119,12 @@ class Graph:
         self.way_round: list[tuple[int, int]] = []
         self.schedule = flatten_schedule(module)
         self._position = {identifier: position for position, identifier in enumerate(self.schedule)}
-        self._enter(module.entry_computation_id, _Around(parameters=None))
-        users = [node.users for node in self.nodes]
-        for node in self.nodes:
-            index = node.index
-            for operand in node.operands:
+        self._enter(module.entry_computation_id, _Around(None))
+        self.operands: list[Sequence[int]] = [node.operands for node in self.nodes]
+        self.users = [node.users for node in self.nodes]
+        users = self.users
+        for index, operands in enumerate(self.operands):
+            for operand in operands:
                 users[operand].append(index)
 
     def node_at(self, leaf: Leaf) -> int | None:
@@ -144,45 +146,45 @@ class Graph:
 
     def _enter(self, computation_id: int, around: _Around) -> Arrays:
         """Add a computation's nodes and return its root's. What most instructions make is computed from all they are given."""
-        instructions, arrays, nodes = self.module.instructions, self.arrays, self.nodes
-        fusion, position = around.fusion, around.position
+        instructions, arrays, nodes, positions = self.module.instructions, self.arrays, self.nodes, self._position
+        parameters, fusion, position = around
         for identifier in instruction_order(self.module, computation_id):
             instruction = instructions[identifier]
-            here = self._position.get(identifier, 0) if position is None else position
-            if instruction.opcode in _OF_THEIR_OWN:
+            opcode, shape = instruction.opcode, instruction.shape
+            here = positions.get(identifier, 0) if position is None else position
+            if opcode == "parameter" and parameters is not None:
+                operands, is_received = parameters[instruction.attributes.parameter_number or 0], True
+            elif opcode in _OF_THEIR_OWN:
                 arrays[identifier] = self._make(instruction, around, here)
                 continue
-            operands = self._everything(instruction)
-            if instruction.shape.is_tuple:
-                made = [
-                    Node(number, instruction, index, shape, operands, [], fusion, here, False)
-                    for number, (index, shape) in enumerate(instruction.shape.leaves, len(nodes))
-                ]
-                arrays[identifier] = tuple(node.index for node in made)
-                nodes += made
             else:
-                number = len(nodes)
-                arrays[identifier] = (number,)
-                nodes.append(Node(number, instruction, (), instruction.shape, operands, [], fusion, here, False))
+                operands, is_received = self._everything(instruction), False
+            if shape.is_tuple:
+                each = [(one,) for one in operands] if is_received else [operands] * len(shape.leaves)
+                arrays[identifier] = self._add(instruction, each, fusion, here, hands_on=is_received)
+                continue
+            number = len(nodes)
+            nodes.append(Node(number, instruction, (), shape, operands, [], fusion, here, is_received))
+            arrays[identifier] = (number,)
         return arrays[self.module.computations[computation_id].root_id]
 
     def _everything(self, instruction: Instruction) -> Arrays:
-        """All arrays that an instruction is given."""
-        operands = instruction.operand_ids
+        """All arrays that an instruction is given: most have one or two operands."""
+        arrays, operands = self.arrays, instruction.operand_ids
+        if len(operands) == 2:
+            return arrays[operands[0]] + arrays[operands[1]]
         if len(operands) == 1:
-            return self.arrays[operands[0]]
-        return tuple(chain.from_iterable([self.arrays[operand] for operand in operands]))
+            return arrays[operands[0]]
+        return tuple(chain.from_iterable([arrays[operand] for operand in operands]))
 
     def _make(self, instruction: Instruction, around: _Around, here: int) -> Arrays:
         """The nodes of an instruction whose results are not just computed from all operands."""
         opcode, fusion = instruction.opcode, around.fusion
+        if opcode == "parameter":  # of the entry computation
+            return self._add(instruction, [()] * len(instruction.shape.leaves), fusion, here, hands_on=False)
         operands = [self.arrays[operand] for operand in instruction.operand_ids]
-        if opcode == "parameter":
-            if around.parameters is None:
-                return self._add(instruction, [()] * len(instruction.shape.leaves), fusion, here, hands_on=False)
-            return self._hand_on(instruction, around.parameters[instruction.parameter_number or 0], fusion, here)
         if opcode == "fusion":
-            inside = _Around(parameters=operands, fusion=fusion or instruction.id, position=here)
+            inside = _Around(operands, fusion or instruction.id, here)
             return self._hand_on(instruction, self._enter(instruction.called_computation_ids[0], inside), fusion, here)
         if opcode == "get-tuple-element":
             given = self._element(instruction.operand_ids[0], instruction.tuple_index or 0)

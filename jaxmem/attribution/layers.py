@@ -64,7 +64,7 @@ class Layers:
                 layers[index], rules[index] = self._largest(operands), PRODUCERS_LAYER
             elif named := of_name[node.instruction.op_name] or of_moves_behind.get(index, ""):
                 layers[index], rules[index] = named, SCOPES_LAYER
-            elif largest := _largest_parameter(flows, [origins[operand] for operand in operands]):
+            elif largest := _largest_parameter(flows, origins, operands):
                 layers[index], rules[index] = largest.layer, _PARAMETERS_LAYER
             elif (output := facts.gradient_of[index]) is not None:
                 # In the update, too: many gradients packed into one sum over the devices come from one producer.
@@ -100,11 +100,13 @@ class Layers:
         return found
 
 
-def _largest_parameter(flows: Mapping[int, Argument], origins: Iterable[int]) -> Argument | None:
+def _largest_parameter(
+    flows: Mapping[int, Argument], origins: Sequence[int], operands: Iterable[int]
+) -> Argument | None:
     """The largest state argument that flows in directly, or through a cast, a broadcast or padding."""
     largest = None
-    for origin in origins:
-        argument = flows.get(origin)
+    for operand in operands:
+        argument = flows.get(origins[operand])
         if argument is not None and (largest is None or argument.elements > largest.elements):
             largest = argument
     return largest
