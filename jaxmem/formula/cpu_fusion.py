@@ -24,6 +24,7 @@ from jaxmem.formula.equal import Equals
 from jaxmem.formula.fusion import IN_MEMORY, REDUCTIONS, Fusion, find_readers
 from jaxmem.formula.library_fusion import LibraryFusions, find_library_fusions
 from jaxmem.formula.library_instructions import is_of_library
+from jaxmem.formula.number_formats import with_float32
 from jaxmem.layer_table import LayerTable, Operation
 from jaxmem.roles import Phase
 
@@ -126,6 +127,7 @@ def fuse_for_cpu(table: LayerTable, equals: Equals) -> CpuFusion:
     Readers come before what they read here: what a value's readers can do decides what becomes of it.
     """
     library = find_library_fusions(table, equals)
+    table = with_float32(table, (index for inside in library.fusions for index in inside))
     fusion = CpuFusion(table, equals, find_readers(table, equals), library=library)
     fusion.region = frozenset(
         result for inside in library.fusions for index in inside[:-1] for result in table.operations[index].results

@@ -92,7 +92,7 @@ def find_live_ranges(
             *_additions(plan, schedule),
             *((copy, exists[wide] and start[wide] <= schedule.peak <= end[wide]) for wide, copy in beside.items()),
         ),
-        in_float32=frozenset(in_float32.values()),
+        in_float32=frozenset(in_float32.values()) | _by_library(table, plan),
         gap_bytes=gap_bytes(schedule.intervals) if platform in ("cuda", "cpu") else 0,
         hidden_bytes=_hidden_bytes(plan, threads, frozenset(features)) if platform == "cpu" and threads else 0,
         on_chip=on_chip,
@@ -129,6 +129,13 @@ def _in_float32(
             why="the processor computes in float32",
         )
     return alone, beside
+
+
+def _by_library(table: LayerTable, plan: Plan) -> frozenset[int]:
+    """What a library computes in float32, results of the program apart."""
+    pairs = zip(table.values, plan.table.values, strict=False)
+    made = {index for index, (traced, computed) in enumerate(pairs) if traced.itemsize_bits != computed.itemsize_bits}
+    return frozenset(made - set(table.outputs))
 
 
 def _hidden_bytes(plan: Plan, threads: int, features: frozenset[str]) -> int:

@@ -6,7 +6,7 @@ product and a convolution lie in memory on both sides: what they read is there i
 of them, and what they compute comes in float32, to be converted where it is read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from jaxmem.formula.fusion import CONTRACTIONS, WINDOWS
@@ -58,6 +58,12 @@ def as_computed(table: LayerTable, in_float32: frozenset[int]) -> LayerTable:
         for index, value in enumerate(table.values)
     )
     return replace(table, values=tuple(values))
+
+
+def with_float32(table: LayerTable, operations: Iterable[int]) -> LayerTable:
+    """A program in which what these operations make is in float32: a library takes and hands out nothing narrower."""
+    made = {result for index in operations for result in table.operations[index].results}
+    return as_computed(table, frozenset(value for value in made if table.values[value].dtype in _NARROW))
 
 
 class _Builder:

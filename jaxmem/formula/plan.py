@@ -68,6 +68,7 @@ class Plan:
                 table, self.equals, self.swallowed, by_priority=platform == "cuda", into_contractions=platform == "tpu"
             )
         )
+        self.table = table = self.fusion.table
         self.arrays: list[Array] = []
         self.kernels: list[Kernel] = []
         self.array_of: dict[int, int] = {}
