@@ -9,6 +9,12 @@ from math import prod
 
 from jaxmem.roles import Phase
 
+EXCHANGING = frozenset(
+    """all_gather all_gather_invariant all_gather_reduced all_to_all ppermute psum psum_invariant pmax pmin reduce_scatter
+    unreduced_psum unreduced_reduce_scatter""".split()
+)
+"""JAX's primitives with which a program for one device (``shard_map``) exchanges data with the others."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:

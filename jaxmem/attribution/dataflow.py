@@ -106,16 +106,24 @@ class Dataflow(Graph):
         return tuple(found.values())
 
     def spread(
-        self, start: Mapping[int, int], *, backwards: bool = False, anew: Container[int] = frozenset()
+        self,
+        start: Mapping[int, int],
+        *,
+        backwards: bool = False,
+        anew: Container[int] = frozenset(),
+        made_of: Mapping[int, Sequence[int]] | None = None,
     ) -> list[int]:
         """Bits that flow along the graph from ``start`` (node → bits) until nothing changes, to users or to operands.
 
         ``anew``: nodes that a loop carries but that begin anew in each turn: nothing flows into them from the turn before.
+        ``made_of``: nodes into which less flows than all of their operands, each with what does.
         """
         nodes, bits = self.nodes, [0] * len(self.nodes)
         for node, value in start.items():
             bits[node] = value
         gathers: list[Sequence[int]] = list(self.users if backwards else self.operands)
+        for index, made in (made_of or {}).items():
+            gathers[index] = made
         way_round = []
         for leaves, receives in self.way_round:
             taker, giver = (leaves, receives) if backwards else (receives, leaves)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from jaxmem.attribution.dataflow import MOVES, Dataflow, Node
-from jaxmem.attribution.layers import NEIGHBOURS_LAYER, SCOPES_LAYER, Layers
+from jaxmem.attribution.layers import Layers
 from jaxmem.attribution.outputs import Outputs
 from jaxmem.attribution.phases import PHASES, find_phases, find_run_phases
 from jaxmem.layer_paths import is_combined, is_linearized, is_transposed, name_stack
@@ -48,6 +48,7 @@ class Facts:
         for node, argument in self._carried_arguments.items():
             self.held_argument[node] = self.argument[node] or argument
         self.depends = dataflow.spread({node: _bit(argument) for node, argument in self._entry_arguments.items()})
+        self._outputs = Outputs(dataflow, outputs)
         self._in_update = self._find_what_follows_optimizer()
         names, unnamed_products = self._find_names()
         self.scopes = {name: name_stack(name) for name in names}
@@ -56,7 +57,6 @@ class Facts:
         phases = find_phases(dataflow, self.depends, self._in_update, is_backward.__getitem__)
         self.phase = [*map(PHASES.__getitem__, phases)]
         self._run_phases = find_run_phases(dataflow, phases)
-        self._outputs = Outputs(dataflow, outputs)
         self.output_of, self.grows_into = self._outputs.output_of, self._outputs.grows_into
         self.packed_part = self._outputs.packed_part
         self._gradients = self._find_gradients()
@@ -112,13 +112,13 @@ class Facts:
         """Nothing but 0 for nodes that depend on optimizer state within one turn of the loops around them.
 
         A loop over training steps makes everything depend on the optimizer of the step before; that does not make it part
-        of the update.
+        of the update. What is cut from a sum of several arrays packed into one follows what its own array does.
         """
-        dataflow, depends = self.dataflow, self.depends
-        if dataflow.way_round:
+        dataflow, depends, unpacked = self.dataflow, self.depends, self._outputs.unpacked()
+        if dataflow.way_round or unpacked:
             state = [node for node, argument in self._entry_arguments.items() if argument.role in OPTIMIZER_ROLES]
             anew = {received for _, received in dataflow.way_round}
-            return dataflow.spread(dict.fromkeys(state, 1), anew=anew)
+            return dataflow.spread(dict.fromkeys(state, 1), anew=anew, made_of=unpacked)
         return [bits & DEPENDS_ON_OPTIMIZER for bits in depends]
 
     def run_phase(self, node: Node) -> Phase:
@@ -146,6 +146,12 @@ class Facts:
         """Whether an array is made after the forward pass; what a loop sums up there begins as zeros made before it."""
         makers = node.operands if is_meeting(node) else (node.index,)
         return any(self.phase[maker] in (Phase.BACKWARD, Phase.UPDATE) for maker in (node.index, *makers))
+
+    def cut_from(self, node: int) -> Argument | None:
+        """The argument of which a node holds a part that the compiler has cut from it; None for anything else."""
+        origin = self.dataflow.nodes[self.dataflow.origins[node]]
+        cut = origin.instruction.opcode == "slice" and not origin.instruction.op_name
+        return self.argument[origin.operands[0]] if cut else None
 
     def carried_argument(self, node: Node) -> Argument | None:
         """The state argument whose version of the last turn a loop hands to the next; None for anything else.
@@ -216,4 +222,4 @@ def primitive(op_name: str) -> str:
     return "" if is_combined(op_name) or "/" not in path else path.rsplit("/", 1)[-1]
 
 
-__all__ = ["NEIGHBOURS_LAYER", "SCOPES_LAYER", "Facts", "primitive"]
+__all__ = ["Facts", "primitive"]

@@ -100,7 +100,7 @@ class Graph:
     Attributes:
         arrays: instruction id → its nodes; of one that is entered several times, those of the last time.
         operands, users: those of every node.
-        selectors: nodes that decide which branch of a conditional runs.
+        selectors: nodes that decide which branch of a conditional runs, or whether a loop goes on.
         sums: what the devices add up.
         loop_state: every node that is an array which a loop carries from turn to turn, in its condition, in its body and as its
             result → the one in the body.
@@ -262,6 +262,7 @@ class Graph:
             for number, computation in enumerate(computations)
             if instructions[computation.root_id].shape.indices == instruction.shape.indices
         )
+        self.selectors.update(self.named_first(root[0]) for number, root in enumerate(left) if number != body)
         # What one turn leaves is what the next receives; what the body hands on untouched is the same array all the time.
         states = list(zip(received[body], left[body], initial, strict=True))
         carried = [not self._is_handed_on(after, state) for state, after, _ in states]

@@ -112,6 +112,12 @@ class Outputs:
             start -= nodes[operand].elements
         return None
 
+    def unpacked(self) -> dict[int, tuple[int]]:
+        """What is cut from a sum of many arrays packed into one → the array that was packed in its place."""
+        readers = (each for summed in self.dataflow.sums for each in self.dataflow.readers(summed))
+        parts = {reader.index: self.packed_part(reader) for reader in readers}
+        return {index: (part,) for index, part in parts.items() if part is not None}
+
     def sums_to_come(self, gradient_of: Sequence[int | None]) -> list[int | None]:
         """For each node that is part of a gradient the collective that adds up the parts; None where there is none to come."""
         nodes = self.dataflow.nodes

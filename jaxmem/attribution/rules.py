@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from jaxmem.attribution.collectives import COLLECTIVES
+from jaxmem.attribution.collectives import COLLECTIVES, EXCHANGES
 from jaxmem.attribution.dataflow import Node
-from jaxmem.attribution.facts import Facts
+from jaxmem.attribution.facts import Facts, primitive
+from jaxmem.layer_table import EXCHANGING
 from jaxmem.lowering import Argument, Output
 from jaxmem.profile import Buffer, Leaf, MemoryProfile
 from jaxmem.roles import STATE_ROLES, Phase, Role
@@ -134,7 +135,9 @@ def _result_in_the_making(occupant: Occupant) -> Role | None:
 
 def _copy_of_argument(occupant: Occupant) -> Role | None:
     # XLA copies a donated argument out and reuses its slot: then one copy is the argument. While the slot still holds it,
-    # and beside that one, a copy is a second one, made for a kernel's sake.
+    # and beside that one, a copy is a second one, made for a kernel's sake; so is the part of it that a kernel reads.
+    if occupant.node is not None and occupant.facts.cut_from(occupant.node.index) is not None:
+        return Role.WORKSPACE
     argument = occupant.argument
     if argument is None or argument.parameter_number is None:
         return None
@@ -189,9 +192,14 @@ def _collective(occupant: Occupant) -> Role | None:
     # its way through the sum over the devices.
     if occupant.node is not None and occupant.origin.instruction.opcode in COLLECTIVES:
         return Role.COLLECTIVES
-    # Many small arrays are packed into one before it is sent.
-    packed = occupant.node is not None and occupant.origin.instruction.opcode == "concatenate"
-    if packed and occupant.is_read and all(reader.instruction.opcode in COLLECTIVES for reader in occupant.readers):
+    if occupant.node is None or occupant.origin.instruction.opcode != "concatenate":
+        return None
+    # Many small arrays are packed into one before it is sent, and what came in pieces is one array again.
+    nodes, origins = occupant.facts.dataflow.nodes, occupant.facts.dataflow.origins
+    pieces = [nodes[origins[piece]] for piece in occupant.origin.operands]
+    packed = occupant.is_read and all(reader.instruction.opcode in COLLECTIVES for reader in occupant.readers)
+    asked_for = primitive(occupant.origin.instruction.op_name) in EXCHANGING  # then it is what the program computes
+    if packed or (not asked_for and all(piece.instruction.opcode in EXCHANGES for piece in pieces)):
         return Role.COLLECTIVES
     return None
 
@@ -255,7 +263,7 @@ RULES: tuple[tuple[str, Callable[[Occupant], Role | None]], ...] = (
     ("copy of an argument", _copy_of_argument),
     ("depends on no argument", _depends_on_nothing),
     ("state that a loop carries", _carried_state),
-    ("chooses the branch that runs", _selects_branch),
+    ("decides which branch runs, or another turn", _selects_branch),
     ("scratch of a custom call", _scratch),
     ("result nobody reads", _never_read),
     ("becomes new state element by element", _gradient),

@@ -18,7 +18,7 @@ finds cheaper; neither is in the formula.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -27,7 +27,7 @@ from jaxmem.formula.leaves import Leaf
 from jaxmem.formula.ranges import LiveRanges
 from jaxmem.layer_table import LayerTable, Operation
 from jaxmem.lowering import Argument
-from jaxmem.roles import Phase, Role
+from jaxmem.roles import STATE_ROLES, Phase, Role
 
 _BEGIN_AT_ONCE = frozenset({"cuda"})
 """Platforms whose collectives begin as soon as their operands are there."""
@@ -60,11 +60,11 @@ def gathered_parameters(
     wanted = {
         value: argument
         for value, argument in zip(table.arguments, arguments, strict=True)
-        if argument.role in (Role.PARAMETERS, Role.MODEL_STATE) and table.values[value].divided_over > 1
+        if argument.role in STATE_ROLES and table.values[value].divided_over > 1
     }
     if not wanted:
         return ()
-    source = {value: value for value in wanted}
+    source = _same_array(table, wanted)
     read: dict[int, list[int]] = {}
     in_parts: list[int] = []
     for position, index in enumerate(ranges.order):
@@ -78,8 +78,6 @@ def gathered_parameters(
                 in_parts.append(position)
                 continue
             read.setdefault(source[operand], []).append(position)
-            if operation.primitive in _SAME_ARRAY:
-                source.update((result, source[operand]) for result in operation.results)
 
     def waits_for(position: int) -> int:
         before = bisect_left(in_parts, position)
@@ -97,6 +95,20 @@ def gathered_parameters(
         )
         for value, positions in read.items()
     )
+
+
+def _same_array(table: LayerTable, wanted: Iterable[int]) -> dict[int, int]:
+    """Each parameter, and whatever the forward pass makes of it that is only moved, cast or broadcast → the parameter.
+
+    A mere movement has no place in the order of the schedule, so all operations are asked.
+    """
+    source = {value: value for value in wanted}
+    for operation in table.operations:
+        if operation.phase is Phase.FORWARD and operation.primitive in _SAME_ARRAY:
+            for operand in operation.operands:
+                if operand in source:
+                    source.update((result, source[operand]) for result in operation.results)
+    return source
 
 
 def _is_done_in_parts(

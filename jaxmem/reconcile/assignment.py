@@ -8,6 +8,9 @@ from jaxmem.reconcile.book import Book
 from jaxmem.reconcile.evidence import Name, Place
 from jaxmem.roles import Phase, Role
 
+_LEFT_BEHIND = frozenset({"cond", "dynamic_update_slice"})
+"""Primitives of what a branch, or a loop turn by turn, leaves behind."""
+
 
 def assign_values(book: Book, leaves: Sequence[Leaf]) -> dict[int, int]:
     """Leaf (by position) → the value it speaks of; each value serves one leaf.
@@ -18,6 +21,7 @@ def assign_values(book: Book, leaves: Sequence[Leaf]) -> dict[int, int]:
     """
     taken: set[int] = set()
     value_of: dict[int, int] = {}
+    _assign_in_order(book, leaves, value_of, taken)
     _assign_named(book, leaves, value_of, taken, in_place=True)
     _assign_other_layers_and_divisions(book, leaves, value_of, taken, in_place=True)
     _assign_named(book, leaves, value_of, taken, in_place=False)
@@ -35,6 +39,25 @@ def _in_order(book: Book, leaves: Sequence[Leaf], value_of: Mapping[int, int]) -
     """
     waiting = (index for index, leaf in enumerate(leaves) if index not in value_of and book.traced.agrees(leaf))
     return sorted(waiting, key=lambda i: (not leaves[i].counted, not leaves[i].keeps, i))
+
+
+def _assign_in_order(book: Book, leaves: Sequence[Leaf], value_of: dict[int, int], taken: set[int]) -> None:
+    """Leaves that a branch or the turns of a loop leave behind, each by its place among all that these do.
+
+    Where arrays are divided, half of one may have the size of another. Only where the compiled program has one such branch or
+    loop in that place of the program, with as many results, each of which may be its leaf in size.
+    """
+    waiting: dict[Place, list[int]] = {}
+    for index, leaf in enumerate(leaves) if book.devices > 1 else ():
+        place = book.traced.place(leaf) if leaf.primitive in _LEFT_BEHIND else None
+        if place is not None:
+            waiting.setdefault(place, []).append(index)
+    for place, own in waiting.items():
+        own.sort(key=lambda index: leaves[index].value or 0)
+        values = book.evidence.results_in_order.get(place, ())
+        if len(values) == len(own) and all(map(book.fits, values, map(leaves.__getitem__, own))):
+            value_of.update(zip(own, values, strict=True))
+            taken.update(values)
 
 
 def _assign_named(
@@ -246,7 +269,8 @@ def _make_room(book: Book, leaves: Sequence[Leaf], value_of: dict[int, int], tak
 
 
 def _part_sizes(book: Book, leaf: Leaf) -> list[int]:
-    """How many elements of a leaf one device may have: all of them, or one of equal parts."""
+    """How many elements of a leaf one device may have: all of them, or one of equal parts, rounded up or not."""
     whole = leaf.elements * leaf.divided_over
     divisions = (over for over in range(1, book.devices + 1) if book.devices % over == 0)
-    return [whole // over for over in divisions if whole % over == 0]
+    even = [whole // over for over in divisions if whole % over == 0]
+    return even + sorted(book.traced.uneven_parts(leaf, book.devices)) if book.devices > 1 else even

@@ -177,13 +177,11 @@ class Book:
 
     def is_part(self, leaf: Leaf, elements: int) -> bool:
         """Whether so many elements are what one device may have of a leaf: all of it, or one of equal parts."""
-        whole = leaf.elements * leaf.divided_over
-        return (
-            self.traced.agrees(leaf)
-            and elements > 0
-            and whole % elements == 0
-            and self.devices % (whole // elements) == 0
-        )
+        if elements <= 0 or not self.traced.agrees(leaf):
+            return False
+        parts, rest = divmod(leaf.elements * leaf.divided_over, elements)
+        even = not rest and parts > 0 and self.devices % parts == 0
+        return even or (self.devices > 1 and elements in self.traced.uneven_parts(leaf, self.devices))
 
     def may_be(self, value: int, leaf: Leaf) -> bool:
         """What the program returns is no leaf but a result, under whatever name, unless the backward pass wants it too; of
@@ -202,6 +200,11 @@ class Book:
         return leaf.role is not Role.TRANSIENT and (
             leaf.role is not Role.SAVED_ACTIVATIONS or any(map(self.evidence.is_read_backward, nodes))
         )
+
+    def fits(self, value: int, leaf: Leaf) -> bool:
+        """Whether a value may be a leaf in size: what a device has of it, or may have."""
+        elements = self.evidence.elements_of(value)
+        return self.may_be(value, leaf) and (elements == leaf.elements or self.is_part(leaf, elements))
 
     def written_over(self, buffer: Buffer) -> list[str]:
         """The buffers that hold part of another one's place at the peak."""

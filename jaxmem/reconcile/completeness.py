@@ -12,7 +12,7 @@ from jaxmem.attribution.dataflow import Node
 from jaxmem.formula import Formula
 from jaxmem.formula.equal import MOVEMENT
 from jaxmem.lowering import Argument, Output
-from jaxmem.reconcile.evidence import Evidence
+from jaxmem.reconcile.evidence import Evidence, Place
 from jaxmem.roles import Phase, Role
 
 _LAYER_OPERATIONS = frozenset({"convolution", "dot", "reduce-window", "select-and-scatter"})
@@ -35,17 +35,19 @@ def left_out(
     arguments: Sequence[Argument],
     outputs: Sequence[Output],
     claimed: Collection[int],
+    places: Collection[Place | None],
 ) -> Iterator[LeftOut]:
     """The arrays that the formula should speak of and does not. None of them is held by a buffer at the peak.
 
     Args:
         claimed: values of the compiled program of which a leaf speaks. Other operations are compared by layer and primitive
             alone: the compiler may change shapes, and do one operation twice.
+        places: the operations of which leaves speak, each with where it stands in the program.
     """
     yield from _arguments_left_out(formula, evidence, arguments, outputs)
     yield from _results_left_out(formula, evidence, outputs)
     yield from _gradients_left_out(formula, evidence, outputs)
-    yield from _operations_left_out(formula, evidence, claimed)
+    yield from _operations_left_out(formula, evidence, claimed, places)
 
 
 def _arguments_left_out(
@@ -106,7 +108,9 @@ def _live_nodes(evidence: Evidence) -> Iterator[int]:
             yield node
 
 
-def _operations_left_out(formula: Formula, evidence: Evidence, claimed: Collection[int]) -> Iterator[LeftOut]:
+def _operations_left_out(
+    formula: Formula, evidence: Evidence, claimed: Collection[int], places: Collection[Place | None]
+) -> Iterator[LeftOut]:
     spoken_of = {(leaf.layer, leaf.primitive) for leaf in formula.leaves}
     table = formula.table
     known = {operation.primitive for operation in table.operations} if table is not None else None
@@ -121,6 +125,10 @@ def _operations_left_out(formula: Formula, evidence: Evidence, claimed: Collecti
             continue
         if (whole := evidence.cut_from(node)) is not None and evidence.number(whole.index) in claimed:
             continue
+        if not all(map(evidence.is_the_operation, evidence.nodes_of[value])):
+            continue  # elsewhere it is an operand of the operation that it is named after
+        if evidence.has_layer_of_neighbour(value) and (given, evidence.place(node)) in places:
+            continue  # no scope names its layer, and the formula has it in another one
         if any(map(evidence.is_live, evidence.holders.get(value, ()))):
             continue
         spoken_of.add((layer, given))

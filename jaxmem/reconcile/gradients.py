@@ -35,6 +35,9 @@ def explain_gradients(book: Book) -> None:
             seen.add(leaf.value)
         key = leaf.path, _is_carried(leaf) and (leaf.path, True) in carried
         found = _without_sums(book, leaf, holders.get(key, []))
+        if not several[leaf.path, True]:
+            # A loop carries what the devices add up behind it.
+            _without_sums(book, leaf, holders.get((leaf.path, True), ()))
         if several[leaf.path, _is_carried(leaf)] > 1:
             found = _of_one_value(book, leaf, found, spoken_for)
         values = made.get((key, leaf.elements)) or _of_another_part(book, leaf, key, made)
@@ -48,6 +51,10 @@ def explain_gradients(book: Book) -> None:
                 book.row(leaf.role, leaf.layer).add("fused away", -leaf.bytes, instruction=fusions, formula=leaf.text)
         elif leaf.counted and not found and not any(name == key for name, _ in made):
             book.without_value.append(leaf)
+        elif leaf.counted and not found and (call := _call_with_update(book, values)) is not None:
+            book.row(leaf.role, leaf.layer).add(
+                "inside a library call", -leaf.bytes, instruction=call, formula=leaf.text
+            )
         elif leaf.counted:
             book.match(leaf, found)
         else:
@@ -56,6 +63,15 @@ def explain_gradients(book: Book) -> None:
 
 _Made = dict[tuple[_Key, int], dict[int, set[int]]]
 """(gradient, elements) → the values that are it, each with its sizes in bytes."""
+
+
+def _call_with_update(book: Book, values: Iterable[int]) -> str | None:
+    """The library call that computes a gradient and takes it from the parameter at once; None where no call does."""
+    nodes = (node for value in values for node in book.evidence.nodes_of.get(value, ()))
+    calls = (node for node in nodes if node.instruction.opcode == "custom-call")
+    return next(
+        (call.instruction.name for call in calls if book.evidence.facts.output_of(call.index) is not None), None
+    )
 
 
 def _of_another_part(book: Book, leaf: Leaf, key: _Key, made: _Made) -> dict[int, set[int]]:
@@ -121,7 +137,10 @@ def _without_sums(book: Book, leaf: Leaf, holders: Iterable[Buffer]) -> list[Buf
         if node is None or collective is None or whole:
             complete.append(buffer)
             continue
-        if book.evidence.elements(buffer) != leaf.elements * leaf.divided_over:
+        position, wholes = book.evidence.facts.gradient_of[node], {leaf.elements * leaf.divided_over}
+        if position is not None and book.traced.agrees(leaf):
+            wholes.add(book.traced.result_elements(position))  # of examples divided among the devices each has a sum
+        if book.evidence.elements(buffer) not in wholes:
             continue  # before it is divided a gradient is whole on every device; anything else is left open
         if held := book.settle(buffer):
             book.uncounted[buffer.id] = held

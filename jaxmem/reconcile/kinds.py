@@ -11,10 +11,13 @@ KINDS: dict[str, str] = {
     "inside a library call": "the library call named does the leaf's operation together with its neighbours and writes only "
     "their result",
     "step of an operation": "the compiler does the operation named in several steps; the buffer is between two of them",
+    "done after the sum": "the program changes each element of the leaf named and adds up the results, which are another leaf; "
+    "the compiler adds up first, and changes the sum, which the buffer named holds",
     "another number format": "the buffer named holds the leaf, cast by the compiler to another number format",
     "another shape": "a compiler that tiles its layouts does the operation on arrays of another shape (tiles with borders, "
     "split dimensions); the instruction named is one of them",
-    "padded for a kernel": "the buffer named holds the leaf, or the argument, between borders that a kernel wants",
+    "padded for a kernel": "the buffer named holds the leaf, or the argument, between borders that a kernel wants, or a "
+    "division into equal parts",
     "kept twice": "both buffers named are live at the peak and hold the same value",
     "kept instead": "no buffer holds the leaf named; the backward pass computes it again from this buffer, or reads this "
     "buffer, made from it, in its place; the fusion named does that",
@@ -52,7 +55,8 @@ KINDS: dict[str, str] = {
     "program, is spoken of by another leaf; of a gradient, nothing that becomes the new parameter is made backward either",
     "not made by the compiler": "the formula expects the backend to make the array named for its own sake, and no buffer of "
     "its role, layer and size is live at the peak besides those that stand for others",
-    "copy of an argument": "the numbers of the argument named, copied or transposed, while its own slot still holds them",
+    "copy of an argument": "the numbers of the argument named, or part of them, copied or transposed, while its own slot still "
+    "holds them",
     "result nobody reads": "one of several results of one instruction, without a reader",
     "table of pointers": "addresses of a tuple's elements",
     "scratch of a library call": "memory that a custom call works in",

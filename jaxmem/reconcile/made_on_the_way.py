@@ -6,7 +6,7 @@ from itertools import chain
 from jaxmem.formula import Leaf
 from jaxmem.profile import Buffer
 from jaxmem.reconcile.book import Book
-from jaxmem.reconcile.evidence import Name
+from jaxmem.reconcile.evidence import Name, Place
 from jaxmem.roles import Role
 
 
@@ -28,7 +28,9 @@ class _SpokenOf:
         self.results = {
             places[leaf.path]: leaf for leaf in book.formula.leaves if leaf.is_result and leaf.path in places
         }
+        self.gradients = {leaf.path: leaf for leaf in book.formula.leaves if leaf.role is Role.GRADIENTS}
         self._in_place: dict[tuple[str, tuple[str, ...] | None, int], Leaf] = {}
+        self._largest_in_place: dict[Place, Leaf] = {}
         self._functions: dict[str, Leaf] = {}
         self._functions_in_place: dict[tuple[str, ...] | None, Leaf] = {}
         names_anywhere = {given for _, given, _ in evidence.values_named}
@@ -36,11 +38,14 @@ class _SpokenOf:
             place = book.traced.place(leaf)
             if place is not None:
                 self._in_place[*place, leaf.elements] = leaf
+                if (other := self._largest_in_place.get(place)) is None or other.elements < leaf.elements:
+                    self._largest_in_place[place] = leaf
                 if leaf.primitive not in names_anywhere:
                     self._functions_in_place.setdefault(place[1], leaf)
             if leaf.layer not in self._functions and evidence.is_lowered_to_a_function(leaf.layer, leaf.primitive):
                 self._functions[leaf.layer] = leaf
         self._evidence = evidence
+        self._book = book
 
     def operation(self, buffer: Buffer, name: Name, value: int) -> Leaf | None:
         """The leaf of a name; where the buffer has its layer of a neighbour, that of the operation standing in its place."""
@@ -48,6 +53,18 @@ class _SpokenOf:
         if own is not None or not self._evidence.has_layer_of_neighbour(value):
             return own
         return self._in_place.get((name[1], self._evidence.place_in(buffer), name[2]))
+
+    def done_after_sum(self, buffer: Buffer) -> Leaf | None:
+        """The leaf whose elements the program changes one by one, where a buffer holds the sum of them so changed."""
+        start = self._evidence.attributions[buffer.id].node
+        dataflow = self._evidence.facts.dataflow
+        node = dataflow.nodes[dataflow.origins[start]] if start is not None else None
+        summed = self._evidence.sum_before(node) if node is not None else None
+        if node is None or summed is None:
+            return None
+        terms = self._largest_in_place.get((self._evidence.name(node)[1], self._evidence.place(node)))
+        sums = self._book.claimed.get(self._evidence.number(summed.index))
+        return terms if terms and sums and terms.elements % sums.elements == 0 else None
 
     def function(self, buffer: Buffer, value: int) -> Leaf | None:
         """The leaf whose operation was lowered to the function inside which a buffer is made."""
@@ -91,6 +108,7 @@ def _explain_step(book: Book, buffer: Buffer, spoken_of: _SpokenOf) -> bool:
     result = next(
         (spoken_of.results[each] for each in evidence.results_ahead(buffer) if each in spoken_of.results), None
     )
+    cut = [spoken_of.gradients.get(book.outputs[each].parameter_path) for each in evidence.gradients_cut_from(buffer)]
     if operation is not None and (transient or evidence.is_operand_alone(value)):
         kind, leaf = "operand at full size", operation
     elif step is not None and (transient or evidence.is_step(value) or evidence.ends_gather(value)):
@@ -99,6 +117,10 @@ def _explain_step(book: Book, buffer: Buffer, spoken_of: _SpokenOf) -> bool:
         kind, leaf = "inside an operation", function
     elif result is not None and transient:
         kind, leaf = "step of an operation", result
+    elif transient and (after := spoken_of.done_after_sum(buffer)) is not None:
+        kind, leaf = "done after the sum", after
+    elif cut and cut[0] is not None and None not in cut and transient:
+        kind, leaf = "step of an operation", cut[0]
     else:
         return False
     book.row_of(buffer).add(kind, book.settle(buffer), buffer=evidence.label(buffer), formula=leaf.text)
@@ -126,7 +148,8 @@ def _explain_padded(book: Book, buffer: Buffer, spoken_of: _SpokenOf) -> bool:
     inside = evidence.padded(buffer)
     if inside is None or book.role(buffer) not in (Role.SAVED_ACTIVATIONS, Role.TRANSIENT):
         return False
-    argument, leaf = evidence.facts.argument[inside.index], spoken_of.named.get(evidence.name(inside))
+    argument, claimed = evidence.facts.argument[inside.index], book.claimed.get(evidence.number(inside.index))
+    leaf = claimed or spoken_of.named.get(evidence.name(inside))
     if argument is not None:
         held = {"argument": argument.path}
     elif leaf is not None:

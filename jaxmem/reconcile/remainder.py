@@ -3,6 +3,7 @@
 from collections import Counter
 
 from jaxmem.attribution import Attribution
+from jaxmem.lowering import Argument
 from jaxmem.profile import Buffer
 from jaxmem.reconcile.book import Book
 from jaxmem.reconcile.completeness import left_out
@@ -48,7 +49,7 @@ def explain_what_no_formula_knows(book: Book) -> None:
         kind = _compiler_kind(book, buffer, attribution)
         if kind is not None:
             named: dict[str, str | tuple[str, ...]] = {"buffer": evidence.label(buffer)}
-            if attribution.node is not None and (argument := evidence.argument_in(attribution.node)) is not None:
+            if (argument := _argument_in(book, attribution)) is not None:
                 named["argument"] = argument.path
             book.row_of(buffer).add(kind, book.settle(buffer), **named)
     _explain_idle(book)
@@ -94,12 +95,18 @@ def _compiler_kind(book: Book, buffer: Buffer, attribution: Attribution) -> str 
         return "depends on no argument"
     if attribution.role is not Role.WORKSPACE:
         return None
-    if book.evidence.argument_in(attribution.node) is not None:
+    if _argument_in(book, attribution) is not None:
         return "copy of an argument"
     node = facts.dataflow.nodes[attribution.node]
     if node.leaf[1] and not any(True for _ in facts.dataflow.readers(attribution.node)):
         return "scratch of a library call" if node.instruction.opcode == "custom-call" else "result nobody reads"
     return None
+
+
+def _argument_in(book: Book, attribution: Attribution) -> Argument | None:
+    """The argument of whose numbers a buffer holds all, or a part that the compiler has cut from it."""
+    node = attribution.node
+    return None if node is None else book.evidence.argument_in(node) or book.evidence.facts.cut_from(node)
 
 
 def _explain_idle(book: Book) -> None:
@@ -133,7 +140,8 @@ def _explain_idle(book: Book) -> None:
 
 def ask_for_what_is_left_out(book: Book) -> None:
     """An array that the formula should speak of is no part of a difference, and leaves its row open."""
-    for missing in left_out(book.formula, book.evidence, book.arguments, book.outputs, book.claimed):
+    places = {book.traced.place(leaf) for leaf in book.formula.leaves} - {None}
+    for missing in left_out(book.formula, book.evidence, book.arguments, book.outputs, book.claimed, places):
         book.row(missing.role, missing.layer).add("not in the formula", missing.size_bytes, formula=missing.what)
 
 

@@ -83,11 +83,11 @@ def _is_divided(book: Book, leaf: Leaf, place: Buffer) -> bool:
 
     Both are equal parts of the result as the program returns it, in no more parts than there are devices.
     """
-    output = next(output for output in book.outputs if output.path == leaf.path)
+    position, output = next((each, output) for each, output in enumerate(book.outputs) if output.path == leaf.path)
+    # New state that the program leaves as it likes is lowered as a part: the traced program has the whole of it.
+    whole_bytes = max(book.traced.result_elements(position) * output.itemsize_bits // 8, output.logical_bytes)
     return all(
-        size_bytes
-        and output.logical_bytes % size_bytes == 0
-        and book.devices % (output.logical_bytes // size_bytes) == 0
+        size_bytes and whole_bytes % size_bytes == 0 and book.devices % (whole_bytes // size_bytes) == 0
         for size_bytes in (leaf.bytes, place.logical_bytes)
     )
 

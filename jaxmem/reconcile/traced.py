@@ -1,6 +1,7 @@
 """What the traced program testifies: that a leaf is an array of it, and where in it its operation stands."""
 
 from collections import Counter
+from math import prod
 
 from jaxmem.formula import Formula, Leaf
 from jaxmem.layer_paths import place
@@ -26,6 +27,22 @@ class Traced:
         if scope not in self._places:
             self._places[scope] = place(scope)
         return leaf.primitive, self._places[scope]
+
+    def result_elements(self, position: int) -> int:
+        """Elements of a result of the program as it is traced; 0 where nothing computes it."""
+        index = self._table.outputs[position] if self._table is not None else None
+        return prod(self._table.values[index].shape) if self._table is not None and index is not None else 0
+
+    def uneven_parts(self, leaf: Leaf, devices: int) -> set[int]:
+        """Elements that one device may have of a leaf of which no dimension need be a multiple of the devices.
+
+        The partitioner rounds up: of nine rows two devices have five each, the last of them empty.
+        """
+        if self._table is None or leaf.value is None:
+            return set()
+        shape = self._table.values[leaf.value].shape
+        over = [each for each in range(2, devices + 1) if devices % each == 0]
+        return {prod(shape) // size * -(-size // each) for size in shape for each in over if size % each}
 
     def is_array(self, leaf: Leaf) -> bool:
         """Whether a leaf is an array of the program, in size and number format, and the only leaf that speaks of it."""

@@ -17,7 +17,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from jaxmem.layer_table import LayerTable, Operation, Value
+from jaxmem.layer_table import EXCHANGING, LayerTable, Operation, Value
 from jaxmem.lowering import Argument
 from jaxmem.roles import STATE_ROLES, Phase
 
@@ -96,6 +96,8 @@ def _handed_on(
     """The division of a result, from the operands that are divided."""
     if values[result].dtype == "token":
         return None  # where a loop or a branch begins and ends; its operands are not those of the equation
+    if operation.primitive in EXCHANGING:
+        return None  # inside a program for one device: its shapes are those of what each device has
     shape = values[result].shape
     if operation.hands_on or result in passed:
         outer, lost = passed.get(result, (result, 0))

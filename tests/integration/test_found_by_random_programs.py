@@ -3,8 +3,10 @@
 import pytest
 
 from benchmarks.random_programs.build import build
+from benchmarks.random_programs.check import capture_of, in_this_process
 from benchmarks.random_programs.plan import Block, Plan
 from jaxmem.assemble import read_report
+from jaxmem.roles import Role
 from jaxmem.tracing import trace
 from jaxmem.tracing.layers import layer_table
 
@@ -115,7 +117,40 @@ STORIES = {
         donated=("parameters",),
         then=(Block(name="transpose"),),
     ),
+    "the pieces of an array that are sent go by the name of what they are sent for": plan(
+        "einsum", then=(Block(name="constraint"),), mode="train", devices=2, width=8, batch=8
+    ),
+    "micro-batches add up gradients that are divided like the parameters": plan(
+        "mlp", mode="train", devices=2, sharded_parameters=True, micro_batches=2, batch=8
+    ),
 }
+
+ON_A_GPU = {
+    "a parameter that a loop reads is whole before the loop": plan(
+        "layer_norm", "while", devices=2, sharded_parameters=True
+    ),
+    "a loss and the gradients that the caller wants are packed into one sum": plan("mlp", mode="gradient", devices=2),
+    "a program for one device makes of its part the whole": plan("all_gather", "checkpointed_scan", devices=4),
+    "new state that the program leaves as it likes may be whole": plan(
+        "recurrence", "while", mode="gradient", devices=2, sharded_parameters=True
+    ),
+    "what came in pieces from the devices is gathered once more": plan(
+        "cumsum", then=(Block(name="constraint"),), mode="train", devices=2
+    ),
+    "whether a loop goes on is decided in a byte": plan("relu", "while", mode="train", steps=2),
+    "a product between borders is wanted in part, as a gradient": plan(
+        "dense", "cond", mode="train", width=5, dtype="float16"
+    ),
+    "a call of the library takes the gradient from the kernel": plan("conv", mode="train", batch=2, width=4),
+}
+
+
+@pytest.mark.parametrize("story", ON_A_GPU)
+def test_the_ledger_closes_on_a_gpu(story):
+    with in_this_process():
+        report = read_report(capture_of(ON_A_GPU[story], "h100-sxm"))
+    assert report.unexplained_bytes == 0, [row for row in report.ledger if row.unexplained_bytes]
+    assert not report.roles.get(Role.UNATTRIBUTED)
 
 
 @pytest.mark.parametrize("story", STORIES)

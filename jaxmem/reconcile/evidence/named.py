@@ -6,13 +6,15 @@ however often XLA repeats them, so that two leaves of the formula need two value
 
 from functools import cache, cached_property
 
-from jaxmem.attribution.collectives import COLLECTIVES, SUMS
+from jaxmem.attribution.collectives import COLLECTIVES, EXCHANGES, SUMS
 from jaxmem.attribution.dataflow import ELEMENTWISE, MOVES, Node
-from jaxmem.attribution.facts import NEIGHBOURS_LAYER, SCOPES_LAYER, primitive
+from jaxmem.attribution.facts import primitive
+from jaxmem.attribution.layers import NEIGHBOURS_LAYER, SCOPES_LAYER
 from jaxmem.formula.equal import MOVEMENT
 from jaxmem.layer_paths import name_stack, place, scope_components
+from jaxmem.layer_table import EXCHANGING
 from jaxmem.profile import Buffer
-from jaxmem.reconcile.evidence.held import Held
+from jaxmem.reconcile.evidence.lowered import Lowered, gathers
 from jaxmem.roles import Phase
 
 Name = tuple[str, str, int]
@@ -42,7 +44,7 @@ _EXCHANGES = COLLECTIVES - SUMS
 HELPERS = {"broadcast": "broadcast_in_dim", "convert": "convert_element_type", "iota": "iota"}
 """Opcodes that JAX's lowering of any operation may use beside the real one, and the primitive that each really is."""
 
-_MAY_BE_ANOTHERS = HELPERS.keys() | {"reduce", "slice"}
+_MAY_BE_ANOTHERS = HELPERS.keys() | {"reduce", "slice", "pad", "concatenate"}
 """Opcodes that another operation's name may stand on: one of which they are a part, or for which they are made."""
 
 
@@ -51,18 +53,13 @@ def is_branch_result(node: Node) -> bool:
     return node.instruction.opcode == "conditional"
 
 
-def _gathers(node: Node) -> bool:
-    """Whether a node gathers; of one place out of one, XLA makes a broadcast under the gather's name."""
-    return node.instruction.opcode == "gather" or node.instruction.op_name.endswith("/gather")
-
-
 @cache
 def _is_around(given: str) -> bool:
     """Whether a name is of what is around operations: a loop, a branch, a call, a transformation; never of one itself."""
     return bool(given) and not scope_components(given)
 
 
-class Named(Held):
+class Named(Lowered):
     """The values of one compiled program by name."""
 
     @cached_property
@@ -103,12 +100,12 @@ class Named(Held):
                 (given, self.place(one))
                 for node in self.nodes_of[value]
                 for _, given, _ in self._operations(node)
-                for one in self._of_one_loop.get(node.index, (node,))
+                for one in self.handed_on_by_loop.get(node.index, (node,))
             }
         return self._places[value]
 
     @cached_property
-    def _of_one_loop(self) -> dict[int, list[Node]]:
+    def handed_on_by_loop(self) -> dict[int, list[Node]]:
         """What a loop carries, in its body → the same where the loop hands it on, under the name of the loop."""
         found: dict[int, list[Node]] = {}
         for index, state in self._dataflow.loop_state.items():
@@ -191,17 +188,19 @@ class Named(Held):
         return any(node.instruction.opcode in COLLECTIVES for node in self._dataflow.nodes)
 
     def is_the_operation(self, node: Node) -> bool:
-        """Whether a node is the operation it is named after, not a cast or a broadcast made for that operation's sake."""
+        """Whether a node is the operation it is named after, not a cast, a broadcast or borders made for its sake."""
         opcode, name = node.instruction.opcode, node.instruction.op_name
         if not self.facts.depends[node.index] or opcode in _EXCHANGES:
             return False
-        if _gathers(node) and any(self._gather_ended_by(reader) is node for reader in self.readers(node.index)):
+        if gathers(node) and any(self.gather_ended_by(reader) is node for reader in self.readers(node.index)):
             return False
         if opcode not in _MAY_BE_ANOTHERS:
             return True
-        if (opcode == "reduce" and self._is_added_up_next(node)) or self._is_cut_from_its_own(node):
+        if (opcode == "reduce" and self.is_added_up_next(node)) or self.is_cut_to_be_sent(node):
             return False
-        helper_of = HELPERS.get(opcode)
+        if opcode == "concatenate" and (self.is_index_of_next(node) or self._is_rejoined(node)):
+            return False
+        helper_of = "pad" if opcode == "pad" else HELPERS.get(opcode)
         if helper_of is None or primitive(name) == helper_of:
             return True
         return all(
@@ -209,19 +208,16 @@ class Named(Held):
             for reader in self._dataflow.readers(node.index)
         )
 
-    def _is_cut_from_its_own(self, node: Node) -> bool:
-        """Whether a slice goes by the name of the elementwise operation that it is a piece of, to be sent to a device."""
-        if node.instruction.opcode != "slice":
+    def is_cut_to_be_sent(self, node: Node) -> bool:
+        """Whether a slice is a piece to be sent to a device, under the name of the operation that it is cut from or for."""
+        name = node.instruction.op_name
+        if node.instruction.opcode != "slice" or primitive(name) == "slice":
             return False
         whole = self._dataflow.nodes[self._dataflow.origins[node.operands[0]]].instruction
-        return whole.op_name == node.instruction.op_name and whole.opcode in ELEMENTWISE - MOVES
-
-    def _is_added_up_next(self, node: Node) -> bool:
-        """Whether a sum is only that of one device, and the sum over all of them follows under its name."""
-        return any(
-            reader.instruction.opcode in SUMS and reader.instruction.op_name == node.instruction.op_name
-            for reader in self._dataflow.readers(node.index)
-        )
+        if whole.op_name == name and whole.opcode in ELEMENTWISE - MOVES:
+            return True
+        readers = [reader.instruction for reader in self.readers(node.index)]
+        return bool(readers) and all(each.opcode in _EXCHANGES and each.op_name == name for each in readers)
 
     def name(self, node: Node) -> Name:
         """How the formula would name a node."""
@@ -251,7 +247,7 @@ class Named(Held):
             given = (
                 ""  # what XLA has moved out of a loop or branch, or to the edge of a call, may go by the name of that
             )
-        given = (self._function_ended_by(node) if given == "div" else "") or _XLA_NAMES.get(given, given)
+        given = (self.function_ended_by(node) if given == "div" else "") or _XLA_NAMES.get(given, given)
         if given in MOVEMENT and node.instruction.opcode in HELPERS:
             given = HELPERS[node.instruction.opcode]  # of a broadcast and a reshape XLA makes one broadcast
         if given and given not in MOVEMENT:
@@ -260,10 +256,10 @@ class Named(Held):
         target = node.instruction.attributes.custom_call_target
         opcode = next((work for start, work in _LIBRARY_CALLS.items() if target.startswith(start)), "")
         opcode = opcode or node.instruction.opcode
-        if opcode == "reduce" and (partial := self._partial_product(node)) is not None:
+        if opcode == "reduce" and (partial := self.partial_product(node)) is not None:
             opcode = partial.instruction.opcode
         given = OPCODE_PRIMITIVE.get(opcode, given)
-        return _REDUCTIONS.get(self._repeats(node), "") if opcode == "reduce" and not given else given
+        return _REDUCTIONS.get(self.repeats(node), "") if opcode == "reduce" and not given else given
 
     def operation_in(self, buffer: Buffer) -> str:
         """The primitive that made what a buffer holds; empty where none did."""
@@ -295,13 +291,13 @@ class Named(Held):
         layer, given, elements = name
         if opcode == "scatter" and self.facts.depends[node.operands[0]]:
             return name, (layer, "add_any", elements)
-        if opcode == "select" and self._gather_ended_by(node) is not None:
+        if opcode == "select" and self.gather_ended_by(node) is not None:
             return name, (layer, "gather", elements)
         if (running := _RUNNING.get(given) or _RUNNING.get(node.instruction.op_name)) is not None:
             return name, (layer, running, elements)  # of a long window XLA makes two, whose sum goes by the name alone
         if given == "reduce" and node.shape_index == (1,):
-            # JAX lowers both to a reduction of pairs, a number and its place; of its two results this is the place.
-            return name, (layer, "argmax", elements), (layer, "argmin", elements)
+            # JAX lowers it to a reduction of pairs, a number and its place; of its two results this is the place.
+            return name, (layer, self.finds_place(node), elements)
         return (name,)
 
     def place_beside(self, node: Node) -> int | None:
@@ -311,11 +307,12 @@ class Named(Held):
         place = self._dataflow.node_at((node.leaf[0], (1,)))
         return self.number(place) if place is not None else None
 
-    def _repeats(self, node: Node) -> str:
-        """The opcode with which a reduction takes in one more element."""
-        module = self.profile.module
-        step = module.computations[node.instruction.called_computation_ids[0]]
-        return module.instructions[step.root_id].opcode
+    def _is_rejoined(self, node: Node) -> bool:
+        """Whether a node only puts side by side what came in pieces from other devices, and the program did not ask for it."""
+        if node.instruction.opcode != "concatenate" or primitive(node.instruction.op_name) in EXCHANGING:
+            return False
+        pieces = (self._dataflow.nodes[self._dataflow.origins[piece]] for piece in node.operands)
+        return all(piece.instruction.opcode in EXCHANGES for piece in pieces)
 
     def _is_nameless(self, node: Node) -> bool:
         """Whether the compiler made an instruction of its own accord: no name of JAX's, or only that of an argument."""
@@ -330,62 +327,9 @@ class Named(Held):
     def _nameless(self) -> dict[str, bool]:
         return {}
 
-    def gather_before(self, node: Node) -> Node | None:
-        """What a ``gather`` with ``mode="fill"`` has read, where a node is its last step; None for any other node.
-
-        JAX lowers it to a gather and a selection: a constant where an index lies outside the array, by a mask that it computes
-        from the indices.
-        """
-        selection = node.instruction
-        if selection.opcode != "select":
-            return None
-        gathered, filled = (self._dataflow.nodes[self._dataflow.origins[operand]] for operand in node.operands[1:])
-        same_place = (
-            gathered.instruction.metadata.stack_frame_id == selection.metadata.stack_frame_id
-            and gathered.instruction.op_name.rpartition("/")[0] == selection.op_name.rpartition("/")[0]
-        )
-        is_last_step = _gathers(gathered) and not self.facts.depends[filled.index] and same_place
-        return gathered if is_last_step else None
-
-    def _gather_ended_by(self, node: Node) -> Node | None:
-        """As `gather_before`, where no buffer holds what has been read.
-
-        One of the two is the operation, so that two leaves of the formula need two gathers.
-        """
-        gathered = self.gather_before(node)
-        return None if gathered is None or self.number(gathered.index) in self.holders else gathered
-
-    def _function_ended_by(self, node: Node) -> str:
-        """The operation that JAX lowers to a function of which a division is the last step; empty for any other division.
-
-        ``logistic`` is 1 / (1 + exp(−x)), and ``integer_pow`` to the power of −2 is 1 / (x · x).
-        """
-        nodes, origins = self._dataflow.nodes, self._dataflow.origins
-        if node.instruction.opcode != "divide":
-            return ""
-        above, below = (nodes[origins[operand]] for operand in node.operands)
-        first_operands = [origins[operand] for operand in below.operands]
-        if (
-            below.instruction.opcode == "multiply"
-            and len(set(first_operands)) == 1
-            and not self.facts.depends[above.index]
-        ):
-            return "integer_pow"
-        ends_logistic = below.instruction.opcode == "add" and any(
-            nodes[operand].instruction.opcode == "exponential"
-            and nodes[origins[nodes[operand].operands[0]]].instruction.opcode == "negate"
-            for operand in first_operands
-        )
-        return "logistic" if ends_logistic else ""
-
-    def _partial_product(self, node: Node) -> Node | None:
-        """What a sum adds up under the name of its operand: a product cut along the dimension that it contracts."""
-        operand = self._dataflow.nodes[self._dataflow.origins[node.operands[0]]]
-        return operand if operand.instruction.op_name == node.instruction.op_name else None
-
     def _is_summed_next(self, node: Node) -> bool:
         return any(
-            reader.instruction.opcode == "reduce" and self._partial_product(reader) is node
+            reader.instruction.opcode == "reduce" and self.partial_product(reader) is node
             for reader in self._dataflow.readers(node.index)
         )
 
@@ -393,7 +337,7 @@ class Named(Held):
         """Whether a node is what a loop carries from turn to turn, or the next version that a turn writes over it."""
         first = self._dataflow.named_first(node.index)
         origin = self._dataflow.origins[node.index]
-        return origin in self._dataflow.loop_state or not {first, origin}.isdisjoint(self._dataflow.next_version)
+        return origin in self._dataflow.loop_state or not self._next_version_from.keys().isdisjoint({first, origin})
 
     def written_over(self, value: int) -> int | None:
         """The array that a loop carries and over which a value is written as its next version; None for any other value."""

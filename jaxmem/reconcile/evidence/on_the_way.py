@@ -1,16 +1,19 @@
-"""What is no value of the formula but on the way to one: operands, steps, pieces, parts that await their sum."""
+"""What is no value of the formula but on the way to one: operands, steps, pieces."""
 
 from collections.abc import Iterator, Mapping
 
 from jaxmem.attribution import Attribution, Facts
-from jaxmem.attribution.collectives import SUMS
 from jaxmem.attribution.dataflow import MOVES, Node
 from jaxmem.attribution.facts import primitive
 from jaxmem.formula.equal import MOVEMENT
 from jaxmem.profile import Buffer, MemoryProfile
 from jaxmem.reconcile.evidence.named import HELPERS, Name, Named
 
-_PLACES = ("argmax", "argmin")
+_PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
+
+_PRODUCTS_OPCODES = frozenset({"dot", "convolution", "custom-call"})
+
+_CUTS = frozenset({"slice", "dynamic-slice"})
 
 
 class OnTheWay(Named):
@@ -98,13 +101,13 @@ class OnTheWay(Named):
         if self.place_beside(origin) is not None:
             # A reduction of pairs finds the largest number and its place; only the place may be asked for.
             layer, _, elements = self.name(origin)
-            yield from ((layer, given, elements) for given in _PLACES)
+            yield layer, self.finds_place(origin), elements
         if (quotient := self._division_by_exponential(origin)) is not None:
             yield self.name(quotient)
         if origin.instruction.opcode in ("exponential", "add"):
             near = list(self._dataflow.readers(start))
             for end in (*near, *(after for reader in near for after in self._dataflow.readers(reader.index))):
-                if self._function_ended_by(end) == "logistic":
+                if self.function_ended_by(end) == "logistic":
                     yield self.name(end)
 
     def values_ahead(self, buffer: Buffer) -> Iterator[int]:
@@ -147,6 +150,26 @@ class OnTheWay(Named):
             return None
         products = (each for each in self.readers(node.index) if each.instruction.opcode == "multiply")
         return next((each for each in products if each.instruction.op_name == negated.op_name), None)
+
+    def gradients_cut_from(self, buffer: Buffer) -> list[int]:
+        """The places among the results of the new state whose gradients are cut from one product, all that is read of it.
+
+        Of a buffer that holds the product, or its operand side by side or between borders: matrix products done as one, the
+        groups of a convolution, of which only the blocks on the diagonal are wanted.
+        """
+        start = self.attributions[buffer.id].node
+        if start is None:
+            return []
+        origin = self._dataflow.nodes[self._dataflow.origins[start]]
+        wide = origin.instruction.opcode in ("concatenate", "pad")
+        for product in self.readers(origin.index) if wide else (origin,):
+            is_product = self.name(product)[1] in _PRODUCTS and product.instruction.opcode in _PRODUCTS_OPCODES
+            cuts = list(self.readers(product.index)) if is_product else []
+            found = [self.facts.gradient_of[each.index] for each in cuts if each.instruction.opcode in _CUTS]
+            gradients = [each for each in found if each is not None]
+            if cuts and len(gradients) == len(cuts):
+                return gradients
+        return []
 
     def _goes_by_another_name(self, node: Node) -> bool:
         """Whether an instruction has no name, or that of a mere movement which it has swallowed."""
@@ -220,24 +243,3 @@ class OnTheWay(Named):
         if origin.instruction.opcode != "pad":
             return None
         return self._dataflow.nodes[self._dataflow.origins[origin.operands[0]]]
-
-    def sum_of(self, node: Node) -> Node | None:
-        """The collective that a gradient is on its way through: to come, or behind it with all parts still in one place."""
-        nodes, facts = self._dataflow.nodes, self.facts
-        coming = facts.awaits_sum[node.index]
-        if coming is not None:
-            return nodes[coming]
-        position = facts.gradient_of[node.index]
-        origin = nodes[self._dataflow.origins[node.index]]
-        if position is None or origin.instruction.opcode not in SUMS:
-            return None
-        return origin if node.elements != facts.outputs[position].elements else None
-
-    def sent(self, node: int) -> tuple[str, ...]:
-        """What a collective received from this device: for an argument its path, for anything else its instruction."""
-        nodes, found = self._dataflow.nodes, []
-        for operand in nodes[self._dataflow.origins[node]].operands:
-            argument = self.facts.argument[operand]
-            origin = nodes[self._dataflow.origins[operand]]
-            found.append(argument.path if argument is not None else origin.instruction.name)
-        return tuple(dict.fromkeys(found))

@@ -1,0 +1,249 @@
+"""What an array that devices exchange was made from, and the leaves of the formula that it stands for."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from jaxmem.attribution.collectives import COLLECTIVES, EXCHANGES, GATHERS, SUMS
+from jaxmem.attribution.dataflow import MOVES, Node
+from jaxmem.formula import Leaf
+from jaxmem.reconcile.book import Book
+from jaxmem.reconcile.evidence import Name
+from jaxmem.roles import STATE_ROLES, Role
+
+_CUTS = MOVES | {"slice", "dynamic-slice", "convert", "pad"}
+"""Opcodes whose result is part of their first operand, or all of it, in whatever number format, with borders or without."""
+
+Explanation = tuple[str, tuple[str, ...], tuple[str, ...]]
+"""(kind, what this device sent, the leaves that it stands for)."""
+
+
+class SpokenOf:
+    """The formula's leaves as a collective's operands ask for them."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+        self._evidence = book.evidence
+        self._facts = book.evidence.facts
+        self._nodes = book.evidence.facts.dataflow.nodes
+        self._origins = book.evidence.facts.dataflow.origins
+        leaves = book.formula.leaves
+        self._arguments: Mapping[str, Leaf] = {
+            leaf.path: leaf for leaf in leaves if not leaf.primitive and leaf.elements
+        }
+        self._gathered = {leaf.path: leaf for leaf in leaves if leaf.role is Role.COLLECTIVES}
+        self._results = {leaf.path: leaf for leaf in leaves if leaf.is_result and leaf.path}
+        states = ((book.evidence.written_over(value), leaf) for value, leaf in book.claimed.items())
+        self._in_the_making = {state: leaf for state, leaf in states if state is not None}
+        """What a loop carries → the leaf that it is the next version of."""
+        self._gradients: dict[str, list[Leaf]] = {}
+        self._named: dict[Name, Leaf] = {}
+        for leaf in leaves:
+            if leaf.role is Role.GRADIENTS:
+                self._gradients.setdefault(leaf.path, []).append(leaf)
+            if leaf.primitive and leaf.role is not Role.COLLECTIVES:
+                self._named[leaf.layer, leaf.primitive, leaf.elements] = leaf
+                self._named.setdefault((leaf.layer, leaf.primitive, leaf.elements * leaf.divided_over), leaf)
+
+    def explanation(self, index: int) -> Explanation | None:
+        """(kind, what this device sent, the leaves that it stands for) of the array a node holds; None if it is not known."""
+        origin = self._nodes[self._origins[index]]
+        opcode, elements = origin.instruction.opcode, self._nodes[index].elements
+        if elements != origin.elements:
+            return None  # a part of it, or another array
+        if opcode == "concatenate":
+            return self._of_parts("packed for the devices", origin.operands, elements) or self._rejoined(origin)
+        if opcode not in COLLECTIVES or not origin.operands:
+            return None
+        if opcode == "all-to-all":
+            return self._exchanged(origin, origin.operands)
+        if len(origin.operands) != 1:
+            return None
+        part = self._gathered_part(origin)
+        if opcode in SUMS and part is None:
+            return self._given_by_one(origin) or self._added_up(origin, self._nodes[origin.operands[0]])
+        if part is None:
+            return self._exchanged(origin, origin.operands)
+        return self._gathered_from(origin, self._nodes[part])
+
+    def _gathered_from(self, origin: Node, part: Node) -> Explanation | None:
+        """The parts of several devices make up the whole array, or a larger part of it."""
+        devices, rest = divmod(origin.elements, part.elements) if part.elements else (0, 1)
+        if rest or devices < 2 or self._book.devices % devices:
+            return None
+        source = self._source(part)
+        leaf = self._begun_in_parts(origin, part) if source is None else self._whole_of(origin, part, *source)
+        return ("gathered from the devices", self._evidence.sent(origin.index), (leaf.text,)) if leaf else None
+
+    def _whole_of(self, origin: Node, part: Node, leaf: Leaf, held: Node) -> Leaf | None:
+        """The leaf of which a gather of the parts makes the whole, or what is cut from it; a device holds ``held`` of it."""
+        if leaf.role not in STATE_ROLES:
+            return leaf if leaf.is_result or self._book.is_part(leaf, held.elements) else None
+        # Of state, the formula must say that it is gathered, and all of it is; or it has a slice of it, whole.
+        gathered = self._gathered.get(leaf.path)
+        if gathered is not None and origin.elements == gathered.elements * gathered.divided_over:
+            return gathered
+        layer, given, _ = self._evidence.name(self._nodes[self._origins[part.index]])
+        return self._named.get((layer, given, origin.elements))
+
+    def _begun_in_parts(self, origin: Node, part: Node) -> Leaf | None:
+        """The leaf of an operation that each device begins with what it has, and that ends with what all have found."""
+        begun = self._nodes[self._origins[part.index]].instruction
+        ends = (
+            reader
+            for reader in self._evidence.readers(origin.index)
+            if reader.instruction.op_name == origin.instruction.op_name == begun.op_name
+            and reader.instruction.opcode == begun.opcode
+        )
+        return next((leaf for end in ends if (leaf := self.leaf(end)) is not None), None)
+
+    def _exchanged(self, origin: Node, pieces: Sequence[int]) -> Explanation | None:
+        """An exchange makes nothing more and nothing less of each piece, and all pieces are of one array."""
+        found = [self._source(self._nodes[piece]) for piece in pieces]
+        texts = {source[0].text for source in found if source is not None}
+        same_size = all(self._nodes[piece].elements == origin.elements for piece in pieces)
+        if None in found or len(texts) != 1 or not same_size:
+            return None
+        for source in found:
+            if source is None or len(pieces) * origin.elements > source[1].elements:
+                return None
+        return "exchanged between the devices", self._evidence.sent(origin.index), tuple(texts)
+
+    def _rejoined(self, origin: Node) -> Explanation | None:
+        """What came in pieces, side by side."""
+        pieces = [self._nodes[self._origins[piece]] for piece in origin.operands]
+        found = [self.explanation(each.index) if each.instruction.opcode in COLLECTIVES else None for each in pieces]
+        whole = sum(each.elements for each in pieces) == origin.elements
+        if not whole or not found or found[0] is None or any(each is None or each[2] != found[0][2] for each in found):
+            return None
+        kind, _, texts = found[0]
+        return kind, tuple(dict.fromkeys(each.instruction.name for each in pieces)), texts
+
+    def _given_by_one(self, origin: Node) -> Explanation | None:
+        """A sum to which one device gives an array, or a part of it, and all the others zeros."""
+        given = self.given(origin)
+        source = self._source(given) if given is not None else None
+        if given is None or source is None or not given.elements == origin.elements <= source[1].elements:
+            return None
+        return "exchanged between the devices", self._evidence.sent(origin.index), (source[0].text,)
+
+    def given(self, origin: Node) -> Node | None:
+        """What one device gives to a sum of which all the others give zeros; None for any other sum."""
+        if origin.instruction.opcode not in SUMS or len(origin.operands) != 1:
+            return None
+        chosen = self._nodes[self._origins[origin.operands[0]]]
+        if chosen.instruction.opcode != "select":
+            return None
+        data = [branch for branch in chosen.operands[1:] if self._facts.depends[branch]]
+        return self._nodes[data[0]] if len(data) == 1 else None
+
+    def _source(self, node: Node) -> tuple[Leaf, Node] | None:
+        """The leaf that a node is, or that it is cut from, and the node that is the leaf."""
+        while True:
+            origin = self._nodes[self._origins[node.index]]
+            leaf = None if self._evidence.is_cut_to_be_sent(origin) else self.leaf(node)
+            if leaf is not None:
+                return leaf, node
+            if origin.instruction.opcode not in _CUTS:
+                return self._exchanged_before(origin)
+            node = self._nodes[origin.operands[0]]
+
+    def _exchanged_before(self, origin: Node) -> tuple[Leaf, Node] | None:
+        """The one leaf that all pieces of an exchange are cut from, where what came of it is sent once more."""
+        if origin.instruction.opcode in EXCHANGES | GATHERS:
+            pieces = origin.operands
+        elif origin.instruction.opcode == "concatenate" and self._rejoined(origin) is not None:
+            pieces = origin.operands[:1]
+        else:
+            return None
+        found = [self._source(self._nodes[piece]) for piece in pieces]
+        return found[0] if len({source and source[0].text for source in found}) == 1 else None
+
+    def gathered_path(self, index: int) -> str | None:
+        """The argument of which a node holds the whole, gathered from the parts of all devices; None for any other array."""
+        found = self.explanation(index)
+        origin = self._nodes[self._origins[index]]
+        part = self._gathered_part(origin)
+        if found is None or part is None:
+            return None
+        argument = self._facts.argument[part]
+        return argument.path if argument is not None else None
+
+    def is_gathered(self, path: str) -> bool:
+        """Whether any instruction gathers an argument."""
+        return any(
+            argument is not None and argument.path == path
+            for node in self._nodes
+            if not node.hands_on and node.instruction.opcode in COLLECTIVES
+            for part in (node.operands if node.instruction.opcode in GATHERS else (self._gathered_part(node),))
+            for argument in ((self._facts.argument[part],) if part is not None else ())
+        )
+
+    def _gathered_part(self, origin: Node) -> int | None:
+        """What this device has of an array that is gathered: its part goes in, and the parts of all devices come out.
+
+        Small arrays are gathered by a sum: each device writes its part into zeros, at its own place.
+        """
+        opcode = origin.instruction.opcode
+        if opcode in GATHERS and origin.operands:
+            return origin.operands[0]
+        if opcode != "all-reduce" or len(origin.operands) != 1:
+            return None
+        placed = self._nodes[self._origins[origin.operands[0]]]
+        if placed.instruction.opcode != "dynamic-update-slice":
+            return None
+        zeros, part = placed.operands[:2]
+        return part if not self._facts.depends[zeros] else None
+
+    def _added_up(self, origin: Node, operand: Node) -> Explanation | None:
+        packed = self._nodes[self._origins[operand.index]]
+        parts = packed.operands if packed.instruction.opcode == "concatenate" else [operand.index]
+        found = self._of_parts("added up over the devices", parts, operand.elements) or self._goes_into(origin)
+        if found is None or origin.instruction.opcode != "reduce-scatter":
+            return found if found is not None and origin.elements == operand.elements else None
+        leaf = self.leaf(operand)
+        divided = leaf is not None and origin.elements == leaf.elements
+        return found if divided and leaf is not None and operand.elements == leaf.elements * leaf.divided_over else None
+
+    def _goes_into(self, origin: Node) -> Explanation | None:
+        """A sum in a wider number format than the leaf's, or that is written into a stack of such sums, and nothing else."""
+        node, readers = origin, self._evidence.facts.dataflow.readers(origin.index)
+        while len(readers) == 1 and node.instruction.opcode != "dynamic-update-slice":
+            node = readers[0]
+            if node.instruction.opcode not in ("convert", "dynamic-slice", "dynamic-update-slice"):
+                return None
+            leaf = self.leaf(node) if node.instruction.opcode != "dynamic-slice" else None  # its part of the sum
+            if leaf is not None and leaf.elements * leaf.divided_over % origin.elements == 0:
+                return "added up over the devices", self._evidence.sent(origin.index), (leaf.text,)
+            readers = self._evidence.facts.dataflow.readers(node.index)
+        return None
+
+    def _of_parts(self, kind: str, parts: Iterable[int], elements: int) -> Explanation | None:
+        nodes = [self._nodes[part] for part in parts]
+        leaves = [leaf for node in nodes if (leaf := self.leaf(node)) is not None]
+        if len(leaves) != len(nodes) or sum(node.elements for node in nodes) != elements:
+            return None
+        made = (self._nodes[self._origins[node.index]].instruction.name for node in nodes)
+        return kind, tuple(dict.fromkeys(made)), tuple(leaf.text for leaf in leaves)
+
+    def leaf(self, node: Node) -> Leaf | None:
+        """The leaf that speaks of an array, by its argument, by the parameter it is the gradient of, or by its name."""
+        argument = self._evidence.argument_in(node.index)
+        if argument is not None:
+            return self._arguments.get(argument.path)
+        output = self._facts.gradient_of[node.index]
+        if output is not None:
+            found = self._gradients.get(self._facts.outputs[output].parameter_path, ())
+            return next(
+                (leaf for leaf in found if node.elements in (leaf.elements, leaf.elements * leaf.divided_over)), None
+            )
+        origin = self._nodes[self._origins[node.index]]
+        value = self._evidence.number(node.index)
+        claimed = self._book.claimed.get(value) or self._in_the_making.get(value)
+        if claimed is None and (place := self._evidence.place_beside(origin)) is not None:
+            claimed = self._book.claimed.get(place)
+        return claimed or self._named.get(self._evidence.name(origin)) or self.result(origin)
+
+    def result(self, node: Node) -> Leaf | None:
+        """The result of the program that an array becomes, through a sum over the devices or as it is, whole."""
+        position = self._evidence.becomes_result(node.index)
+        leaf = self._results.get(self._book.outputs[position].path) if position is not None else None
+        return leaf if leaf is not None and leaf.bytes * 8 == node.elements * node.bits else None
