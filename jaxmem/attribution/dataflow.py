@@ -10,17 +10,21 @@ from collections.abc import Container, Mapping, Sequence
 from jaxmem.attribution.graph import ELEMENTWISE, MOVES, Graph, Node
 from jaxmem.xla.hlo import Instruction, Module
 
+PRODUCTS = frozenset({"dot", "convolution"})
+
 _WIDENED = frozenset({"bf16", "f16", "f32"})
 """Number formats between which a compiler changes where it cannot compute in the narrow one."""
 
 
 def _is_compilers_cast(cast: Instruction, operand: Instruction) -> bool:
-    """A cast without a name, or under the name of what it casts, of a scope around that, or of a mere movement: the program did
-    not ask for it.
+    """A cast without a name, or under the name of what it casts, of a scope around that, of a loop or branch, of a mere
+    movement, or of a product that is done by what it casts: the program did not ask for it.
     """
     widens = {cast.shape.element_type, operand.shape.element_type} <= _WIDENED
-    moves = widens and cast.op_name.endswith(("/reshape", "/transpose", "/squeeze", "/copy"))
-    return moves or cast.op_name in ("", operand.op_name) or operand.op_name.startswith(f"{cast.op_name}/")
+    moves = widens and cast.op_name.endswith(("/reshape", "/transpose", "/squeeze", "/copy", "/while", "/cond"))
+    nameless = widens and not operand.op_name and operand.opcode in PRODUCTS
+    ends = nameless and not cast.op_name.endswith("/convert_element_type")
+    return moves or ends or cast.op_name in ("", operand.op_name) or operand.op_name.startswith(f"{cast.op_name}/")
 
 
 class Dataflow(Graph):

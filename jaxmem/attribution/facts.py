@@ -7,7 +7,7 @@ the name of an HLO instruction.
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from jaxmem.attribution.dataflow import MOVES, Dataflow, Node
+from jaxmem.attribution.dataflow import MOVES, PRODUCTS, Dataflow, Node
 from jaxmem.attribution.layers import Layers
 from jaxmem.attribution.outputs import Outputs
 from jaxmem.attribution.phases import PHASES, find_phases, find_run_phases
@@ -18,8 +18,6 @@ from jaxmem.roles import OPTIMIZER_ROLES, STATE_ROLES, Phase, Role
 DEPENDS_ON_STATE = 1
 DEPENDS_ON_OPTIMIZER = 2
 DEPENDS_ON_INPUT = 4
-
-PRODUCTS = frozenset({"dot", "convolution"})
 
 
 class Facts:

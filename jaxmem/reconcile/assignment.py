@@ -79,6 +79,7 @@ def _assign_named(
             else:
                 # A forward operation and its transpose may share a primitive and a size. Where XLA has made one of the
                 # two, it carries either name.
+                found = [value for value in found if not _is_asked_for(book, value)]
                 found = [value for value in found if evidence.is_backward(value) is backward] or found
             queue = _least_preferred_first(book, found, leaf)
             queues[key] = queue
@@ -137,16 +138,21 @@ def _gradients_in(book: Book, value: int) -> list[Buffer]:
     ]
 
 
-def _speaks_for_gradient(book: Book, value: int) -> bool:
-    """Whether a leaf has asked for a value as its gradient, or is its gradient by its operation.
+def _is_asked_for(book: Book, value: int) -> bool:
+    """Whether a leaf has asked for a value as its gradient.
 
     Where the update multiplies a sum to make the gradient, XLA holds the sum in its place: no leaf has asked for that one.
     """
+    return any(book.evidence.is_live(buffer) or buffer.id in book.absent for buffer in _gradients_in(book, value))
+
+
+def _speaks_for_gradient(book: Book, value: int) -> bool:
+    """Whether a leaf has asked for a value as its gradient, or speaks of it as one by its operation."""
     evidence, of_leaves = book.evidence, book.operations_of_gradients
     gradients = {evidence.facts.gradient_of[node.index] for node in evidence.nodes_of[value]} - {None}
     if not gradients:
         return False
-    if any(evidence.is_live(buffer) or buffer.id in book.absent for buffer in _gradients_in(book, value)):
+    if _is_asked_for(book, value):
         return True
     paths = [book.outputs[position].parameter_path for position in gradients if position is not None]
     return any((path, place) in of_leaves for path in paths for place in evidence.places_of(value))
@@ -204,6 +210,7 @@ def _assign_other_layers_and_divisions(
                 value
                 for value in candidates
                 if book.may_be(value, leaf)
+                and not _is_asked_for(book, value)
                 and (_is_in_place(book, value, place) if in_place else evidence.is_backward(value) is backward)
             ]
             queues[key] = _least_preferred_first(book, found, leaf)

@@ -23,7 +23,9 @@ def explain_outputs(book: Book) -> None:
     }
     for places in by_path.values():
         # A result that a loop writes has several buffers in one place; the one that is there at the peak speaks for it.
-        places.sort(key=lambda buffer: not book.evidence.is_live(buffer))
+        # One that is copied into its place has others elsewhere.
+        home = max(places, key=lambda buffer: buffer.end).allocation
+        places.sort(key=lambda buffer: (buffer.allocation != home, not book.evidence.is_live(buffer)))
     idle: dict[int, list[int]] = {}
     for index, (segment, _) in enumerate(book.idle):
         idle.setdefault(segment.allocation, []).append(index)
@@ -67,7 +69,8 @@ def _explain_as_state(book: Book, leaf: Leaf, places: Iterable[Buffer], lent: Ma
             there.add("counted under another role", held, buffer=label, role=str(leaf.role), formula=leaf.text)
             return
     later = (each for each in places if each.logical_bytes == leaf.bytes and each.allocation in lent)
-    if (place := next(later, None)) is not None:
+    if (place := next(later, None)) is not None and place.id not in book.absent:
+        book.absent.add(place.id)
         label, argument = book.evidence.label(place), lent[place.allocation]
         book.row(leaf.role, leaf.layer).add(
             "written over an argument", -leaf.bytes, buffer=label, argument=argument, formula=leaf.text

@@ -62,6 +62,10 @@ STORIES = {
         "softmax", batch=1, width=12, dtype="bfloat16"
     ),
     "a long sum has a window before it, and an addition behind": plan("dense", wide=24, batch=1, width=37),
+    "a result is copied into its place from elsewhere": plan("recurrence", wide=32, mode="gradient", batch=8, width=1),
+    "a product without a name has its own in the cast behind it": plan(
+        "einsum", "cond", wide=32, mode="train", width=1, dtype="float16"
+    ),
     "a part is written into the memory of the result": plan(
         "zero_sized", batch=8, then=(Block(name="dynamic_update"),)
     ),

@@ -98,6 +98,10 @@ class OnTheWay(Named):
             yield self.name(gathered)
         if self._selection_behind(origin) is not None or self._is_part_of_sum(origin):
             yield self.name(origin)
+        if origin.instruction.opcode == "reduce":
+            # The sum of what is the same all along a dimension is made once, and broadcast.
+            layer, given, _ = self.name(origin)
+            yield from ((layer, given, each.elements) for each in self._broadcasts_behind(origin))
         if self.place_beside(origin) is not None:
             # A reduction of pairs finds the largest number and its place; only the place may be asked for.
             layer, _, elements = self.name(origin)
@@ -109,6 +113,16 @@ class OnTheWay(Named):
             for end in (*near, *(after for reader in near for after in self._dataflow.readers(reader.index))):
                 if self.function_ended_by(end) == "logistic":
                     yield self.name(end)
+
+    def _broadcasts_behind(self, node: Node) -> Iterator[Node]:
+        """The broadcasts of a node, and under its own name of what is computed of it."""
+        for reader in self.readers(node.index):
+            if reader.instruction.opcode == "broadcast":
+                yield reader
+                continue
+            for after in self.readers(reader.index):
+                if after.instruction.opcode == "broadcast" and after.instruction.op_name == node.instruction.op_name:
+                    yield after
 
     def values_ahead(self, buffer: Buffer) -> Iterator[int]:
         """The values that a buffer is a step on the way to."""
