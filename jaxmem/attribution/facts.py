@@ -26,6 +26,8 @@ class Facts:
     Attributes:
         argument: the program argument whose numbers the node holds, unchanged; None for anything computed.
         held_argument: the same, or the state argument whose version of the last turn a loop hands to the next.
+        carried_arguments: node → the state argument whose version of the last turn a loop hands to the next.
+        are_outputs: the nodes that are a program output, under whatever name.
         depends: bits of `DEPENDS_ON_...`; 0 for what depends on no argument at all.
         scopes: name of an instruction → its name stack; ``scope_behind``: product without a name → that of the moves behind it.
         phase: forward, backward or update.
@@ -41,9 +43,9 @@ class Facts:
         self.outputs = outputs
         self._entry_arguments = self._find_entry_arguments(arguments)
         self.argument: list[Argument | None] = [*map(self._entry_arguments.get, dataflow.origins)]
-        self._carried_arguments = self._find_carried_arguments()
+        self.carried_arguments = self._find_carried_arguments()
         self.held_argument = list(self.argument)
-        for node, argument in self._carried_arguments.items():
+        for node, argument in self.carried_arguments.items():
             self.held_argument[node] = self.argument[node] or argument
         self.depends = dataflow.spread({node: _bit(argument) for node, argument in self._entry_arguments.items()})
         self._outputs = Outputs(dataflow, outputs)
@@ -57,6 +59,7 @@ class Facts:
         self._run_phases = find_run_phases(dataflow, phases)
         self.output_of, self.grows_into = self._outputs.output_of, self._outputs.grows_into
         self.packed_part = self._outputs.packed_part
+        self.are_outputs = self._outputs.under_other_names
         self._gradients = self._find_gradients()
         self.gradient_of: list[int | None] = [*map(self._gradients.get, range(len(dataflow.nodes)))]
         self.awaits_sum = self._outputs.sums_to_come(self.gradient_of)
@@ -156,7 +159,7 @@ class Facts:
 
         What a branch leaves is no next version: where one branch hands an argument on, another may leave zeros.
         """
-        return self._carried_arguments.get(node.index)
+        return self.carried_arguments.get(node.index)
 
     def _find_carried_arguments(self) -> dict[int, Argument]:
         nodes, found = self.dataflow.nodes, {}
@@ -176,7 +179,7 @@ class Facts:
         gradients of the step before makes no cotangent of what is computed from them.
         """
         nodes, phase = self.dataflow.nodes, self.phase
-        state = self._carried_arguments
+        state = self.carried_arguments
         made = [nodes[index] for index in self._gradients if phase[index] is Phase.BACKWARD]
         if not made:
             return None, [0] * len(nodes)

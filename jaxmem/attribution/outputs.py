@@ -17,6 +17,7 @@ class Outputs:
     """The way of every node to the results of the program.
 
     Attributes:
+        under_other_names: the nodes that are a program output, under whatever name: few of all.
         becomes: for each node the output (index), a new parameter or moment, that it becomes element by element, or part by
             part; None for anything else.
     """
@@ -26,7 +27,7 @@ class Outputs:
         self.outputs = outputs
         root = dataflow.arrays[dataflow.module.entry.root_id]
         self._nodes = {node: position for position, node in enumerate(root[: len(outputs)])}
-        self._under_other_names = self._find_other_names()
+        self.under_other_names = self._find_other_names()
         self._packed_sum: dict[int, int] = {}
         self.becomes = self._find_what_becomes_state()
 
@@ -44,7 +45,7 @@ class Outputs:
 
     def output_of(self, node: int) -> int | None:
         """Index of the program output that a node is, seen through names and boundaries; None if it is none."""
-        return self._follow(node) if node in self._under_other_names else None
+        return self._follow(node) if node in self.under_other_names else None
 
     def grows_into(self, node: int) -> int | None:
         """Index of the program output that a node becomes when the parts still missing are written into it."""

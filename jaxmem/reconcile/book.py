@@ -188,17 +188,16 @@ class Book:
         gradients each is its own parameter's; and the state that a loop carries is that of an argument. A compiler that casts
         leaves two bytes of a number or more.
         """
-        facts, nodes = self.evidence.facts, self.evidence.nodes_of[value]
-        if self.evidence.bits_of(value) < 16 <= leaf.itemsize_bits:
-            return False
-        if any(facts.carried_argument(node) is not None for node in nodes):
+        evidence = self.evidence
+        if evidence.bits_of(value) < 16 <= leaf.itemsize_bits or value in evidence.carried_state:
             return False
         if leaf.role is Role.GRADIENTS:
-            return all(facts.gradient_of[node.index] is None for node in nodes)
-        if all(facts.output_of(node.index) is None for node in nodes):
+            gradient_of = evidence.facts.gradient_of
+            return all(gradient_of[node.index] is None for node in evidence.nodes_of[value])
+        if value not in evidence.results:
             return True
         return leaf.role is not Role.TRANSIENT and (
-            leaf.role is not Role.SAVED_ACTIVATIONS or any(map(self.evidence.is_read_backward, nodes))
+            leaf.role is not Role.SAVED_ACTIVATIONS or any(map(evidence.is_read_backward, evidence.nodes_of[value]))
         )
 
     def fits(self, value: int, leaf: Leaf) -> bool:

@@ -138,22 +138,19 @@ def _operations_left_out(
 
 def _operations(evidence: Evidence) -> Iterator[tuple[Node, Role]]:
     """Origins under JAX's own names: what layers are made of, and what the backward pass reads of the forward pass."""
-    facts, nodes = evidence.facts, evidence.facts.dataflow.nodes
-    saved = set()
-    for node in nodes:
-        if facts.phase[node.index] is not Phase.BACKWARD:
+    facts, dataflow = evidence.facts, evidence.facts.dataflow
+    phases, origins = facts.phase, dataflow.origins
+    read_backward = (
+        origins[operand]
+        for operands, phase in zip(dataflow.operands, phases, strict=True)
+        if phase is Phase.BACKWARD
+        for operand in operands
+    )
+    saved = {origin for origin in read_backward if phases[origin] is Phase.FORWARD and facts.argument[origin] is None}
+    for node, phase, origin in zip(dataflow.nodes, phases, origins, strict=True):
+        if phase is not Phase.FORWARD or origin != node.index or not node.instruction.op_name:
             continue
-        for operand in node.operands:
-            origin = facts.dataflow.origins[operand]
-            if facts.phase[origin] is Phase.FORWARD and facts.argument[origin] is None:
-                saved.add(origin)
-    for node in nodes:
-        name = node.instruction.op_name
-        if not name or facts.phase[node.index] is not Phase.FORWARD or facts.dataflow.origins[node.index] != node.index:
+        if origin not in saved and node.instruction.opcode not in _LAYER_OPERATIONS:
             continue
-        if not evidence.is_the_operation(node) or evidence.result_of(node) is not None:
-            continue
-        if node.index in saved:
-            yield node, Role.SAVED_ACTIVATIONS
-        elif node.instruction.opcode in _LAYER_OPERATIONS:
-            yield node, Role.TRANSIENT
+        if evidence.is_the_operation(node) and evidence.result_of(node) is None:
+            yield node, Role.SAVED_ACTIVATIONS if origin in saved else Role.TRANSIENT

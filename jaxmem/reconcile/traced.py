@@ -15,6 +15,7 @@ class Traced:
         self._table = formula.table
         self._speak = Counter(leaf.value for leaf in formula.leaves if leaf.value is not None)
         self._places: dict[str, tuple[str, ...]] = {}
+        self._sizes: dict[int, tuple[int, int, int, int]] = {}
 
     def place(self, leaf: Leaf) -> Place | None:
         """The operation that makes a leaf and where it stands; None for what no operation of the program makes."""
@@ -52,6 +53,9 @@ class Traced:
         """Whether nothing in the traced program contradicts the size of a leaf, and among how many devices it is divided."""
         if self._table is None or leaf.value is None:
             return True
-        value = self._table.values[leaf.value]
-        traced = (value.elements, value.itemsize_bits, value.logical_bytes, value.divided_over)
+        traced = self._sizes.get(leaf.value)
+        if traced is None:
+            value = self._table.values[leaf.value]
+            traced = (value.elements, value.itemsize_bits, value.logical_bytes, value.divided_over)
+            self._sizes[leaf.value] = traced
         return traced == (leaf.elements, leaf.itemsize_bits, leaf.bytes, leaf.divided_over)

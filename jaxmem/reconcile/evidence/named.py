@@ -4,6 +4,7 @@ A value is named by its layer, the operation that makes it, and its number of el
 however often XLA repeats them, so that two leaves of the formula need two values.
 """
 
+from collections.abc import Iterable
 from functools import cache, cached_property
 
 from jaxmem.attribution.collectives import COLLECTIVES, EXCHANGES, SUMS
@@ -95,14 +96,15 @@ class Named(Lowered):
 
     def places_of(self, value: int) -> set[Place]:
         """The operations that a value is called, each with where it stands."""
-        if value not in self._places:
-            self._places[value] = {
+        found = self._places.get(value)
+        if found is None:
+            found = self._places[value] = {
                 (given, self.place(one))
                 for node in self.nodes_of[value]
                 for _, given, _ in self._operations(node)
                 for one in self.handed_on_by_loop.get(node.index, (node,))
             }
-        return self._places[value]
+        return found
 
     @cached_property
     def handed_on_by_loop(self) -> dict[int, list[Node]]:
@@ -181,6 +183,25 @@ class Named(Lowered):
             return ()
         instructions = self.profile.module.instructions
         return tuple(sorted({instructions[node.fusion].name for node in nodes if node.fusion is not None}))
+
+    @cached_property
+    def results(self) -> frozenset[int]:
+        """Values that the program returns, under whatever name."""
+        return self._values_of(self.facts.are_outputs)
+
+    @cached_property
+    def carried_state(self) -> frozenset[int]:
+        """Values that are the state of an argument which a loop hands from turn to turn."""
+        return self._values_of(self.facts.carried_arguments)
+
+    def _values_of(self, nodes: Iterable[int]) -> frozenset[int]:
+        """The values that some nodes compute; of those that compute none, nothing."""
+        numbers, all_nodes = self._dataflow.value_numbers, self._dataflow.nodes
+        return frozenset(
+            numbers[node]
+            for node in nodes
+            if any(each is all_nodes[node] for each in self.nodes_of.get(numbers[node], ()))
+        )
 
     @cached_property
     def exchanges(self) -> bool:
