@@ -1,8 +1,8 @@
 """One dataflow graph over a whole compiled module.
 
 A node is one array an instruction makes: (instruction, shape index). Fusions, calls, loops and branches are entered, so that
-a node inside a fusion is as visible as one outside; tuples, bitcasts and boundaries only hand a node on (`ALIAS`), copies
-and transposes keep its numbers in new bytes (`MOVEMENT`). Everything the rules ask about a buffer is asked of this graph.
+a node inside a fusion is as visible as one outside; tuples, bitcasts and boundaries only hand a node on, copies
+and transposes (`MOVES`) keep its numbers in new bytes. Everything the rules ask about a buffer is asked of this graph.
 """
 
 from collections.abc import Container, Mapping, Sequence

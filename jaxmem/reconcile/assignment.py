@@ -37,8 +37,8 @@ def _in_order(book: Book, leaves: Sequence[Leaf], value_of: Mapping[int, int]) -
 
     A leaf of which the traced program says another size speaks of nothing.
     """
-    waiting = (index for index, leaf in enumerate(leaves) if index not in value_of and book.traced.agrees(leaf))
-    return sorted(waiting, key=lambda i: (not leaves[i].counted, not leaves[i].keeps, i))
+    waiting = [index for index, leaf in enumerate(leaves) if index not in value_of and book.traced.agrees(leaf)]
+    return sorted(waiting, key=lambda i: (not leaves[i].counted, not leaves[i].keeps))
 
 
 def _assign_in_order(book: Book, leaves: Sequence[Leaf], value_of: dict[int, int], taken: set[int]) -> None:
