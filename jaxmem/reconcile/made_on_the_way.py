@@ -30,7 +30,8 @@ class _SpokenOf:
         }
         self.gradients = {leaf.path: leaf for leaf in book.formula.leaves if leaf.role is Role.GRADIENTS}
         self._in_place: dict[tuple[str, tuple[str, ...] | None, int], Leaf] = {}
-        self._largest_in_place: dict[Place, Leaf] = {}
+        self.largest_in_place: dict[Place, Leaf] = {}
+        """An operation and where it stands in the program → its leaf, the largest of several."""
         self._functions: dict[str, Leaf] = {}
         self._functions_in_place: dict[tuple[str, ...] | None, Leaf] = {}
         names_anywhere = {given for _, given, _ in evidence.values_named}
@@ -38,8 +39,8 @@ class _SpokenOf:
             place = book.traced.place(leaf)
             if place is not None:
                 self._in_place[*place, leaf.elements] = leaf
-                if (other := self._largest_in_place.get(place)) is None or other.elements < leaf.elements:
-                    self._largest_in_place[place] = leaf
+                if (other := self.largest_in_place.get(place)) is None or other.elements < leaf.elements:
+                    self.largest_in_place[place] = leaf
                 if leaf.primitive not in names_anywhere:
                     self._functions_in_place.setdefault(place[1], leaf)
             if leaf.layer not in self._functions and evidence.is_lowered_to_a_function(leaf.layer, leaf.primitive):
@@ -62,7 +63,7 @@ class _SpokenOf:
         summed = self._evidence.sum_before(node) if node is not None else None
         if node is None or summed is None:
             return None
-        terms = self._largest_in_place.get((self._evidence.name(node)[1], self._evidence.place(node)))
+        terms = self.largest_in_place.get((self._evidence.name(node)[1], self._evidence.place(node)))
         sums = self._book.claimed.get(self._evidence.number(summed.index))
         return terms if terms and sums and terms.elements % sums.elements == 0 else None
 
@@ -103,7 +104,9 @@ def _explain_step(book: Book, buffer: Buffer, spoken_of: _SpokenOf) -> bool:
         for name in evidence.step_of(buffer)
     )
     ahead = (book.claimed.get(each) for each in evidence.values_ahead(buffer))
-    step = next((leaf for leaf in chain(steps, ahead) if leaf is not None), None)
+    places = evidence.places_ahead(buffer) if evidence.has_layer_of_neighbour(value) else ()
+    standing = map(spoken_of.largest_in_place.get, places)
+    step = next((leaf for leaf in chain(steps, ahead, standing) if leaf is not None), None)
     function = spoken_of.function(buffer, value)
     result = next(
         (spoken_of.results[each] for each in evidence.results_ahead(buffer) if each in spoken_of.results), None

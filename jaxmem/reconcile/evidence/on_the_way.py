@@ -7,7 +7,7 @@ from jaxmem.attribution.dataflow import MOVES, Node
 from jaxmem.attribution.facts import primitive
 from jaxmem.formula.equal import MOVEMENT
 from jaxmem.profile import Buffer, MemoryProfile
-from jaxmem.reconcile.evidence.named import HELPERS, Name, Named
+from jaxmem.reconcile.evidence.named import HELPERS, Name, Named, Place
 
 _PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
 
@@ -129,6 +129,11 @@ class OnTheWay(Named):
         for node in self._ahead(buffer):
             yield self.number(node.index)
 
+    def places_ahead(self, buffer: Buffer) -> Iterator[Place]:
+        """The operations that a buffer is a step on the way to, each with where it stands in the program."""
+        for node in self._ahead(buffer):
+            yield self.name(node)[1], self.place(node)
+
     def results_ahead(self, buffer: Buffer) -> Iterator[int]:
         """The places among the program's results of what a buffer is a step on the way to."""
         for node in self._ahead(buffer):
@@ -177,8 +182,7 @@ class OnTheWay(Named):
         origin = self._dataflow.nodes[self._dataflow.origins[start]]
         wide = origin.instruction.opcode in ("concatenate", "pad")
         for product in self.readers(origin.index) if wide else (origin,):
-            is_product = self.name(product)[1] in _PRODUCTS and product.instruction.opcode in _PRODUCTS_OPCODES
-            cuts = list(self.readers(product.index)) if is_product else []
+            cuts = list(self.readers(product.index)) if self._is_product(product) else []
             found = [self.facts.gradient_of[each.index] for each in cuts if each.instruction.opcode in _CUTS]
             gradients = [each for each in found if each is not None]
             if cuts and len(gradients) == len(cuts):
@@ -222,14 +226,15 @@ class OnTheWay(Named):
         For such a product, and for the operands that lie side by side.
         """
         readers = list(self._dataflow.readers(node.index))
-        products = (
-            [node] if node.instruction.opcode == "dot" else readers if node.instruction.opcode == "concatenate" else []
-        )
-        for product in products:
+        for product in filter(self._is_product, readers if node.instruction.opcode == "concatenate" else [node]):
             layer, given, elements = self.name(product)
             parts = [each for each in self._dataflow.readers(product.index) if each.instruction.opcode == "slice"]
-            if product.instruction.opcode == "dot" and sum(part.elements for part in parts) == elements:
+            if sum(part.elements for part in parts) == elements:
                 yield from ((layer, given, part.elements) for part in parts)
+
+    def _is_product(self, node: Node) -> bool:
+        """Whether a node is a matrix product or a convolution, by itself or as a call of a library."""
+        return node.instruction.opcode in _PRODUCTS_OPCODES and self.name(node)[1] in _PRODUCTS
 
     def tiled_piece_of(self, buffer: Buffer) -> tuple[str, str]:
         """Layer and primitive of the operation that a buffer in a tiled layout is part of, on an array of whatever shape."""
