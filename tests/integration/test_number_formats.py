@@ -16,6 +16,11 @@ def dense(w1: Any, w2: Any, x: Any) -> Any:
     return jax.nn.gelu(x @ w1) @ w2
 
 
+def biased(w1: Any, b1: Any, w2: Any, x: Any) -> Any:
+    """A product, what is added to it and the larger of that and zero are one call of the library."""
+    return jax.nn.relu(x @ w1 + b1) @ w2
+
+
 def convolutions(w1: Any, w2: Any, x: Any) -> Any:
     def convolved(x: Any, w: Any) -> Any:
         return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -32,6 +37,7 @@ def trained(w1: Any, w2: Any, x: Any) -> Any:
 
 SHAPES: dict[Any, Any] = {
     dense: ((512, 1024), (1024, 512), (64, 512)),
+    biased: ((512, 1024), (1024,), (1024, 512), (64, 512)),
     convolutions: ((3, 3, 16, 32), (3, 3, 32, 64), (8, 32, 32, 16)),
     trained: ((512, 1024), (1024, 256), (64, 512)),
 }
