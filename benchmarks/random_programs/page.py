@@ -55,7 +55,7 @@ def _line(device: str, rows: list[Row]) -> tuple[str, ...]:
         str(len(compiled)),
         str(sum(bool(row.broken) for row in compiled)),
         str(sum(row.viewed and not row.broken for row in compiled)),
-        f"{sum(map(_is_closed, compiled))} ({100 * sum(map(_is_closed, compiled)) / max(len(compiled), 1):.0f} %)",
+        f"{sum(map(_is_closed, compiled))} of {len(compiled)}",
         f"{unexplained:,} of {required:,}",
     )
 
