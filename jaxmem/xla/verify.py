@@ -14,6 +14,12 @@ from jaxmem.xla.hlo import Computation, Instruction, Shape
 ENTERED = frozenset({"fusion", "call", "while", "conditional", "async-start"})
 """Opcodes whose computations are part of the dataflow; what a reduction calls for each element is not."""
 
+_MAY_READ_NOTHING = frozenset(
+    """parameter constant iota tuple after-all create-token partition-id replica-id rng-get-and-update-state infeed recv call
+    custom-call fusion async-start""".split()
+)
+"""Opcodes of instructions that need no operands; all others compute from what they are given."""
+
 _DEEPEST = 200
 """Computations within computations. Programs stay below a dozen: a level is a loop, a branch or a fusion."""
 
@@ -39,6 +45,10 @@ def verify_module(
     Raises:
         InputError: by ``broken``.
     """
+    empty = {identifier for identifier, one in instructions.items() if not one.shape.leaves}
+    for instruction in instructions.values():
+        if instruction.opcode not in _MAY_READ_NOTHING and empty.issuperset(instruction.operand_ids):
+            raise broken(f"{instruction.name} ({instruction.opcode}) is given no array")
     calling = [instruction for instruction in instructions.values() if instruction.called_computation_ids]
     _check_nesting(computations, calling, len(instructions), entry_id, broken)
     parameters = _parameters(computations, instructions, entry_id, broken)

@@ -23,6 +23,10 @@ def pair():
     return MESSAGES["Shape"](element_type=TUPLE, tuple_shapes=[shape(3), shape(5)])
 
 
+def nothing():
+    return MESSAGES["Shape"](element_type=TUPLE)
+
+
 def instruction(identifier, opcode, operands=(), result=None, **fields):
     return MESSAGES["Instruction"](
         id=identifier,
@@ -191,6 +195,11 @@ class TestModule:
             ([computation(1, instruction(1, "negate", (9,)))], "uses operand 9"),
             ([computation(1, instruction(1, "parameter"), root=4)], "has the root 4"),
             ([computation(1, instruction(1, ""))], "has no opcode"),
+            ([computation(1, instruction(1, "broadcast"))], r"broadcast\.1 \(broadcast\) is given no array"),
+            (
+                [computation(1, instruction(1, "tuple", (), nothing()), instruction(2, "slice", (1,)))],
+                "is given no array",
+            ),
             ([computation(1, instruction(1, "parameter", control_predecessor_ids=[8]))], "must run after 8"),
             ([computation(1, instruction(1, "call", called_computation_ids=[5]))], "calls computation 5"),
             (
@@ -264,12 +273,12 @@ class TestModule:
 class TestFingerprint:
     def fingerprints(self, *changes):
         """Of instructions of one module that differ in what is given: fields, and more of its bytes under ``extra``."""
-        made = []
-        for number, fields in enumerate(changes, start=1):
+        made = [instruction(1, "parameter")]
+        for number, fields in enumerate(changes, start=2):
             extra = fields.pop("extra", b"")
-            made.append(instruction(number, fields.pop("opcode", "reduce-window"), **fields))
+            made.append(instruction(number, fields.pop("opcode", "reduce-window"), (1,), **fields))
             made[-1].MergeFromString(extra)
-        return [each.fingerprint for each in read_module(computation(1, *made)).instructions.values()]
+        return [each.fingerprint for each in read_module(computation(1, *made)).instructions.values()][1:]
 
     def test_names_places_and_layouts_do_not_count(self):
         here = metadata(op_name=b"here")
