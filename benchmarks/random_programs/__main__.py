@@ -5,6 +5,7 @@
     python -m benchmarks.random_programs --seed 1234                     # one program, in words
     python -m benchmarks.random_programs --seed 1234 --shrink            # and the smallest that is wrong in the same way
     python -m benchmarks.random_programs --count 2000 --again            # all of them read anew, none compiled twice
+    python -m benchmarks.random_programs --first 5000 --count 300        # programs that no rule was written from
 
 Every program comes from its seed. The captures are kept in jaxmem's cache folder.
 """
@@ -29,7 +30,8 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--count", type=int, default=0, metavar="N", help="the programs of the seeds 0 to N − 1")
+    parser.add_argument("--count", type=int, default=0, metavar="N", help="the programs of N seeds, from the first on")
+    parser.add_argument("--first", type=int, default=0, metavar="S", help="the first seed (0)")
     parser.add_argument("-d", "--device", default="cpu", help="what to compile for")
     parser.add_argument("--again", action="store_true", help="read everything anew")
     parser.add_argument("--seed", type=int, metavar="S", help="the program of one seed, in words; nothing is written")
@@ -52,7 +54,7 @@ def main() -> int:
         return _print_lines(first, last, options.device)
     if options.seed is not None:
         return _show(options.seed, options.device, smallest=options.shrink)
-    return _run(options.device, options.count, again=options.again)
+    return _run(options.device, range(options.first, options.first + options.count), again=options.again)
 
 
 def _print_lines(first: int, last: int, device: str) -> int:
@@ -121,7 +123,7 @@ def _encoded(row: Row) -> Any:
     return encode(row)[0]
 
 
-def _run(device: str, count: int, *, again: bool) -> int:
+def _run(device: str, seeds: range, *, again: bool) -> int:
     from benchmarks.random_programs.page import page
     from benchmarks.records import read, this_setting, today, write
     from jaxmem.capture import default_folder
@@ -140,11 +142,11 @@ def _run(device: str, count: int, *, again: bool) -> int:
         write(results, FILE, page(results))
         found.clear()
 
-    for row in _rows(device, (seed for seed in range(count) if seed not in done), kept=kept, view=True):
+    for row in _rows(device, (seed for seed in seeds if seed not in done), kept=kept, view=True):
         found.append(row)
         if len(found) == COMPILED_AT_ONCE:
             write_down()
-            print(f"{device}: {row.seed + 1} of {count}", file=sys.stderr, flush=True)
+            print(f"{device}: up to seed {row.seed} of {seeds.stop - 1}", file=sys.stderr, flush=True)
     write_down()
     return 0
 

@@ -6,6 +6,9 @@ from benchmarks.records import RESULTS, Setting
 
 FILE = RESULTS / "random_programs.json"
 
+HELD_OUT = 5_000
+"""From this seed on, no program was looked into when rules of the formula and the ledger were written."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
