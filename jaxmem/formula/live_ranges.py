@@ -92,7 +92,7 @@ def find_live_ranges(
             *_additions(plan, schedule),
             *((copy, exists[wide] and start[wide] <= schedule.peak <= end[wide]) for wide, copy in beside.items()),
         ),
-        in_float32=frozenset(in_float32.values()) | _by_library(table, plan),
+        in_float32=frozenset(in_float32.values()) | _by_library(table, program.table, plan),
         gap_bytes=gap_bytes(schedule.intervals) if platform in ("cuda", "cpu") else 0,
         hidden_bytes=_hidden_bytes(plan, threads, frozenset(features)) if platform == "cpu" and threads else 0,
         on_chip=on_chip,
@@ -131,8 +131,10 @@ def _in_float32(
     return alone, beside
 
 
-def _by_library(table: LayerTable, plan: Plan) -> frozenset[int]:
+def _by_library(table: LayerTable, program: LayerTable, plan: Plan) -> frozenset[int]:
     """What a library computes in float32, results of the program apart."""
+    if plan.table is program:
+        return frozenset()  # as nearly always
     pairs = zip(table.values, plan.table.values, strict=False)
     made = {index for index, (traced, computed) in enumerate(pairs) if traced.itemsize_bits != computed.itemsize_bits}
     return frozenset(made - set(table.outputs))
