@@ -16,11 +16,7 @@ def explain_outputs(book: Book) -> None:
             by_path.setdefault("", []).append(buffer)
         elif book.role(buffer) is Role.OUTPUTS and (output := book.output_of(buffer)) is not None:
             by_path.setdefault(output.path, []).append(buffer)
-    donated = {
-        output.path
-        for output in book.outputs
-        if output.argument_index is not None and book.arguments[output.argument_index].donated
-    }
+    donates = any(argument.donated for argument in book.arguments)
     for places in by_path.values():
         # A result that a loop writes has several buffers in one place; the one that is there at the peak speaks for it.
         # One that is copied into its place has others elsewhere.
@@ -53,7 +49,7 @@ def explain_outputs(book: Book) -> None:
             )
             continue
         row = book.row(leaf.role, leaf.layer)
-        _explain_place(book, row, leaf, place, idle.get(place.allocation, ()), lent, refused=leaf.path in donated)
+        _explain_place(book, row, leaf, place, idle.get(place.allocation, ()), lent, donates=donates)
 
 
 def _explain_as_state(book: Book, leaf: Leaf, places: Iterable[Buffer], lent: Mapping[int, str]) -> None:
@@ -103,7 +99,7 @@ def _explain_place(
     idle: Iterable[int],
     lent: Mapping[int, str],
     *,
-    refused: bool,
+    donates: bool,
 ) -> None:
     evidence = book.evidence
     live = book.settle(place)
@@ -123,7 +119,7 @@ def _explain_place(
                 ),
                 role,
             )
-    if not leaf.counted and (refused or any(argument.donated for argument in book.arguments)):
+    if not leaf.counted and donates:
         book.row_of(place).add("donation refused", live + waiting, buffer=evidence.label(place), formula=leaf.text)
         return
     if live + waiting == place.size_bytes > place.logical_bytes == leaf.bytes and not live:
