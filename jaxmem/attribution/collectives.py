@@ -11,7 +11,10 @@ EXCHANGES = frozenset(
     send recv""".split()
 )
 
-COLLECTIVES = SUMS | GATHERS | EXCHANGES
+HANDED_OVER = GATHERS | EXCHANGES
+"""The result is made of what some device had: nothing is computed."""
+
+COLLECTIVES = SUMS | HANDED_OVER
 
 PIECEWISE = frozenset({"all-reduce", "all-reduce-start", "reduce-scatter", "all-gather", "collective-permute"})
 """With several operands, each result is made from the operand in its own place."""

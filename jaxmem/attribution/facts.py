@@ -7,11 +7,13 @@ the name of an HLO instruction.
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from jaxmem.attribution.collectives import EXCHANGES
 from jaxmem.attribution.dataflow import MOVES, PRODUCTS, Dataflow, Node
 from jaxmem.attribution.layers import Layers
 from jaxmem.attribution.outputs import Outputs
 from jaxmem.attribution.phases import PHASES, find_phases, find_run_phases
 from jaxmem.layer_paths import is_combined, is_linearized, is_transposed, name_stack
+from jaxmem.layer_table import EXCHANGING
 from jaxmem.lowering import Argument, Output
 from jaxmem.roles import OPTIMIZER_ROLES, STATE_ROLES, Phase, Role
 
@@ -153,6 +155,16 @@ class Facts:
         origin = self.dataflow.nodes[self.dataflow.origins[node]]
         cut = origin.instruction.opcode == "slice" and not origin.instruction.op_name
         return self.argument[origin.operands[0]] if cut else None
+
+    def is_rejoined(self, node: Node) -> bool:
+        """Whether a node only puts side by side what came in pieces from other devices, and the program did not ask for it.
+
+        What it asks for is what it computes.
+        """
+        if node.instruction.opcode != "concatenate" or primitive(node.instruction.op_name) in EXCHANGING:
+            return False
+        pieces = (self.dataflow.nodes[self.dataflow.origins[piece]] for piece in node.operands)
+        return all(piece.instruction.opcode in EXCHANGES for piece in pieces)
 
     def carried_argument(self, node: Node) -> Argument | None:
         """The state argument whose version of the last turn a loop hands to the next; None for anything else.

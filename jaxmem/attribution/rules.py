@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from jaxmem.attribution.collectives import COLLECTIVES, EXCHANGES
+from jaxmem.attribution.collectives import COLLECTIVES
 from jaxmem.attribution.dataflow import Node
-from jaxmem.attribution.facts import Facts, primitive
-from jaxmem.layer_table import EXCHANGING
+from jaxmem.attribution.facts import Facts
 from jaxmem.lowering import Argument, Output
 from jaxmem.profile import Buffer, Leaf, MemoryProfile
 from jaxmem.roles import STATE_ROLES, Phase, Role
@@ -195,13 +194,8 @@ def _collective(occupant: Occupant) -> Role | None:
     if occupant.node is None or occupant.origin.instruction.opcode != "concatenate":
         return None
     # Many small arrays are packed into one before it is sent, and what came in pieces is one array again.
-    nodes, origins = occupant.facts.dataflow.nodes, occupant.facts.dataflow.origins
-    pieces = [nodes[origins[piece]] for piece in occupant.origin.operands]
     packed = occupant.is_read and all(reader.instruction.opcode in COLLECTIVES for reader in occupant.readers)
-    asked_for = primitive(occupant.origin.instruction.op_name) in EXCHANGING  # then it is what the program computes
-    if packed or (not asked_for and all(piece.instruction.opcode in EXCHANGES for piece in pieces)):
-        return Role.COLLECTIVES
-    return None
+    return Role.COLLECTIVES if packed or occupant.facts.is_rejoined(occupant.origin) else None
 
 
 def _made_forward_read_backward(occupant: Occupant) -> Role | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from jaxmem.attribution.collectives import COLLECTIVES, EXCHANGES, GATHERS, SUMS
+from jaxmem.attribution.collectives import COLLECTIVES, GATHERS, HANDED_OVER, SUMS
 from jaxmem.attribution.dataflow import MOVES, Node
 from jaxmem.formula import Leaf
 from jaxmem.reconcile.book import Book
@@ -148,7 +148,7 @@ class SpokenOf:
 
     def _exchanged_before(self, origin: Node) -> tuple[Leaf, Node] | None:
         """The one leaf that all pieces of an exchange are cut from, where what came of it is sent once more."""
-        if origin.instruction.opcode in EXCHANGES | GATHERS:
+        if origin.instruction.opcode in HANDED_OVER:
             pieces = origin.operands
         elif origin.instruction.opcode == "concatenate" and self._rejoined(origin) is not None:
             pieces = origin.operands[:1]

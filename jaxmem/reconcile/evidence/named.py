@@ -7,13 +7,12 @@ however often XLA repeats them, so that two leaves of the formula need two value
 from collections.abc import Iterable
 from functools import cache, cached_property
 
-from jaxmem.attribution.collectives import COLLECTIVES, EXCHANGES, SUMS
+from jaxmem.attribution.collectives import COLLECTIVES, HANDED_OVER
 from jaxmem.attribution.dataflow import ELEMENTWISE, MOVES, Node
 from jaxmem.attribution.facts import primitive
 from jaxmem.attribution.layers import NEIGHBOURS_LAYER, SCOPES_LAYER
 from jaxmem.formula.equal import MOVEMENT
 from jaxmem.layer_paths import name_stack, place, scope_components
-from jaxmem.layer_table import EXCHANGING
 from jaxmem.profile import Buffer
 from jaxmem.reconcile.evidence.lowered import Lowered, gathers
 from jaxmem.roles import Phase
@@ -38,8 +37,6 @@ _XLA_NAMES = {"select_and_scatter": "select_and_scatter_add"}
 
 _RUNNING = {"reduce_window_sum": "cumsum", "reduce_window_max": "cummax", "reduce_window_min": "cummin"}
 """Windows to which JAX's lowering of running sums comes down, under their names."""
-
-_EXCHANGES = COLLECTIVES - SUMS
 
 
 HELPERS = {"broadcast": "broadcast_in_dim", "convert": "convert_element_type", "iota": "iota"}
@@ -211,7 +208,7 @@ class Named(Lowered):
     def is_the_operation(self, node: Node) -> bool:
         """Whether a node is the operation it is named after, not a cast, a broadcast or borders made for its sake."""
         opcode, name = node.instruction.opcode, node.instruction.op_name
-        if not self.facts.depends[node.index] or opcode in _EXCHANGES:
+        if not self.facts.depends[node.index] or opcode in HANDED_OVER:
             return False
         if gathers(node) and any(self.gather_ended_by(reader) is node for reader in self.readers(node.index)):
             return False
@@ -219,7 +216,7 @@ class Named(Lowered):
             return True
         if (opcode == "reduce" and self.is_added_up_next(node)) or self.is_cut_to_be_sent(node):
             return False
-        if opcode == "concatenate" and (self.is_index_of_next(node) or self._is_rejoined(node)):
+        if opcode == "concatenate" and (self.is_index_of_next(node) or self.facts.is_rejoined(node)):
             return False
         helper_of = "pad" if opcode == "pad" else HELPERS.get(opcode)
         if helper_of is None or primitive(name) == helper_of:
@@ -238,7 +235,7 @@ class Named(Lowered):
         if whole.op_name == name and whole.opcode in ELEMENTWISE - MOVES:
             return True
         readers = [reader.instruction for reader in self.readers(node.index)]
-        return bool(readers) and all(each.opcode in _EXCHANGES and each.op_name == name for each in readers)
+        return bool(readers) and all(each.opcode in HANDED_OVER and each.op_name == name for each in readers)
 
     def name(self, node: Node) -> Name:
         """How the formula would name a node."""
@@ -327,13 +324,6 @@ class Named(Lowered):
             return None
         place = self._dataflow.node_at((node.leaf[0], (1,)))
         return self.number(place) if place is not None else None
-
-    def _is_rejoined(self, node: Node) -> bool:
-        """Whether a node only puts side by side what came in pieces from other devices, and the program did not ask for it."""
-        if node.instruction.opcode != "concatenate" or primitive(node.instruction.op_name) in EXCHANGING:
-            return False
-        pieces = (self._dataflow.nodes[self._dataflow.origins[piece]] for piece in node.operands)
-        return all(piece.instruction.opcode in EXCHANGES for piece in pieces)
 
     def _is_nameless(self, node: Node) -> bool:
         """Whether the compiler made an instruction of its own accord: no name of JAX's, or only that of an argument."""
