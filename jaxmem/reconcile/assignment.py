@@ -277,7 +277,4 @@ def _make_room(book: Book, leaves: Sequence[Leaf], value_of: dict[int, int], tak
 
 def _part_sizes(book: Book, leaf: Leaf) -> list[int]:
     """How many elements of a leaf one device may have: all of them, or one of equal parts, rounded up or not."""
-    whole = leaf.elements * leaf.divided_over
-    divisions = (over for over in range(1, book.devices + 1) if book.devices % over == 0)
-    even = [whole // over for over in divisions if whole % over == 0]
-    return even + sorted(book.traced.uneven_parts(leaf, book.devices)) if book.devices > 1 else even
+    return book.even_parts(leaf) + sorted(book.traced.uneven_parts(leaf, book.divisions))

@@ -68,6 +68,8 @@ class Book:
         """Counted leaves for which the compiled program has no value."""
         self.devices = max((leaf.divided_over for leaf in formula.leaves), default=1)
         """Over how many devices an array of the program is divided at most."""
+        self.divisions = tuple(over for over in range(1, self.devices + 1) if self.devices % over == 0)
+        """In how many equal parts the devices may have an array."""
         for (role, layer), size_bytes in account.bytes.items():
             self.row(role, layer).compiled_bytes += size_bytes
         for leaf in formula.leaves:
@@ -181,7 +183,12 @@ class Book:
             return False
         parts, rest = divmod(leaf.elements * leaf.divided_over, elements)
         even = not rest and parts > 0 and self.devices % parts == 0
-        return even or (self.devices > 1 and elements in self.traced.uneven_parts(leaf, self.devices))
+        return even or elements in self.traced.uneven_parts(leaf, self.divisions)
+
+    def even_parts(self, leaf: Leaf) -> list[int]:
+        """How many elements of a leaf one device may have: all of them, or one of equal parts."""
+        whole = leaf.elements * leaf.divided_over
+        return [whole // over for over in self.divisions if whole % over == 0]
 
     def may_be(self, value: int, leaf: Leaf) -> bool:
         """What the program returns is no leaf but a result, under whatever name, unless the backward pass wants it too; of

@@ -33,11 +33,7 @@ def _is_gone(book: Book, leaf: Leaf) -> bool:
         return False
     under_its_name = book.evidence.values_at.get(name, ())
     nameless = book.evidence.values_at.get((leaf.primitive, None), ())
-    sizes = {leaf.elements} | {
-        leaf.elements * leaf.divided_over // over
-        for over in range(1, book.devices + 1)
-        if book.devices % over == 0 and leaf.elements * leaf.divided_over % over == 0
-    }
+    sizes = {leaf.elements, *book.even_parts(leaf)}
     return all(
         _is_anothers(book, value)
         for value in (*under_its_name, *nameless)

@@ -1,6 +1,7 @@
 """What the traced program testifies: that a leaf is an array of it, and where in it its operation stands."""
 
 from collections import Counter
+from collections.abc import Sequence
 from math import prod
 
 from jaxmem.formula import Formula, Leaf
@@ -34,16 +35,18 @@ class Traced:
         index = self._table.outputs[position] if self._table is not None else None
         return prod(self._table.values[index].shape) if self._table is not None and index is not None else 0
 
-    def uneven_parts(self, leaf: Leaf, devices: int) -> set[int]:
+    def uneven_parts(self, leaf: Leaf, divisions: Sequence[int]) -> set[int]:
         """Elements that one device may have of a leaf of which no dimension need be a multiple of the devices.
 
         The partitioner rounds up: of nine rows two devices have five each, the last of them empty.
+
+        Args:
+            divisions: in how many parts the devices may have an array.
         """
-        if self._table is None or leaf.value is None:
+        if self._table is None or leaf.value is None or len(divisions) == 1:
             return set()
         shape = self._table.values[leaf.value].shape
-        over = [each for each in range(2, devices + 1) if devices % each == 0]
-        return {prod(shape) // size * -(-size // each) for size in shape for each in over if size % each}
+        return {prod(shape) // size * -(-size // over) for size in shape for over in divisions if size % over}
 
     def is_array(self, leaf: Leaf) -> bool:
         """Whether a leaf is an array of the program, in size and number format, and the only leaf that speaks of it."""
