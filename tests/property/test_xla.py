@@ -66,7 +66,7 @@ def modules(draw):
         shape = varint(2 << 3) + varint(11) + numbers(3, dimensions) + draw(unknown_fields())
         instruction = (
             field(1, f"i{position}".encode())
-            + field(2, b"concatenate")
+            + field(2, b"concatenate" if operands else b"iota")
             + field(3, shape)
             + field(7, field(2, op_name.encode()) + draw(unknown_fields()))
             + varint(35 << 3)
