@@ -1,9 +1,9 @@
 """Which value of the compiled program each leaf speaks of; every value serves one leaf."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from jaxmem.formula import Leaf
-from jaxmem.profile import Buffer
 from jaxmem.reconcile.book import Book
 from jaxmem.reconcile.evidence import Name, Place
 from jaxmem.roles import Phase, Role
@@ -19,262 +19,277 @@ def assign_values(book: Book, leaves: Sequence[Leaf]) -> dict[int, int]:
     leaf's own role, at the peak if possible, is taken before one that nothing holds; for what autodiff keeps, one that
     the backward pass computes again comes next.
     """
-    taken: set[int] = set()
-    value_of: dict[int, int] = {}
-    _assign_in_order(book, leaves, value_of, taken)
-    _assign_named(book, leaves, value_of, taken, in_place=True)
-    _assign_other_layers_and_divisions(book, leaves, value_of, taken, in_place=True)
-    _assign_named(book, leaves, value_of, taken, in_place=False)
-    _assign_other_shapes(book, leaves, value_of, taken)
-    _assign_other_layers_and_divisions(book, leaves, value_of, taken, in_place=False)
+    assignment = _Assignment(book, leaves)
     if book.devices > 1:
-        _make_room(book, leaves, value_of, taken)
-    return value_of
+        assignment.in_order()
+    assignment.serve(assignment.named(in_place=True))
+    assignment.serve(assignment.in_other_layers_and_divisions(in_place=True))
+    assignment.serve(assignment.named(in_place=False))
+    assignment.in_other_shapes()
+    assignment.serve(assignment.in_other_layers_and_divisions(in_place=False))
+    if book.devices > 1:
+        assignment.make_room()
+    return assignment.value_of
 
 
-def _in_order(book: Book, leaves: Sequence[Leaf], value_of: Mapping[int, int]) -> list[int]:
-    """The leaves without a value by their places: those at the formula's peak first, and what autodiff keeps.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Question:
+    """What all those leaves ask for that differ in nothing which tells values apart.
 
-    A leaf of which the traced program says another size speaks of nothing.
+    Attributes:
+        leaf: one of them.
+        place: the operation that makes it, and where it stands in the program; None for what no operation makes.
+        sizes: how many elements one device may have of it.
     """
-    waiting = [index for index, leaf in enumerate(leaves) if index not in value_of and book.traced.agrees(leaf)]
-    return sorted(waiting, key=lambda i: (not leaves[i].counted, not leaves[i].keeps))
+
+    leaf: Leaf
+    place: Place | None
+    sizes: Sequence[int]
+
+    @property
+    def backward(self) -> bool:
+        """Whether the backward pass makes it."""
+        return self.leaf.phase is Phase.BACKWARD
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What decides, of values that have one name, which may be the leaf and which is the best."""
+        return self.leaf.role, self.leaf.keeps, _is_narrow(self.leaf.itemsize_bits), self.backward, self.place
 
 
-def _assign_in_order(book: Book, leaves: Sequence[Leaf], value_of: dict[int, int], taken: set[int]) -> None:
-    """Leaves that a branch or the turns of a loop leave behind, each by its place among all that these do.
-
-    Where arrays are divided, half of one may have the size of another. Only where the compiled program has one such branch or
-    loop in that place of the program, with as many results, each of which may be its leaf in size.
-    """
-    waiting: dict[Place, list[int]] = {}
-    for index, leaf in enumerate(leaves) if book.devices > 1 else ():
-        place = book.traced.place(leaf) if leaf.primitive in _LEFT_BEHIND else None
-        if place is not None:
-            waiting.setdefault(place, []).append(index)
-    for place, own in waiting.items():
-        own.sort(key=lambda index: leaves[index].value or 0)
-        values = book.evidence.results_in_order.get(place, ())
-        if len(values) == len(own) and all(map(book.fits, values, map(leaves.__getitem__, own))):
-            value_of.update(zip(own, values, strict=True))
-            taken.update(values)
+_Queue = list[int]
+"""Values for leaves of one kind, the best last."""
 
 
-def _assign_named(
-    book: Book, leaves: Sequence[Leaf], value_of: dict[int, int], taken: set[int], *, in_place: bool
-) -> None:
-    """Leaves under their own names: those whose values stand where the operation does in the program, or any."""
-    evidence = book.evidence
-    queues: dict[tuple[object, ...], list[int]] = {}
-    for index in _in_order(book, leaves, value_of):
-        leaf = leaves[index]
-        name, backward = (leaf.layer, leaf.primitive, leaf.elements), leaf.phase is Phase.BACKWARD
-        place = book.traced.place(leaf)
-        key = (*_kind(leaf), name, backward, place)
-        queue = queues.get(key)
-        if queue is None:
-            found = [value for value in evidence.values_named.get(name, ()) if book.may_be(value, leaf)]
+class _Assignment:
+    """Leaves and values while they are brought together."""
+
+    def __init__(self, book: Book, leaves: Sequence[Leaf]) -> None:
+        self._book = book
+        self._evidence = evidence = book.evidence
+        self._leaves = leaves
+        self._taken: set[int] = set()
+        self.value_of: dict[int, int] = {}
+        self._waiting = self._ask()
+        settled = [
+            buffer
+            for buffer in evidence.held_as(Role.GRADIENTS)
+            if buffer.id not in book.open and buffer.id not in book.uncounted
+        ]
+        self._gradients = {evidence.value(buffer) for buffer in settled}
+        """Values that a buffer holds as a gradient, and that a leaf in the formula's sum may have asked for."""
+        self._asked_for = {
+            evidence.value(buffer) for buffer in settled if evidence.is_live(buffer) or buffer.id in book.absent
+        }
+        """Those for which one has. Where the update multiplies a sum to make the gradient, XLA holds the sum in its place: no
+        leaf has asked for that one."""
+        self._spoken_of = {value for value in evidence.gradients if self._is_spoken_of(value)}
+        """Gradients that a leaf has asked for, or speaks of by its operation."""
+
+    def _ask(self) -> list[tuple[int, _Question]]:
+        """The leaves by their places, those at the formula's peak first, and what autodiff keeps; each with what it asks.
+
+        A leaf of which the traced program says another size speaks of nothing.
+        """
+        book, leaves, traced = self._book, self._leaves, self._book.traced
+        questions: dict[tuple[object, ...], _Question] = {}
+        asked = []
+        order = [index for index, leaf in enumerate(leaves) if traced.agrees(leaf)]
+        for index in sorted(order, key=lambda i: (not leaves[i].counted, not leaves[i].keeps)):
+            leaf = leaves[index]
+            place, sizes = traced.place(leaf), book.part_sizes(leaf)
+            alike = leaf.layer, leaf.primitive, leaf.elements, leaf.role, leaf.keeps, leaf.phase, place, sizes
+            key = *alike, _is_narrow(leaf.itemsize_bits)
+            if key not in questions:
+                questions[key] = _Question(leaf=leaf, place=place, sizes=sizes)
+            asked.append((index, questions[key]))
+        return asked
+
+    def _is_spoken_of(self, gradient: int) -> bool:
+        book, evidence = self._book, self._evidence
+        paths = [book.outputs[position].parameter_path for position in evidence.gradients[gradient]]
+        spoken_of = (
+            (path, place) in book.operations_of_gradients for path in paths for place in evidence.places_of(gradient)
+        )
+        return gradient in self._asked_for or any(spoken_of)
+
+    def in_order(self) -> None:
+        """Leaves that a branch or the turns of a loop leave behind, each by its place among all that these do.
+
+        Where arrays are divided, half of one may have the size of another. Only where the compiled program has one such branch
+        or loop in that place of the program, with as many results, each of which may be its leaf in size.
+        """
+        book, leaves = self._book, self._leaves
+        waiting: dict[Place, list[int]] = {}
+        for index, leaf in enumerate(leaves):
+            place = book.traced.place(leaf) if leaf.primitive in _LEFT_BEHIND else None
+            if place is not None:
+                waiting.setdefault(place, []).append(index)
+        for place, own in waiting.items():
+            own.sort(key=lambda index: leaves[index].value or 0)
+            values = self._evidence.results_in_order.get(place, ())
+            if len(values) == len(own) and all(map(book.fits, values, map(leaves.__getitem__, own))):
+                self.value_of.update(zip(own, values, strict=True))
+                self._taken.update(values)
+
+    def serve(self, queues_of: Callable[[_Question], Sequence[_Queue]]) -> None:
+        """Give each leaf that waits the best value which is left in the first of its queues where one is."""
+        value_of, taken = self.value_of, self._taken
+        queues: dict[_Question, Sequence[_Queue]] = {}
+        self._waiting = [(index, question) for index, question in self._waiting if index not in value_of]
+        for index, question in self._waiting:
+            if question not in queues:
+                queues[question] = queues_of(question)
+            for queue in queues[question]:
+                while queue and queue[-1] in taken:
+                    queue.pop()
+                if queue:
+                    value_of[index] = queue.pop()
+                    taken.add(value_of[index])
+                    break
+
+    def named(self, *, in_place: bool) -> Callable[[_Question], Sequence[_Queue]]:
+        """Leaves under their own names: values that stand where the operation does in the program, or any."""
+        evidence = self._evidence
+
+        def queues_of(question: _Question) -> Sequence[_Queue]:
+            leaf = question.leaf
+            named = evidence.values_named.get((leaf.layer, leaf.primitive, leaf.elements), ())
+            found = self._book.those_that_may_be(named, leaf)
             if in_place:
-                found = [value for value in found if _is_in_place(book, value, place)]
-            else:
-                # A forward operation and its transpose may share a primitive and a size. Where XLA has made one of the
-                # two, it carries either name.
-                found = [value for value in found if not _is_asked_for(book, value)]
-                found = [value for value in found if evidence.is_backward(value) is backward] or found
-            queue = _least_preferred_first(book, found, leaf)
-            queues[key] = queue
-        while queue and queue[-1] in taken:
-            queue.pop()
-        if queue:
-            value_of[index] = queue.pop()
-            taken.add(value_of[index])
+                return (self._queue(self._in_place(found, question), question),)
+            # A forward operation and its transpose may share a primitive and a size. Where XLA has made one of the two, it
+            # carries either name.
+            found = [value for value in found if value not in self._asked_for]
+            same_phase = [value for value in found if evidence.is_backward(value) is question.backward]
+            return (self._queue(same_phase or found, question),)
 
+        return queues_of
 
-def _kind(leaf: Leaf) -> tuple[object, ...]:
-    """What `_preference` asks of a leaf."""
-    return leaf.role, leaf.keeps, _is_narrow(leaf.itemsize_bits)
+    def in_other_layers_and_divisions(self, *, in_place: bool) -> Callable[[_Question], Sequence[_Queue]]:
+        """Leaves that the compiled program has in another layer, or of another part of on each device.
+
+        Where no scope names a layer, it is that of a neighbour, and a compiler that fuses and moves operations leaves others.
+        """
+        evidence, taken = self._evidence, self._taken
+        left: dict[Name | tuple[str, int], list[int]] = {}
+        for name, values in evidence.values_named.items():
+            left[name] = [value for value in values if value not in taken]
+            left.setdefault(name[1:], []).extend(filter(evidence.has_layer_of_neighbour, left[name]))
+        queues: dict[tuple[object, ...], _Queue] = {}
+
+        def queues_of(question: _Question) -> Sequence[_Queue]:
+            leaf = question.leaf
+            parts = [size for size in question.sizes if size != leaf.elements]
+            names: list[Name | tuple[str, int]] = [(leaf.layer, leaf.primitive, size) for size in parts]
+            if in_place or leaf.layer not in evidence.layers_of_scopes:  # a place says the scopes itself
+                elsewhere = [(leaf.primitive, size) for size in (leaf.elements, *parts)]
+                names = [elsewhere[0], *names, *elsewhere[1:]]
+            for name in names:
+                if (name, question.kind) not in queues:
+                    queues[name, question.kind] = self._queue(candidates(name, question), question)
+            return [queues[name, question.kind] for name in names]
+
+        def candidates(name: Name | tuple[str, int], question: _Question) -> list[int]:
+            found = self._book.those_that_may_be(left.get(name, ()), question.leaf)
+            found = [value for value in found if value not in self._asked_for]
+            if in_place:
+                return self._in_place(found, question)
+            return [value for value in found if evidence.is_backward(value) is question.backward]
+
+        return queues_of
+
+    def _in_place(self, values: Iterable[int], question: _Question) -> list[int]:
+        """Those that stand where an operation does in the program, and that no leaf has asked for as its gradient."""
+        place, places_of = question.place, self._evidence.places_of
+        return [value for value in values if place in places_of(value) and value not in self._spoken_of]
+
+    def _queue(self, values: Sequence[int], question: _Question) -> _Queue:
+        if len(values) < 2:
+            return list(values)  # most names are those of one value
+        return sorted(values, key=lambda value: self._preference(value, question.leaf))[::-1]
+
+    def _preference(self, value: int, leaf: Leaf) -> tuple[bool, ...]:
+        book, evidence = self._book, self._evidence
+        holders = evidence.holders.get(value, ())
+        wanted = leaf.keeps and evidence.is_recomputed(value)
+        on_the_way = evidence.is_operand_alone(value), evidence.is_step(value)
+        widened = _is_narrow(leaf.itemsize_bits) and not _is_narrow(evidence.bits_of(value))
+        if not holders:
+            return widened, True, True, False, *on_the_way, False, False, not wanted, True
+        own = [buffer for buffer in holders if book.role(buffer) is leaf.role]
+        # A gradient is a value of its own; the sum of another one may have its name and size.
+        others = value in self._gradients, value in self._spoken_of
+        own_live = any(map(evidence.is_live, own))
+        # What the program returns is no leaf but a result, under whatever name.
+        is_result = any(book.role(buffer) is Role.OUTPUTS for buffer in holders)
+        return widened, not own_live, not own, is_result, *on_the_way, *others, not wanted, False
+
+    def in_other_shapes(self) -> None:
+        """Leaves whose operation the compiler does on arrays of another shape: largest value first, each once."""
+        named, value_of, taken = self._evidence.values_named, self.value_of, self._taken
+        waiting = [
+            (index, leaf)
+            for index, leaf in enumerate(self._leaves)
+            if index not in value_of and (leaf.layer, leaf.primitive, leaf.elements) not in named
+        ]
+        sizes: dict[tuple[str, str], set[int]] = {(leaf.layer, leaf.primitive): set() for _, leaf in waiting}
+        for leaf in self._leaves if waiting else ():
+            if (leaf.layer, leaf.primitive) in sizes:
+                sizes[leaf.layer, leaf.primitive].add(leaf.elements)
+        queues: dict[tuple[str, str], _Queue] = {}
+        for index, leaf in waiting:
+            name = leaf.layer, leaf.primitive
+            if name not in queues:
+                queues[name] = [
+                    value
+                    for elements, values in sorted(self._evidence.values_in_other_shapes(*name).items())
+                    if elements not in sizes[name]
+                    for value in values
+                    if value not in taken
+                ]
+            if queues[name]:
+                value_of[index] = queues[name].pop()
+                taken.add(value_of[index])
+                self._book.reshaped.add(index)
+
+    def make_room(self) -> None:
+        """Leaves without a value, of whose parts one has the size of another whole: that one may be there in parts, too.
+
+        One of 96 elements and one of 384, which four devices have in parts of 24 and 96: by its size alone the part of 96 is
+        the first one's.
+        """
+        book, evidence, leaves, value_of, taken = self._book, self._evidence, self._leaves, self.value_of, self._taken
+        left: dict[tuple[Place, int], list[int]] = {}
+        owners: dict[tuple[Place, int], list[int]] = {}
+        places = {index: place for index, leaf in enumerate(leaves) if (place := book.traced.place(leaf)) is not None}
+        for index, place in places.items():
+            if (value := value_of.get(index)) is not None:
+                owners.setdefault((place, evidence.elements_of(value)), []).append(index)
+        for place in dict.fromkeys(places.values()):
+            for value in evidence.values_at.get(place, ()):
+                if value not in taken:
+                    left.setdefault((place, evidence.elements_of(value)), []).append(value)
+
+        def other_value(place: Place, leaf: Leaf) -> int | None:
+            waiting = (left.get((place, size), ()) for size in book.part_sizes(leaf))
+            return next((value for values in waiting for value in values if book.may_be(value, leaf)), None)
+
+        for index, question in self._waiting:
+            leaf, place = leaves[index], question.place
+            if place is None or index in value_of:
+                continue
+            for owner in (each for size in book.part_sizes(leaf) for each in owners.get((place, size), ())):
+                wanted = value_of[owner]
+                found = other_value(place, leaves[owner]) if book.may_be(wanted, leaf) else None
+                if found is not None:
+                    left[place, evidence.elements_of(found)].remove(found)
+                    owners[place, evidence.elements_of(wanted)].remove(owner)
+                    taken.add(found)
+                    value_of[index], value_of[owner] = wanted, found
+                    break
 
 
 def _is_narrow(bits: int) -> bool:
     """Whether an element is a byte or less: a mask, a small integer, a number to be multiplied in a narrow format."""
     return bits < 16
-
-
-def _least_preferred_first(book: Book, values: Sequence[int], leaf: Leaf) -> list[int]:
-    if len(values) < 2:
-        return list(values)  # most names are those of one value
-    return sorted(values, key=lambda value: _preference(book, value, leaf))[::-1]
-
-
-def _preference(book: Book, value: int, leaf: Leaf) -> tuple[bool, ...]:
-    evidence = book.evidence
-    holders = evidence.holders.get(value, ())
-    wanted = leaf.keeps and evidence.is_recomputed(value)
-    on_the_way = evidence.is_operand_alone(value), evidence.is_step(value)
-    widened = _is_narrow(leaf.itemsize_bits) and not _is_narrow(evidence.bits_of(value))
-    if not holders:
-        return widened, True, True, False, *on_the_way, False, False, not wanted, True
-    own = [buffer for buffer in holders if book.role(buffer) is leaf.role]
-    # A gradient is a value of its own; the sum of another one may have its name and size.
-    gradients, speaks_for_another = _gradients_in(book, value), _speaks_for_gradient(book, value)
-    own_live = any(map(evidence.is_live, own))
-    # What the program returns is no leaf but a result, under whatever name.
-    is_result = any(book.role(buffer) is Role.OUTPUTS for buffer in holders)
-    others = bool(gradients), speaks_for_another
-    return widened, not own_live, not own, is_result, *on_the_way, *others, not wanted, False
-
-
-def _is_in_place(book: Book, value: int, place: Place | None) -> bool:
-    """Whether a value stands where an operation does in the program, and no leaf has asked for it as its gradient."""
-    return place in book.evidence.places_of(value) and not _speaks_for_gradient(book, value)
-
-
-def _gradients_in(book: Book, value: int) -> list[Buffer]:
-    """The buffers that hold a value as a gradient, and that a leaf in the formula's sum may have asked for."""
-    return [
-        buffer
-        for buffer in book.evidence.holders.get(value, ())
-        if book.role(buffer) is Role.GRADIENTS and buffer.id not in book.open and buffer.id not in book.uncounted
-    ]
-
-
-def _is_asked_for(book: Book, value: int) -> bool:
-    """Whether a leaf has asked for a value as its gradient.
-
-    Where the update multiplies a sum to make the gradient, XLA holds the sum in its place: no leaf has asked for that one.
-    """
-    return any(book.evidence.is_live(buffer) or buffer.id in book.absent for buffer in _gradients_in(book, value))
-
-
-def _speaks_for_gradient(book: Book, value: int) -> bool:
-    """Whether a leaf has asked for a value as its gradient, or speaks of it as one by its operation."""
-    evidence, of_leaves = book.evidence, book.operations_of_gradients
-    gradients = {evidence.facts.gradient_of[node.index] for node in evidence.nodes_of[value]} - {None}
-    if not gradients:
-        return False
-    if _is_asked_for(book, value):
-        return True
-    paths = [book.outputs[position].parameter_path for position in gradients if position is not None]
-    return any((path, place) in of_leaves for path in paths for place in evidence.places_of(value))
-
-
-def _assign_other_shapes(book: Book, leaves: Sequence[Leaf], value_of: dict[int, int], taken: set[int]) -> None:
-    """Leaves whose operation the compiler does on arrays of another shape: largest value first, each once."""
-    sizes: dict[tuple[str, str], set[int]] = {}
-    for leaf in leaves:
-        sizes.setdefault((leaf.layer, leaf.primitive), set()).add(leaf.elements)
-    queues: dict[tuple[str, str], list[int]] = {}
-    for index, leaf in enumerate(leaves):
-        name = (leaf.layer, leaf.primitive)
-        if index in value_of or (*name, leaf.elements) in book.evidence.values_named:
-            continue
-        if name not in queues:
-            found = book.evidence.shapes_named.get(name, {})
-            queues[name] = [
-                value
-                for elements in sorted(found)
-                if elements not in sizes[name]
-                for value in found[elements]
-                if value not in taken
-            ]
-        if queues[name]:
-            value_of[index] = queues[name].pop()
-            taken.add(value_of[index])
-            book.reshaped.add(index)
-
-
-def _assign_other_layers_and_divisions(
-    book: Book, leaves: Sequence[Leaf], value_of: dict[int, int], taken: set[int], *, in_place: bool
-) -> None:
-    """Leaves that the compiled program has in another layer, or of another part of on each device: each value once.
-
-    Where no scope names a layer, it is that of a neighbour, and a compiler that fuses and moves operations leaves others.
-    """
-    evidence = book.evidence
-    of_layer: dict[Name, list[int]] = {}
-    for name, values in evidence.values_named.items():
-        for value in values:
-            if value not in taken:
-                of_layer.setdefault(name, []).append(value)
-    anywhere: dict[tuple[str, int], list[int]] = {}
-    for (_, given, elements), values in of_layer.items():
-        anywhere.setdefault((given, elements), []).extend(filter(evidence.has_layer_of_neighbour, values))
-    queues: dict[tuple[object, ...], list[int]] = {}
-
-    def next_of(candidates: Sequence[int], leaf: Leaf, *name: object) -> int | None:
-        """The best that is left of the candidates of a name, whose order is the same for all leaves of one kind."""
-        backward, place = leaf.phase is Phase.BACKWARD, book.traced.place(leaf)
-        key = (*name, *_kind(leaf), backward, place)
-        if key not in queues:
-            found = [
-                value
-                for value in candidates
-                if book.may_be(value, leaf)
-                and not _is_asked_for(book, value)
-                and (_is_in_place(book, value, place) if in_place else evidence.is_backward(value) is backward)
-            ]
-            queues[key] = _least_preferred_first(book, found, leaf)
-        queue = queues[key]
-        while queue and queue[-1] in taken:
-            queue.pop()
-        return queue.pop() if queue else None
-
-    for index in _in_order(book, leaves, value_of):
-        leaf = leaves[index]
-        parts = [size for size in _part_sizes(book, leaf) if size != leaf.elements]
-        in_layer = [(leaf.layer, leaf.primitive, size) for size in parts]
-        elsewhere: list[tuple[str, int]] = []
-        if in_place or leaf.layer not in evidence.layers_of_scopes:  # a place says the scopes itself
-            elsewhere = [(leaf.primitive, size) for size in (leaf.elements, *parts)]
-        found = (
-            *((anywhere.get(name, ()), name) for name in elsewhere[:1]),
-            *((of_layer.get(name, ()), name) for name in in_layer),
-            *((anywhere.get(name, ()), name) for name in elsewhere[1:]),
-        )
-        for candidates, name in found:
-            if (value := next_of(candidates, leaf, *name)) is not None:
-                value_of[index] = value
-                taken.add(value)
-                break
-
-
-def _make_room(book: Book, leaves: Sequence[Leaf], value_of: dict[int, int], taken: set[int]) -> None:
-    """Leaves without a value, of whose parts one has the size of another whole: that one may be there in parts, too.
-
-    One of 96 elements and one of 384, which four devices have in parts of 24 and 96: by its size alone the part of 96 is the
-    first one's.
-    """
-    evidence = book.evidence
-    left: dict[tuple[Place, int], list[int]] = {}
-    owners: dict[tuple[Place, int], list[int]] = {}
-    places = {index: place for index, leaf in enumerate(leaves) if (place := book.traced.place(leaf)) is not None}
-    for index, place in places.items():
-        if (value := value_of.get(index)) is not None:
-            owners.setdefault((place, evidence.elements_of(value)), []).append(index)
-    for place in dict.fromkeys(places.values()):
-        for value in evidence.values_at.get(place, ()):
-            if value not in taken:
-                left.setdefault((place, evidence.elements_of(value)), []).append(value)
-
-    def other_value(place: Place, leaf: Leaf) -> int | None:
-        waiting = (left.get((place, size), ()) for size in _part_sizes(book, leaf))
-        return next((value for values in waiting for value in values if book.may_be(value, leaf)), None)
-
-    for index in _in_order(book, leaves, value_of):
-        leaf, place = leaves[index], places.get(index)
-        if place is None:
-            continue
-        for owner in (each for size in _part_sizes(book, leaf) for each in owners.get((place, size), ())):
-            wanted = value_of[owner]
-            found = other_value(place, leaves[owner]) if book.may_be(wanted, leaf) else None
-            if found is not None:
-                left[place, evidence.elements_of(found)].remove(found)
-                owners[place, evidence.elements_of(wanted)].remove(owner)
-                taken.add(found)
-                value_of[index], value_of[owner] = wanted, found
-                break
-
-
-def _part_sizes(book: Book, leaf: Leaf) -> list[int]:
-    """How many elements of a leaf one device may have: all of them, or one of equal parts, rounded up or not."""
-    return book.even_parts(leaf) + sorted(book.traced.uneven_parts(leaf, book.divisions))

@@ -190,22 +190,32 @@ class Book:
         whole = leaf.elements * leaf.divided_over
         return [whole // over for over in self.divisions if whole % over == 0]
 
+    def part_sizes(self, leaf: Leaf) -> tuple[int, ...]:
+        """How many elements of a leaf one device may have: all of them, or one of equal parts, rounded up or not."""
+        if self.devices == 1:
+            return (leaf.elements,)
+        return *self.even_parts(leaf), *sorted(self.traced.uneven_parts(leaf, self.divisions))
+
     def may_be(self, value: int, leaf: Leaf) -> bool:
+        """Whether a value may be a leaf: `those_that_may_be`."""
+        return bool(self.those_that_may_be((value,), leaf))
+
+    def those_that_may_be(self, values: Iterable[int], leaf: Leaf) -> list[int]:
         """What the program returns is no leaf but a result, under whatever name, unless the backward pass wants it too; of
         gradients each is its own parameter's; and the state that a loop carries is that of an argument. A compiler that casts
         leaves two bytes of a number or more.
         """
         evidence = self.evidence
-        if evidence.bits_of(value) < 16 <= leaf.itemsize_bits or value in evidence.carried_state:
-            return False
+        nodes_of, carried, results = evidence.nodes_of, evidence.carried_state, evidence.results
+        narrowest = 16 if leaf.itemsize_bits >= 16 else 0
+        found = [value for value in values if nodes_of[value][0].bits >= narrowest and value not in carried]
         if leaf.role is Role.GRADIENTS:
-            gradient_of = evidence.facts.gradient_of
-            return all(gradient_of[node.index] is None for node in evidence.nodes_of[value])
-        if value not in evidence.results:
-            return True
-        return leaf.role is not Role.TRANSIENT and (
-            leaf.role is not Role.SAVED_ACTIVATIONS or any(map(evidence.is_read_backward, evidence.nodes_of[value]))
-        )
+            return [value for value in found if value not in evidence.gradients]
+        if leaf.role is Role.TRANSIENT:
+            return [value for value in found if value not in results]
+        if leaf.role is Role.SAVED_ACTIVATIONS:
+            return [v for v in found if v not in results or any(map(evidence.is_read_backward, nodes_of[v]))]
+        return found
 
     def fits(self, value: int, leaf: Leaf) -> bool:
         """Whether a value may be a leaf in size: what a device has of it, or may have."""

@@ -7,7 +7,7 @@ from jaxmem.attribution import Attribution, Facts
 from jaxmem.attribution.dataflow import Node
 from jaxmem.lowering import Argument
 from jaxmem.profile import Buffer, MemoryProfile
-from jaxmem.roles import Phase
+from jaxmem.roles import Phase, Role
 
 
 class Held:
@@ -90,6 +90,10 @@ class Held:
             if value is not None:
                 found.setdefault(value, []).append(buffer)
         return found
+
+    def held_as(self, *roles: Role) -> list[Buffer]:
+        """The buffers of some roles, in the profile's order."""
+        return [buffer for buffer in self.profile.buffers if self.attributions[buffer.id].role in roles]
 
     @cached_property
     def held_elsewhere(self) -> dict[int, list[Buffer]]:

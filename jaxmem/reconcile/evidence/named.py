@@ -4,17 +4,18 @@ A value is named by its layer, the operation that makes it, and its number of el
 however often XLA repeats them, so that two leaves of the formula need two values.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache, cached_property
+from itertools import chain
 
 from jaxmem.attribution.collectives import COLLECTIVES, HANDED_OVER
 from jaxmem.attribution.dataflow import ELEMENTWISE, MOVES, Node
 from jaxmem.attribution.facts import primitive
 from jaxmem.attribution.layers import NEIGHBOURS_LAYER, SCOPES_LAYER
 from jaxmem.formula.equal import MOVEMENT
-from jaxmem.layer_paths import name_stack, place, scope_components
 from jaxmem.profile import Buffer
 from jaxmem.reconcile.evidence.lowered import Lowered, gathers
+from jaxmem.reconcile.evidence.told import XLA_NAMES, Told, is_around, read_name
 from jaxmem.roles import Phase
 
 Name = tuple[str, str, int]
@@ -32,9 +33,6 @@ _REDUCTIONS = {"add": "reduce_sum", "maximum": "reduce_max", "minimum": "reduce_
 _LIBRARY_CALLS = {"__cublas": "dot", "__cudnn$conv": "convolution"}
 """How the targets of custom calls begin that do the work of an instruction (`xla/service/gpu/cublas_cudnn.h`)."""
 
-_XLA_NAMES = {"select_and_scatter": "select_and_scatter_add"}
-"""Names that JAX's lowering gives an operation, where they differ from its primitive's."""
-
 _RUNNING = {"reduce_window_sum": "cumsum", "reduce_window_max": "cummax", "reduce_window_min": "cummin"}
 """Windows to which JAX's lowering of running sums comes down, under their names."""
 
@@ -49,12 +47,6 @@ _MAY_BE_ANOTHERS = HELPERS.keys() | {"reduce", "slice", "pad", "concatenate"}
 def is_branch_result(node: Node) -> bool:
     """Whether a node is where the results of a conditional's branches meet."""
     return node.instruction.opcode == "conditional"
-
-
-@cache
-def _is_around(given: str) -> bool:
-    """Whether a name is of what is around operations: a loop, a branch, a call, a transformation; never of one itself."""
-    return bool(given) and not scope_components(given)
 
 
 class Named(Lowered):
@@ -74,11 +66,30 @@ class Named(Lowered):
         return found
 
     @cached_property
+    def _called(self) -> dict[int, tuple[Iterable[Name], set[Place]]]:
+        """Value → its names, and the operations that it is called, each with where it stands; in the order of the schedule."""
+        found: dict[int, tuple[Iterable[Name], set[Place]]] = {}
+        for value, nodes in sorted(self.nodes_of.items(), key=lambda pair: (pair[1][0].position, pair[1][0].index)):
+            if len(nodes) == 1:
+                found[value] = self._calls(nodes[0])
+                continue
+            names, places = zip(*map(self._calls, nodes), strict=True)
+            found[value] = dict.fromkeys(chain.from_iterable(names)), set(chain.from_iterable(places))
+        return found
+
+    def _calls(self, node: Node) -> tuple[tuple[Name, ...], set[Place]]:
+        """As `_called`, of one node; nothing for one that is not the operation it is named after."""
+        if not self.is_the_operation(node):
+            return (), set()
+        names, same = self._names(node), self.handed_on_by_loop.get(node.index, (node,))
+        return names, {(given, self.place(one)) for _, given, _ in names for one in same}
+
+    @cached_property
     def values_named(self) -> dict[Name, list[int]]:
         """Name → the different values that carry it, in the order of the schedule."""
         found: dict[Name, list[int]] = {}
-        for value, nodes in sorted(self.nodes_of.items(), key=lambda pair: (pair[1][0].position, pair[1][0].index)):
-            for name in dict.fromkeys([name for node in nodes for name in self._operations(node)]):
+        for value, (names, _) in self._called.items():
+            for name in names:
                 found.setdefault(name, []).append(value)
         return found
 
@@ -93,15 +104,7 @@ class Named(Lowered):
 
     def places_of(self, value: int) -> set[Place]:
         """The operations that a value is called, each with where it stands."""
-        found = self._places.get(value)
-        if found is None:
-            found = self._places[value] = {
-                (given, self.place(one))
-                for node in self.nodes_of[value]
-                for _, given, _ in self._operations(node)
-                for one in self.handed_on_by_loop.get(node.index, (node,))
-            }
-        return found
+        return self._called[value][1]
 
     @cached_property
     def handed_on_by_loop(self) -> dict[int, list[Node]]:
@@ -114,33 +117,35 @@ class Named(Lowered):
         return found
 
     @cached_property
-    def _places(self) -> dict[int, set[Place]]:
-        return {}
+    def told(self) -> Callable[[str], Told]:
+        """What the name of an instruction tells. What XLA makes of an argument alone may carry the argument's path."""
+        arguments = self._argument_names
+        return cache(lambda name: read_name(name, is_argument=name in arguments))
 
     def place(self, node: Node) -> tuple[str, ...] | None:
         """Where in the program a node's operation stands; None where XLA has made it without a name."""
-        name = node.instruction.op_name
-        if name not in self._place_of_name:
-            self._place_of_name[name] = place(name_stack(name)) if primitive(name) else None
-        around = node.instruction.opcode in ("while", "conditional")
-        return self._place_of_name[name] if around or not self._is_nameless(node) else None
+        told = self.told(node.instruction.op_name)
+        return told.place if not told.is_nameless or node.instruction.opcode in ("while", "conditional") else None
 
-    @cached_property
-    def _place_of_name(self) -> dict[str, tuple[str, ...] | None]:
-        return {}
-
-    @cached_property
-    def shapes_named(self) -> dict[tuple[str, str], dict[int, list[int]]]:
-        """(layer, primitive) → elements → the values in tiled layouts that carry that name.
+    def values_in_other_shapes(self, layer: str, given: str) -> dict[int, list[int]]:
+        """Elements → the values in tiled layouts that carry a layer and an operation as their name.
 
         Only a compiler that tiles its layouts cuts an operation into pieces of another shape; elsewhere an array of another
         size is another array.
         """
-        found: dict[tuple[str, str], dict[int, list[int]]] = {}
-        for (layer, given, elements), values in self.values_named.items():
-            tiled = [value for value in values if self.nodes_of[value][0].shape.tiles]
-            if tiled:
-                found.setdefault((layer, given), {})[elements] = tiled
+        found = {}
+        for elements in self._sizes_named.get((layer, given), ()):
+            values = self.values_named[layer, given, elements]
+            if tiled := [value for value in values if self.nodes_of[value][0].shape.tiles]:
+                found[elements] = tiled
+        return found
+
+    @cached_property
+    def _sizes_named(self) -> dict[tuple[str, str], list[int]]:
+        """(layer, primitive) → the numbers of elements of the values that carry that name."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for layer, given, elements in self.values_named:
+            found.setdefault((layer, given), []).append(elements)
         return found
 
     def instruction_of(self, value: int) -> str:
@@ -190,6 +195,16 @@ class Named(Lowered):
     def carried_state(self) -> frozenset[int]:
         """Values that are the state of an argument which a loop hands from turn to turn."""
         return self._values_of(self.facts.carried_arguments)
+
+    @cached_property
+    def gradients(self) -> dict[int, set[int]]:
+        """Value → the places among the program's results of whose parameters it is the gradient."""
+        found: dict[int, set[int]] = {}
+        for node, output in enumerate(self.facts.gradient_of):
+            if output is not None:
+                for value in self._values_of((node,)):
+                    found.setdefault(value, set()).add(output)
+        return found
 
     def _values_of(self, nodes: Iterable[int]) -> frozenset[int]:
         """The values that some nodes compute; of those that compute none, nothing."""
@@ -242,30 +257,18 @@ class Named(Lowered):
         if node.index in self._dataflow.loop_state:
             given = "while"
         else:
-            given = self._told_by_name(node.instruction.op_name) or self._made_out(node)
+            given = self.told(node.instruction.op_name).operation or self._made_out(node)
         return self.facts.layer[node.index], given, node.shape.elements
-
-    def _told_by_name(self, op_name: str) -> str:
-        """The operation that a name tells by itself; empty where the instruction must be looked at."""
-        given = self._told.get(op_name)
-        if given is None:
-            given = "" if op_name in self._argument_names else primitive(op_name)
-            tells = given != "div" and given not in MOVEMENT and not _is_around(given)
-            given = self._told[op_name] = _XLA_NAMES.get(given, given) if tells else ""
-        return given
-
-    @cached_property
-    def _told(self) -> dict[str, str]:
-        return {}
 
     def _made_out(self, node: Node) -> str:
         """The operation that an instruction does whose name does not tell it."""
-        given = "" if node.instruction.op_name in self._argument_names else primitive(node.instruction.op_name)
-        if _is_around(given) and node.instruction.opcode != "conditional":
+        name = node.instruction.op_name
+        given = "" if name in self._argument_names else primitive(name)
+        if is_around(given) and node.instruction.opcode != "conditional":
             given = (
                 ""  # what XLA has moved out of a loop or branch, or to the edge of a call, may go by the name of that
             )
-        given = (self.function_ended_by(node) if given == "div" else "") or _XLA_NAMES.get(given, given)
+        given = (self.function_ended_by(node) if given == "div" else "") or XLA_NAMES.get(given, given)
         if given in MOVEMENT and node.instruction.opcode in HELPERS:
             given = HELPERS[node.instruction.opcode]  # of a broadcast and a reshape XLA makes one broadcast
         if given and given not in MOVEMENT:
@@ -288,17 +291,6 @@ class Named(Lowered):
         """Where in the program the operation stands that made what a buffer holds; None where XLA does not say."""
         node = self.attributions[buffer.id].node
         return None if node is None else self.place(self._dataflow.nodes[self._dataflow.origins[node]])
-
-    def _operations(self, node: Node) -> tuple[Name, ...]:
-        """The names of a node that is the operation it is named after; none for any other."""
-        found = self._names_of.get(node.index)
-        if found is None:
-            found = self._names_of[node.index] = self._names(node) if self.is_the_operation(node) else ()
-        return found
-
-    @cached_property
-    def _names_of(self) -> dict[int, tuple[Name, ...]]:
-        return {}
 
     def _names(self, node: Node) -> tuple[Name, ...]:
         """Its name, and that of an operation merged into it, or of which it is the end.
@@ -327,16 +319,7 @@ class Named(Lowered):
 
     def _is_nameless(self, node: Node) -> bool:
         """Whether the compiler made an instruction of its own accord: no name of JAX's, or only that of an argument."""
-        name = node.instruction.op_name
-        nameless = self._nameless.get(name)
-        if nameless is None:
-            given = primitive(name)
-            nameless = self._nameless[name] = not given or _is_around(given) or name in self._argument_names
-        return nameless
-
-    @cached_property
-    def _nameless(self) -> dict[str, bool]:
-        return {}
+        return self.told(node.instruction.op_name).is_nameless
 
     def _is_summed_next(self, node: Node) -> bool:
         return any(
@@ -376,10 +359,6 @@ class Named(Lowered):
                 found.setdefault((self.facts.layer[node.index], node.elements), []).append(node.instruction.name)
         return found
 
-    @cached_property
-    def _named_in_layer(self) -> set[tuple[str, str]]:
-        return {(layer, given) for layer, given, _ in self.values_named}
-
     def is_lowered_to_a_function(self, layer: str, given: str) -> bool:
         """Whether an operation of the program left no instruction under its own name: its lowering traced a function."""
-        return (layer, given) not in self._named_in_layer
+        return (layer, given) not in self._sizes_named

@@ -1,27 +1,27 @@
 """What is no value of the formula but on the way to one: operands, steps, pieces."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import cached_property
+from operator import attrgetter
 
-from jaxmem.attribution import Attribution, Facts
 from jaxmem.attribution.dataflow import MOVES, Node
 from jaxmem.attribution.facts import primitive
 from jaxmem.formula.equal import MOVEMENT
-from jaxmem.profile import Buffer, MemoryProfile
+from jaxmem.profile import Buffer
 from jaxmem.reconcile.evidence.named import HELPERS, Name, Named, Place
 
 _PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
 
 _PRODUCTS_OPCODES = frozenset({"dot", "convolution", "custom-call"})
 
+_NO_OPERATIONS = MOVES | HELPERS.keys() | {"bitcast", "call", "constant", "fusion", "get-tuple-element", "tuple"}
+"""Opcodes of what does nothing by itself with what it is given."""
+
 _CUTS = frozenset({"slice", "dynamic-slice"})
 
 
 class OnTheWay(Named):
     """What the compiler makes on the way to the values that the formula names."""
-
-    def __init__(self, profile: MemoryProfile, facts: Facts, attributions: Mapping[int, Attribution]) -> None:
-        super().__init__(profile, facts, attributions)
-        self._is_step: dict[int, bool] = {}
 
     def operand_of(self, buffer: Buffer) -> Name | None:
         """The operation for which a buffer holds a broadcast or cast operand; None for any other buffer."""
@@ -51,10 +51,7 @@ class OnTheWay(Named):
         Two multiplications of the program in one place have one name, and neither is a step of the other: a step goes, under
         its own name and from the same line of the program, into an instruction of another opcode.
         """
-        found = self._is_step.get(value)
-        if found is None:
-            found = self._is_step[value] = any(map(self._goes_on, self.nodes_of.get(value, ())))
-        return found
+        return any(map(self._goes_on, self.nodes_of.get(value, ())))
 
     def ends_gather(self, value: int) -> bool:
         """Whether a value is the last step of a gather, whose first another buffer holds."""
@@ -62,7 +59,7 @@ class OnTheWay(Named):
 
     def _goes_on(self, node: Node) -> bool:
         made = node.instruction
-        if not made.op_name or made.opcode in HELPERS:
+        if made.opcode in HELPERS or self._done_under.get(made.op_name, set()) <= {made.opcode}:
             return False
         waiting, seen = [node.index], {node.index}
         for index in waiting:
@@ -76,6 +73,15 @@ class OnTheWay(Named):
                 elif read.opcode != made.opcode:
                     return True
         return False
+
+    @cached_property
+    def _done_under(self) -> dict[str, set[str]]:
+        """Name of an instruction → the opcodes of the operations that are done under it."""
+        found: dict[str, set[str]] = {}
+        for name, opcode in set(map(attrgetter("op_name", "opcode"), self._dataflow.module.instructions.values())):
+            if name and opcode not in _NO_OPERATIONS:
+                found.setdefault(name, set()).add(opcode)
+        return found
 
     def step_of(self, buffer: Buffer) -> Iterator[Name]:
         """The operations that a buffer is a step on the way to.
