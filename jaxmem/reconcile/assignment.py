@@ -73,7 +73,7 @@ class _Assignment:
         self._waiting = self._ask()
         settled = [
             buffer
-            for buffer in evidence.held_as(Role.GRADIENTS)
+            for buffer in evidence.held_as[Role.GRADIENTS]
             if buffer.id not in book.open and buffer.id not in book.uncounted
         ]
         self._gradients = {evidence.value(buffer) for buffer in settled}
@@ -248,6 +248,8 @@ class _Assignment:
                     for value in values
                     if value not in taken
                 ]
+            while queues[name] and queues[name][-1] in taken:
+                queues[name].pop()  # under another name
             if queues[name]:
                 value_of[index] = queues[name].pop()
                 taken.add(value_of[index])

@@ -72,8 +72,11 @@ class Book:
         """In how many equal parts the devices may have an array."""
         for (role, layer), size_bytes in account.bytes.items():
             self.row(role, layer).compiled_bytes += size_bytes
+        for role, layer in dict.fromkeys((leaf.role, leaf.layer) for leaf in formula.leaves):
+            self.row(role, layer)  # in the formula's order
         for leaf in formula.leaves:
-            self.row(leaf.role, leaf.layer).formula_bytes += leaf.bytes if leaf.counted else 0
+            if leaf.counted:
+                self.row(leaf.role, leaf.layer).formula_bytes += leaf.bytes
 
     def row(self, role: Role, layer: str = "") -> Row:
         """The row of one role in one layer."""
@@ -117,6 +120,11 @@ class Book:
         """(path of the parameter, operation and place) of each gradient that the formula speaks of."""
         gradients = (leaf for leaf in self.formula.leaves if leaf.role is Role.GRADIENTS)
         return frozenset((leaf.path, place) for leaf in gradients if (place := self.traced.place(leaf)) is not None)
+
+    @cached_property
+    def places(self) -> frozenset[Place | None]:
+        """The operations of which leaves speak, each with where it stands in the program."""
+        return frozenset(map(self.traced.place, self.formula.leaves))
 
     def match(self, leaf: Leaf, holders: Iterable[Buffer]) -> None:
         """Lay one counted leaf beside the buffers that hold it under the leaf's own role."""

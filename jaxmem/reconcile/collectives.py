@@ -94,12 +94,11 @@ def _explain_what_is_sent(book: Book, spoken_of: SpokenOf) -> None:
 def _explain_gathered(book: Book, spoken_of: SpokenOf) -> None:
     """Counted leaves, each matched by the parameter that it is the whole of."""
     holders: dict[str, list[Buffer]] = {}
-    for buffer in book.profile.buffers:
-        attribution = book.evidence.attributions[buffer.id]
-        if attribution.role is Role.COLLECTIVES and attribution.node is not None:
-            path = spoken_of.gathered_path(attribution.node)
-            if path is not None:
-                holders.setdefault(path, []).append(buffer)
+    for buffer in book.evidence.held_as[Role.COLLECTIVES]:
+        node = book.evidence.attributions[buffer.id].node
+        path = spoken_of.gathered_path(node) if node is not None else None
+        if path is not None:
+            holders.setdefault(path, []).append(buffer)
     for leaf in book.formula.leaves:
         if leaf.role is not Role.COLLECTIVES or not leaf.counted:
             continue

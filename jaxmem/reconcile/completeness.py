@@ -5,14 +5,14 @@ where it does not, nobody would miss it. So every argument, every result, every 
 and pooling, and every array that the backward pass reads of the forward pass must be spoken of by some leaf, counted or not.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from itertools import chain
 
 from jaxmem.attribution.dataflow import Node
-from jaxmem.formula import Formula
 from jaxmem.formula.equal import MOVEMENT
-from jaxmem.lowering import Argument, Output
-from jaxmem.reconcile.evidence import Evidence, Place
+from jaxmem.reconcile.book import Book
+from jaxmem.reconcile.evidence import Evidence
 from jaxmem.roles import Phase, Role
 
 _LAYER_OPERATIONS = frozenset({"convolution", "dot", "reduce-window", "select-and-scatter"})
@@ -29,38 +29,28 @@ class LeftOut:
     what: str
 
 
-def left_out(
-    formula: Formula,
-    evidence: Evidence,
-    arguments: Sequence[Argument],
-    outputs: Sequence[Output],
-    claimed: Collection[int],
-    places: Collection[Place | None],
-) -> Iterator[LeftOut]:
+def left_out(book: Book) -> Iterator[LeftOut]:
     """The arrays that the formula should speak of and does not. None of them is held by a buffer at the peak.
 
-    Args:
-        claimed: values of the compiled program of which a leaf speaks. Other operations are compared by layer and primitive
-            alone: the compiler may change shapes, and do one operation twice.
-        places: the operations of which leaves speak, each with where it stands in the program.
+    Operations other than those of whose values a leaf speaks are compared by layer and primitive alone: the compiler may change
+    shapes, and do one operation twice.
     """
-    yield from _arguments_left_out(formula, evidence, arguments, outputs)
-    yield from _results_left_out(formula, evidence, outputs)
-    yield from _gradients_left_out(formula, evidence, outputs)
-    yield from _operations_left_out(formula, evidence, claimed, places)
+    yield from _arguments_left_out(book)
+    yield from _results_left_out(book)
+    yield from _gradients_left_out(book)
+    yield from _operations_left_out(book)
 
 
-def _arguments_left_out(
-    formula: Formula, evidence: Evidence, arguments: Sequence[Argument], outputs: Sequence[Output]
-) -> Iterator[LeftOut]:
-    known = {leaf.path for leaf in formula.leaves if leaf.elements and not leaf.primitive}
+def _arguments_left_out(book: Book) -> Iterator[LeftOut]:
+    evidence, outputs = book.evidence, book.outputs
+    known = {leaf.path for leaf in book.formula.leaves if leaf.elements and not leaf.primitive}
     for node in _live_nodes(evidence):
         argument, output = evidence.facts.argument[node], evidence.facts.output_of(node)
         if argument is not None:
             known.add(argument.path)
         elif output is not None and (replaced := outputs[output].argument_index) is not None:
-            known.add(arguments[replaced].path)
-    for argument in arguments:
+            known.add(book.arguments[replaced].path)
+    for argument in book.arguments:
         received = argument.parameter_number is not None and argument.elements
         if received and argument.path not in known:
             yield LeftOut(
@@ -68,22 +58,24 @@ def _arguments_left_out(
             )
 
 
-def _results_left_out(formula: Formula, evidence: Evidence, outputs: Sequence[Output]) -> Iterator[LeftOut]:
+def _results_left_out(book: Book) -> Iterator[LeftOut]:
     """A result has memory from the start, and shows there unless another buffer uses it at the peak."""
-    spoken_of = {leaf.path for leaf in formula.leaves if leaf.is_result}
-    for buffer in evidence.profile.buffers:
+    evidence = book.evidence
+    spoken_of = {leaf.path for leaf in book.formula.leaves if leaf.is_result}
+    for buffer in evidence.held_as[Role.OUTPUTS]:
         node = evidence.attributions[buffer.id].node
         position = evidence.facts.output_of(node) if node is not None else None
-        if position is None or evidence.attributions[buffer.id].role is not Role.OUTPUTS:
+        if position is None:
             continue
-        output = outputs[position]
+        output = book.outputs[position]
         if output.path not in spoken_of and (lent := evidence.lent_bytes(buffer)):
             spoken_of.add(output.path)
             yield LeftOut(role=output.role, layer=output.layer, size_bytes=lent, what=output.path)
 
 
-def _gradients_left_out(formula: Formula, evidence: Evidence, outputs: Sequence[Output]) -> Iterator[LeftOut]:
-    known = {leaf.path for leaf in formula.leaves if leaf.role is Role.GRADIENTS} | {
+def _gradients_left_out(book: Book) -> Iterator[LeftOut]:
+    evidence, outputs = book.evidence, book.outputs
+    known = {leaf.path for leaf in book.formula.leaves if leaf.role is Role.GRADIENTS} | {
         outputs[output].parameter_path
         for node in _live_nodes(evidence)
         if (output := evidence.facts.gradient_of[node]) is not None
@@ -108,26 +100,25 @@ def _live_nodes(evidence: Evidence) -> Iterator[int]:
             yield node
 
 
-def _operations_left_out(
-    formula: Formula, evidence: Evidence, claimed: Collection[int], places: Collection[Place | None]
-) -> Iterator[LeftOut]:
+def _operations_left_out(book: Book) -> Iterator[LeftOut]:
+    formula, evidence, claimed = book.formula, book.evidence, book.claimed
     spoken_of = {(leaf.layer, leaf.primitive) for leaf in formula.leaves}
     table = formula.table
     known = {operation.primitive for operation in table.operations} if table is not None else None
     # The array that a loop carries is the one whose next version a leaf speaks of.
-    written_over = {evidence.written_over(value) for value in claimed}
-    for node, role in _operations(evidence):
+    spoken_for = claimed.keys() | {evidence.written_over(value) for value in claimed}
+    for node, role in _operations(evidence, spoken_for):
         layer, given, _ = evidence.name(evidence.gather_before(node) or node)
         if not given or given in MOVEMENT or (known is not None and given not in known):
             continue  # no leaf has the name of a mere movement, or of what JAX lowers another operation to
-        value = evidence.number(node.index)
-        if value in claimed or value in written_over or (layer, given) in spoken_of:
+        if (layer, given) in spoken_of:
             continue
         if (whole := evidence.cut_from(node)) is not None and evidence.number(whole.index) in claimed:
             continue
+        value = evidence.number(node.index)
         if not all(map(evidence.is_the_operation, evidence.nodes_of[value])):
             continue  # elsewhere it is an operand of the operation that it is named after
-        if evidence.has_layer_of_neighbour(value) and (given, evidence.place(node)) in places:
+        if evidence.has_layer_of_neighbour(value) and (given, evidence.place(node)) in book.places:
             continue  # no scope names its layer, and the formula has it in another one
         if any(map(evidence.is_live, evidence.holders.get(value, ()))):
             continue
@@ -136,21 +127,24 @@ def _operations_left_out(
         yield LeftOut(role=role, layer=layer, size_bytes=size_bytes, what=given)
 
 
-def _operations(evidence: Evidence) -> Iterator[tuple[Node, Role]]:
-    """Origins under JAX's own names: what layers are made of, and what the backward pass reads of the forward pass."""
+def _operations(evidence: Evidence, spoken_for: Set[int | None]) -> Iterator[tuple[Node, Role]]:
+    """Origins under JAX's own names: what layers are made of, and what the backward pass reads of the forward pass.
+
+    Args:
+        spoken_for: values to pass over.
+    """
     facts, dataflow = evidence.facts, evidence.facts.dataflow
     phases, origins = facts.phase, dataflow.origins
-    read_backward = (
-        origins[operand]
-        for operands, phase in zip(dataflow.operands, phases, strict=True)
-        if phase is Phase.BACKWARD
-        for operand in operands
-    )
-    saved = {origin for origin in read_backward if phases[origin] is Phase.FORWARD and facts.argument[origin] is None}
+    forward, backward = Phase.FORWARD, Phase.BACKWARD
+    operands = (operands for operands, phase in zip(dataflow.operands, phases, strict=True) if phase is backward)
+    read_backward = set(map(origins.__getitem__, chain.from_iterable(operands)))
     for node, phase, origin in zip(dataflow.nodes, phases, origins, strict=True):
-        if phase is not Phase.FORWARD or origin != node.index or not node.instruction.op_name:
+        if phase is not forward or origin != node.index or not node.instruction.op_name:
             continue
-        if origin not in saved and node.instruction.opcode not in _LAYER_OPERATIONS:
+        if evidence.number(origin) in spoken_for:
+            continue
+        is_saved = origin in read_backward and facts.argument[origin] is None
+        if not is_saved and node.instruction.opcode not in _LAYER_OPERATIONS:
             continue
         if evidence.is_the_operation(node) and evidence.result_of(node) is None:
-            yield node, Role.SAVED_ACTIVATIONS if origin in saved else Role.TRANSIENT
+            yield node, Role.SAVED_ACTIVATIONS if is_saved else Role.TRANSIENT

@@ -1,6 +1,7 @@
 """What an array that devices exchange was made from, and the leaves of the formula that it stands for."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 from jaxmem.attribution.collectives import COLLECTIVES, GATHERS, HANDED_OVER, SUMS
 from jaxmem.attribution.dataflow import MOVES, Node
@@ -25,23 +26,41 @@ class SpokenOf:
         self._facts = book.evidence.facts
         self._nodes = book.evidence.facts.dataflow.nodes
         self._origins = book.evidence.facts.dataflow.origins
-        leaves = book.formula.leaves
-        self._arguments: Mapping[str, Leaf] = {
-            leaf.path: leaf for leaf in leaves if not leaf.primitive and leaf.elements
-        }
-        self._gathered = {leaf.path: leaf for leaf in leaves if leaf.role is Role.COLLECTIVES}
-        self._results = {leaf.path: leaf for leaf in leaves if leaf.is_result and leaf.path}
-        states = ((book.evidence.written_over(value), leaf) for value, leaf in book.claimed.items())
-        self._in_the_making = {state: leaf for state, leaf in states if state is not None}
+
+    @cached_property
+    def _arguments(self) -> Mapping[str, Leaf]:
+        return {leaf.path: leaf for leaf in self._book.formula.leaves if not leaf.primitive and leaf.elements}
+
+    @cached_property
+    def _gathered(self) -> Mapping[str, Leaf]:
+        return {leaf.path: leaf for leaf in self._book.formula.leaves if leaf.role is Role.COLLECTIVES}
+
+    @cached_property
+    def _results(self) -> Mapping[str, Leaf]:
+        return {leaf.path: leaf for leaf in self._book.formula.leaves if leaf.is_result and leaf.path}
+
+    @cached_property
+    def _in_the_making(self) -> Mapping[int, Leaf]:
         """What a loop carries → the leaf that it is the next version of."""
-        self._gradients: dict[str, list[Leaf]] = {}
-        self._named: dict[Name, Leaf] = {}
-        for leaf in leaves:
+        states = ((self._evidence.written_over(value), leaf) for value, leaf in self._book.claimed.items())
+        return {state: leaf for state, leaf in states if state is not None}
+
+    @cached_property
+    def _gradients(self) -> Mapping[str, Sequence[Leaf]]:
+        found: dict[str, list[Leaf]] = {}
+        for leaf in self._book.formula.leaves:
             if leaf.role is Role.GRADIENTS:
-                self._gradients.setdefault(leaf.path, []).append(leaf)
+                found.setdefault(leaf.path, []).append(leaf)
+        return found
+
+    @cached_property
+    def _named(self) -> Mapping[Name, Leaf]:
+        found: dict[Name, Leaf] = {}
+        for leaf in self._book.formula.leaves:
             if leaf.primitive and leaf.role is not Role.COLLECTIVES:
-                self._named[leaf.layer, leaf.primitive, leaf.elements] = leaf
-                self._named.setdefault((leaf.layer, leaf.primitive, leaf.elements * leaf.divided_over), leaf)
+                found[leaf.layer, leaf.primitive, leaf.elements] = leaf
+                found.setdefault((leaf.layer, leaf.primitive, leaf.elements * leaf.divided_over), leaf)
+        return found
 
     def explanation(self, index: int) -> Explanation | None:
         """(kind, what this device sent, the leaves that it stands for) of the array a node holds; None if it is not known."""

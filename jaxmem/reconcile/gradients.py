@@ -16,13 +16,12 @@ def explain_gradients(book: Book) -> None:
     """Matched by the parameter they are the gradient of, the sum that a loop carries apart from the gradient of one turn."""
     evidence = book.evidence
     holders: dict[_Key, list[Buffer]] = {}
-    for buffer in book.profile.buffers:
-        attribution = evidence.attributions[buffer.id]
-        if attribution.role is Role.GRADIENTS and attribution.node is not None:
-            output = evidence.facts.gradient_of[attribution.node]
-            if output is not None:
-                summed = evidence.is_summed_in_loop(evidence.facts.dataflow.nodes[attribution.node])
-                holders.setdefault((book.outputs[output].parameter_path, summed), []).append(buffer)
+    for buffer in evidence.held_as[Role.GRADIENTS]:
+        node = evidence.attributions[buffer.id].node
+        output = evidence.facts.gradient_of[node] if node is not None else None
+        if node is not None and output is not None:
+            summed = evidence.is_summed_in_loop(evidence.facts.dataflow.nodes[node])
+            holders.setdefault((book.outputs[output].parameter_path, summed), []).append(buffer)
     made = _made(book)
     carried = {key for key in [*holders, *(key for key, _ in made)] if key[1]}
     several = Counter((leaf.path, _is_carried(leaf)) for leaf in book.formula.leaves if leaf.role is Role.GRADIENTS)
@@ -112,9 +111,11 @@ def _of_one_value(book: Book, leaf: Leaf, holders: Sequence[Buffer], spoken_for:
 def _made(book: Book) -> _Made:
     """What is made of each gradient; sums over the devices apart."""
     evidence, found = book.evidence, {}
-    for node in evidence.facts.dataflow.nodes:
-        output = evidence.facts.gradient_of[node.index]
-        if output is not None and not node.hands_on and evidence.sum_of(node) is None:
+    for index, output in enumerate(evidence.facts.gradient_of):
+        if output is None:
+            continue
+        node = evidence.facts.dataflow.nodes[index]
+        if not node.hands_on and evidence.sum_of(node) is None:
             key = book.outputs[output].parameter_path, evidence.is_summed_in_loop(node)
             sizes = found.setdefault((key, node.elements), {}).setdefault(evidence.number(node.index), set())
             sizes.add(node.shape.logical_bytes)

@@ -1,6 +1,7 @@
 """What is no leaf but on the way to one: operands at full size, steps, pieces, intermediates of functions."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import chain
 
 from jaxmem.formula import Leaf
@@ -14,46 +15,78 @@ class _SpokenOf:
     """The leaves by what a buffer on the way to one may say of it."""
 
     def __init__(self, book: Book, leaves: Sequence[Leaf]) -> None:
-        evidence = book.evidence
-        # On the way to a gradient is on the way to something the formula names, too.
-        self.named = {
-            (each.layer, each.primitive, each.elements): each for each in book.formula.leaves if each.primitive
-        }
-        self.by_operation = {(name[0], name[1]): leaf for name, leaf in self.named.items()}
-        self.named_at_all = {
-            (name[0], name[1]): leaf for name, leaf in self.named.items() if name in evidence.values_named
-        }
-        """A leaf that is there in its own shape may have pieces beside it."""
-        places = {leaf.path: position for position, leaf in enumerate(book.outputs)}
-        self.results = {
-            places[leaf.path]: leaf for leaf in book.formula.leaves if leaf.is_result and leaf.path in places
-        }
-        self.gradients = {leaf.path: leaf for leaf in book.formula.leaves if leaf.role is Role.GRADIENTS}
-        self._in_place: dict[tuple[str, tuple[str, ...] | None, int], Leaf] = {}
-        self.largest_in_place: dict[Place, Leaf] = {}
-        """An operation and where it stands in the program → its leaf, the largest of several."""
-        self._functions: dict[str, Leaf] = {}
-        self._functions_in_place: dict[tuple[str, ...] | None, Leaf] = {}
-        names_anywhere = {given for _, given, _ in evidence.values_named}
-        for leaf in leaves:
-            place = book.traced.place(leaf)
-            if place is not None:
-                self._in_place[*place, leaf.elements] = leaf
-                if (other := self.largest_in_place.get(place)) is None or other.elements < leaf.elements:
-                    self.largest_in_place[place] = leaf
-                if leaf.primitive not in names_anywhere:
-                    self._functions_in_place.setdefault(place[1], leaf)
-            if leaf.layer not in self._functions and evidence.is_lowered_to_a_function(leaf.layer, leaf.primitive):
-                self._functions[leaf.layer] = leaf
-        self._evidence = evidence
         self._book = book
+        self._evidence = book.evidence
+        self._leaves = leaves
+
+    @cached_property
+    def named(self) -> dict[Name, Leaf]:
+        """On the way to a gradient is on the way to something the formula names, too."""
+        leaves = self._book.formula.leaves
+        return {(each.layer, each.primitive, each.elements): each for each in leaves if each.primitive}
+
+    @cached_property
+    def by_operation(self) -> dict[tuple[str, str], Leaf]:
+        """Layer and operation → a leaf of that name."""
+        return {(layer, given): leaf for (layer, given, _), leaf in self.named.items()}
+
+    @cached_property
+    def named_at_all(self) -> dict[tuple[str, str], Leaf]:
+        """Layer and operation → a leaf that is there in its own shape: it may have pieces beside it."""
+        there = self._evidence.values_named
+        return {(name[0], name[1]): leaf for name, leaf in self.named.items() if name in there}
+
+    @cached_property
+    def results(self) -> dict[int, Leaf]:
+        """Place among the program's results → the leaf that it is."""
+        places = {leaf.path: position for position, leaf in enumerate(self._book.outputs)}
+        leaves = self._book.formula.leaves
+        return {places[leaf.path]: leaf for leaf in leaves if leaf.is_result and leaf.path in places}
+
+    @cached_property
+    def gradients(self) -> dict[str, Leaf]:
+        """Path of a parameter → its gradient."""
+        return {leaf.path: leaf for leaf in self._book.formula.leaves if leaf.role is Role.GRADIENTS}
+
+    @cached_property
+    def _in_place(self) -> dict[tuple[Place, int], Leaf]:
+        """An operation and where it stands in the program, elements → the leaf."""
+        places = ((self._book.traced.place(leaf), leaf) for leaf in self._leaves)
+        return {(place, leaf.elements): leaf for place, leaf in places if place is not None}
+
+    @cached_property
+    def largest_in_place(self) -> dict[Place, Leaf]:
+        """An operation and where it stands in the program → its leaf, the largest of several."""
+        found: dict[Place, Leaf] = {}
+        for leaf in self._leaves:
+            place = self._book.traced.place(leaf)
+            if place is not None and ((other := found.get(place)) is None or other.elements < leaf.elements):
+                found[place] = leaf
+        return found
+
+    @cached_property
+    def _functions(self) -> dict[str, Leaf]:
+        """Layer → the first leaf whose operation left nothing in it under its own name: its lowering traced a function."""
+        is_function = self._evidence.is_lowered_to_a_function
+        leaves = [leaf for leaf in self._leaves if is_function(leaf.layer, leaf.primitive)]
+        return {leaf.layer: leaf for leaf in reversed(leaves)}
+
+    @cached_property
+    def _functions_in_place(self) -> dict[tuple[str, ...] | None, Leaf]:
+        """Where operations stand → the first leaf there whose operation left nothing anywhere under its own name."""
+        names_anywhere = {given for _, given, _ in self._evidence.values_named}
+        places = (
+            (self._book.traced.place(leaf), leaf) for leaf in self._leaves if leaf.primitive not in names_anywhere
+        )
+        standing = [(place[1], leaf) for place, leaf in places if place is not None]
+        return dict(reversed(standing))
 
     def operation(self, buffer: Buffer, name: Name, value: int) -> Leaf | None:
         """The leaf of a name; where the buffer has its layer of a neighbour, that of the operation standing in its place."""
         own = self.named.get(name)
         if own is not None or not self._evidence.has_layer_of_neighbour(value):
             return own
-        return self._in_place.get((name[1], self._evidence.place_in(buffer), name[2]))
+        return self._in_place.get(((name[1], self._evidence.place_in(buffer)), name[2]))
 
     def done_after_sum(self, buffer: Buffer) -> Leaf | None:
         """The leaf whose elements the program changes one by one, where a buffer holds the sum of them so changed."""

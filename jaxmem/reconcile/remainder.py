@@ -140,8 +140,7 @@ def _explain_idle(book: Book) -> None:
 
 def ask_for_what_is_left_out(book: Book) -> None:
     """An array that the formula should speak of is no part of a difference, and leaves its row open."""
-    places = {book.traced.place(leaf) for leaf in book.formula.leaves} - {None}
-    for missing in left_out(book.formula, book.evidence, book.arguments, book.outputs, book.claimed, places):
+    for missing in left_out(book):
         book.row(missing.role, missing.layer).add("not in the formula", missing.size_bytes, formula=missing.what)
 
 

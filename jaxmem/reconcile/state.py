@@ -1,5 +1,7 @@
 """State and inputs: arguments, and the new state written over them."""
 
+from itertools import chain
+
 from jaxmem.profile import Buffer
 from jaxmem.reconcile.book import Book
 from jaxmem.roles import STATE_ROLES, Role
@@ -11,7 +13,7 @@ _HELD_ROLES = STATE_ROLES | {Role.INPUTS}
 def explain_state(book: Book) -> None:
     """Arguments and the new state written over them: matched by argument, never by size."""
     holders: dict[str, list[Buffer]] = {}
-    for buffer in book.profile.buffers:
+    for buffer in chain.from_iterable(map(book.evidence.held_as.__getitem__, _HELD_ROLES)):
         path = _argument_path(book, buffer)
         if path is not None:
             holders.setdefault(path, []).append(buffer)

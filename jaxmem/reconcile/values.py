@@ -12,62 +12,52 @@ from jaxmem.roles import STATE_ROLES, Phase, Role
 _HELD_ROLES = STATE_ROLES | {Role.INPUTS}
 """Roles whose values the caller hands over."""
 
+_LOOKED_FOR_BY_PATH = (Role.GRADIENTS, Role.COLLECTIVES)
+"""Roles of leaves that are another leaf's, or argument's, gradient or whole."""
+
 
 def explain_values(book: Book) -> None:
     """What the program computes: leaves and buffers brought together by the value they speak of."""
-    leaves = [
-        leaf for leaf in book.formula.leaves if leaf.primitive and leaf.role not in (Role.GRADIENTS, Role.COLLECTIVES)
-    ]
+    leaves = [leaf for leaf in book.formula.leaves if leaf.primitive and leaf.role not in _LOOKED_FOR_BY_PATH]
     # Nothing becomes new state as the gradient of its parameter: it is looked for by its own operation.
     leaves += book.without_value
     book.without_value = []
     value_of = assign_values(book, leaves)
-    book.claimed.update((value, leaves[index]) for index, value in value_of.items())
-    absent, present = _explain_leaves(book, leaves, value_of)
-    _explain_alive(book, leaves, value_of)
-    _explain_computed_again(book, absent, present)
+    book.claimed.update((value, leaves[index]) for index, value in sorted(value_of.items()))
+    _explain_counted_leaves(book, leaves, value_of)
+    _explain_alive(book)
+    _explain_computed_again(book)
     explain_made_on_the_way(book, leaves)
 
 
-_LeafAndValue = tuple[Leaf, int]
-
-
-def _explain_leaves(
-    book: Book, leaves: Sequence[Leaf], value_of: Mapping[int, int]
-) -> tuple[list[_LeafAndValue], list[_LeafAndValue]]:
-    """Where each counted leaf is; returns what autodiff keeps and no buffer does, and what else the forward pass makes."""
-    evidence, taken = book.evidence, frozenset(value_of.values())
-    absent: list[_LeafAndValue] = []
-    present: list[_LeafAndValue] = []
+def _explain_counted_leaves(book: Book, leaves: Sequence[Leaf], value_of: Mapping[int, int]) -> None:
+    """Where each leaf is that the formula has at its peak."""
     in_calls: set[tuple[str, str]] = set()
     for index, leaf in enumerate(leaves):
+        if not leaf.counted:
+            continue
         value = value_of.get(index)
         if value is None:
-            if leaf.counted and not _explain_in_call(book, leaf, in_calls):
+            if not _explain_in_call(book, leaf, in_calls):
                 book.without_value.append(leaf)
             continue
-        holders = [b for b in _holders(book, value, taken) if book.role(b) not in _HELD_ROLES]
-        if leaf.keeps and not any(map(evidence.is_made_before_backward, holders)):
-            absent.append((leaf, value))
-        elif leaf.phase is Phase.FORWARD:
-            present.append((leaf, value))
-        if leaf.counted and index in book.reshaped and not holders:
+        holders = _holders_not_handed_over(book, value)
+        if index in book.reshaped and not holders:
+            instruction = book.evidence.instruction_of(value)
             book.row(leaf.role, leaf.layer).add(
-                "another shape", -leaf.bytes, instruction=evidence.instruction_of(value), formula=leaf.text
+                "another shape", -leaf.bytes, instruction=instruction, formula=leaf.text
             )
-        elif leaf.counted:
+        else:
             _explain_counted(book, leaf, value, holders)
-    return absent, present
 
 
-def _explain_alive(book: Book, leaves: Sequence[Leaf], value_of: Mapping[int, int]) -> None:
+def _explain_alive(book: Book) -> None:
     """Buffers at XLA's peak of leaves that the formula has at another moment."""
-    taken = frozenset(value_of.values())
-    for index, leaf in enumerate(leaves):
-        value = value_of.get(index)
-        if value is not None:
-            holders = [b for b in _holders(book, value, taken) if _may_hold(book, leaf, b)]
-            book.alive_at_the_peak(leaf, holders)
+    evidence = book.evidence
+    in_open_buffers = {evidence.value(evidence.buffers[identifier]) for identifier in book.open} - {None}
+    for value, leaf in book.claimed.items():
+        if value in in_open_buffers or evidence.written_over(value) in in_open_buffers:
+            book.alive_at_the_peak(leaf, [b for b in _holders(book, value) if _may_hold(book, leaf, b)])
 
 
 def _may_hold(book: Book, leaf: Leaf, buffer: Buffer) -> bool:
@@ -83,20 +73,33 @@ def _may_hold(book: Book, leaf: Leaf, buffer: Buffer) -> bool:
     return book.role(buffer) is Role.TRANSIENT or (saved and book.role(buffer) is Role.SAVED_ACTIVATIONS)
 
 
-def _explain_computed_again(book: Book, absent: Sequence[_LeafAndValue], present: Sequence[_LeafAndValue]) -> None:
-    """Buffers from which the backward pass computes a leaf again."""
+def _explain_computed_again(book: Book) -> None:
+    """Buffers from which the backward pass computes a leaf again: one that no buffer keeps for it, or another one."""
     evidence = book.evidence
-    for kind, computed_again in (("kept instead", absent), ("kept beside", present)):
-        for leaf, value in computed_again:
+    if not any(_may_be_kept(book, evidence.buffers[identifier]) for identifier in book.open):
+        return
+    instead, beside = [], []
+    for value, leaf in book.claimed.items():
+        holders = _holders_not_handed_over(book, value) if leaf.keeps else ()
+        if leaf.keeps and not any(map(evidence.is_made_before_backward, holders)):
+            instead.append((value, leaf))
+        elif leaf.phase is Phase.FORWARD:
+            beside.append((value, leaf))
+    for kind, computed_again in (("kept instead", instead), ("kept beside", beside)):
+        for value, leaf in computed_again:
             sources = evidence.recomputed_from(value)
             for buffer, fusion in (*sources, *evidence.made_from(value)) if kind == "kept instead" else sources:
-                if buffer.id in book.open and book.role(buffer) in (Role.SAVED_ACTIVATIONS, Role.TRANSIENT):
+                if buffer.id in book.open and _may_be_kept(book, buffer):
                     book.row_of(buffer).add(
                         kind, book.settle(buffer), buffer=evidence.label(buffer), instruction=fusion, formula=leaf.text
                     )
 
 
-def _holders(book: Book, value: int, taken: frozenset[int]) -> list[Buffer]:
+def _may_be_kept(book: Book, buffer: Buffer) -> bool:
+    return book.role(buffer) in (Role.SAVED_ACTIVATIONS, Role.TRANSIENT)
+
+
+def _holders(book: Book, value: int) -> list[Buffer]:
     """The buffers that ever hold a value.
 
     What a scan stacks it writes part by part into an array that the loop carries, of which the formula does not speak by
@@ -105,9 +108,13 @@ def _holders(book: Book, value: int, taken: frozenset[int]) -> list[Buffer]:
     evidence = book.evidence
     holders = evidence.holders.get(value, [])
     state = evidence.written_over(value)
-    if state is None or state in taken:
+    if state is None or state in book.claimed:
         return holders
     return sorted([*holders, *evidence.holders.get(state, [])], key=lambda b: (not evidence.is_live(b), b.start, b.id))
+
+
+def _holders_not_handed_over(book: Book, value: int) -> list[Buffer]:
+    return [buffer for buffer in _holders(book, value) if book.role(buffer) not in _HELD_ROLES]
 
 
 def _explain_in_call(book: Book, leaf: Leaf, in_calls: set[tuple[str, str]]) -> bool:

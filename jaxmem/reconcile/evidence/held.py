@@ -1,6 +1,6 @@
 """Which buffers hold a value, and when."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 from jaxmem.attribution import Attribution, Facts
@@ -91,9 +91,13 @@ class Held:
                 found.setdefault(value, []).append(buffer)
         return found
 
-    def held_as(self, *roles: Role) -> list[Buffer]:
-        """The buffers of some roles, in the profile's order."""
-        return [buffer for buffer in self.profile.buffers if self.attributions[buffer.id].role in roles]
+    @cached_property
+    def held_as(self) -> Mapping[Role, Sequence[Buffer]]:
+        """Role → its buffers, in the profile's order."""
+        found: dict[Role, list[Buffer]] = {role: [] for role in Role}
+        for buffer in self.profile.buffers:
+            found[self.attributions[buffer.id].role].append(buffer)
+        return found
 
     @cached_property
     def held_elsewhere(self) -> dict[int, list[Buffer]]:
