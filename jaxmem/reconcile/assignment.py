@@ -109,7 +109,7 @@ class _Assignment:
         book, evidence = self._book, self._evidence
         paths = [book.outputs[position].parameter_path for position in evidence.gradients[gradient]]
         spoken_of = (
-            (path, place) in book.operations_of_gradients for path in paths for place in evidence.places_of(gradient)
+            (path, place) in book.operations_of_gradients for path in paths for place in evidence.places_of[gradient]
         )
         return gradient in self._asked_for or any(spoken_of)
 
@@ -202,7 +202,7 @@ class _Assignment:
     def _in_place(self, values: Iterable[int], question: _Question) -> list[int]:
         """Those that stand where an operation does in the program, and that no leaf has asked for as its gradient."""
         place, places_of = question.place, self._evidence.places_of
-        return [value for value in values if place in places_of(value) and value not in self._spoken_of]
+        return [value for value in values if place in places_of[value] and value not in self._spoken_of]
 
     def _queue(self, values: Sequence[int], question: _Question) -> _Queue:
         if len(values) < 2:
@@ -210,19 +210,19 @@ class _Assignment:
         return sorted(values, key=lambda value: self._preference(value, question.leaf))[::-1]
 
     def _preference(self, value: int, leaf: Leaf) -> tuple[bool, ...]:
-        book, evidence = self._book, self._evidence
+        evidence = self._evidence
         holders = evidence.holders.get(value, ())
         wanted = leaf.keeps and evidence.is_recomputed(value)
         on_the_way = evidence.is_operand_alone(value), evidence.is_step(value)
         widened = _is_narrow(leaf.itemsize_bits) and not _is_narrow(evidence.bits_of(value))
         if not holders:
             return widened, True, True, False, *on_the_way, False, False, not wanted, True
-        own = [buffer for buffer in holders if book.role(buffer) is leaf.role]
+        roles = [*map(self._book.role, holders)]
+        own = leaf.role in roles
+        own_live = own and evidence.is_live(holders[roles.index(leaf.role)])  # these come first
+        is_result = Role.OUTPUTS in roles  # what the program returns is no leaf but a result, under whatever name
         # A gradient is a value of its own; the sum of another one may have its name and size.
         others = value in self._gradients, value in self._spoken_of
-        own_live = any(map(evidence.is_live, own))
-        # What the program returns is no leaf but a result, under whatever name.
-        is_result = any(book.role(buffer) is Role.OUTPUTS for buffer in holders)
         return widened, not own_live, not own, is_result, *on_the_way, *others, not wanted, False
 
     def in_other_shapes(self) -> None:

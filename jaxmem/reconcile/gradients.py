@@ -100,7 +100,7 @@ def _of_one_value(book: Book, leaf: Leaf, holders: Sequence[Buffer], spoken_for:
     def preference(value: int) -> tuple[bool, ...]:
         buffers = values[value]
         own = any(evidence.operation_in(buffer) == leaf.primitive for buffer in buffers)
-        there = place in evidence.places_of(value)
+        there = place in evidence.places_of[value]
         return not own, not there, not any(map(evidence.is_live, buffers))
 
     chosen = min(values, key=preference)

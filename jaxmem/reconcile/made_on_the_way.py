@@ -130,7 +130,8 @@ def _explain_step(book: Book, buffer: Buffer, spoken_of: _SpokenOf) -> bool:
     if value is None or role not in (Role.TRANSIENT, Role.SAVED_ACTIVATIONS):
         return False
     transient = role is Role.TRANSIENT
-    operation = spoken_of.operation(buffer, evidence.operand_of(buffer) or ("", "", -1), value)
+    operand_of = evidence.operand_of(buffer)
+    operation = spoken_of.operation(buffer, operand_of, value) if operand_of is not None else None
     # With borders around it, the result that it is a step to has another size.
     steps = (
         spoken_of.operation(buffer, name, value) or spoken_of.by_operation.get(name[:2])

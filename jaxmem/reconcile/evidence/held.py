@@ -1,12 +1,13 @@
 """Which buffers hold a value, and when."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property, partial
 
 from jaxmem.attribution import Attribution, Facts
 from jaxmem.attribution.dataflow import Node
 from jaxmem.lowering import Argument
 from jaxmem.profile import Buffer, MemoryProfile
+from jaxmem.reconcile.evidence.told import read_name
 from jaxmem.roles import Phase, Role
 
 
@@ -20,7 +21,9 @@ class Held:
         self.buffers = {buffer.id: buffer for buffer in profile.buffers}
         self._dataflow = facts.dataflow
         # What XLA makes of an argument alone may carry the argument's path in place of an operation's name.
-        self._argument_names = {parameter.op_name for parameter in self._dataflow.module.parameters}
+        self._argument_names = frozenset(parameter.op_name for parameter in self._dataflow.module.parameters)
+        self.told = cache(partial(read_name, self._argument_names))
+        """What the name of an instruction tells."""
         self._buffer_at = {buffer.leaf: buffer for buffer in profile.buffers}
 
     def value(self, buffer: Buffer) -> int | None:

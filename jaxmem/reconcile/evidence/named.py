@@ -4,9 +4,8 @@ A value is named by its layer, the operation that makes it, and its number of el
 however often XLA repeats them, so that two leaves of the formula need two values.
 """
 
-from collections.abc import Callable, Iterable
-from functools import cache, cached_property
-from itertools import chain
+from collections.abc import Iterable
+from functools import cached_property
 
 from jaxmem.attribution.collectives import COLLECTIVES, HANDED_OVER
 from jaxmem.attribution.dataflow import ELEMENTWISE, MOVES, Node
@@ -15,7 +14,7 @@ from jaxmem.attribution.layers import NEIGHBOURS_LAYER, SCOPES_LAYER
 from jaxmem.formula.equal import MOVEMENT
 from jaxmem.profile import Buffer
 from jaxmem.reconcile.evidence.lowered import Lowered, gathers
-from jaxmem.reconcile.evidence.told import XLA_NAMES, Told, is_around, read_name
+from jaxmem.reconcile.evidence.told import XLA_NAMES, is_around
 from jaxmem.roles import Phase
 
 Name = tuple[str, str, int]
@@ -65,46 +64,42 @@ class Named(Lowered):
                 found.setdefault(numbers[index], []).append(node)
         return found
 
-    @cached_property
-    def _called(self) -> dict[int, tuple[Iterable[Name], set[Place]]]:
-        """Value → its names, and the operations that it is called, each with where it stands; in the order of the schedule."""
-        found: dict[int, tuple[Iterable[Name], set[Place]]] = {}
-        for value, nodes in sorted(self.nodes_of.items(), key=lambda pair: (pair[1][0].position, pair[1][0].index)):
-            if len(nodes) == 1:
-                found[value] = self._calls(nodes[0])
-                continue
-            names, places = zip(*map(self._calls, nodes), strict=True)
-            found[value] = dict.fromkeys(chain.from_iterable(names)), set(chain.from_iterable(places))
-        return found
-
-    def _calls(self, node: Node) -> tuple[tuple[Name, ...], set[Place]]:
-        """As `_called`, of one node; nothing for one that is not the operation it is named after."""
-        if not self.is_the_operation(node):
-            return (), set()
-        names, same = self._names(node), self.handed_on_by_loop.get(node.index, (node,))
-        return names, {(given, self.place(one)) for _, given, _ in names for one in same}
-
-    @cached_property
+    @property
     def values_named(self) -> dict[Name, list[int]]:
         """Name → the different values that carry it, in the order of the schedule."""
-        found: dict[Name, list[int]] = {}
-        for value, (names, _) in self._called.items():
+        return self._called[0]
+
+    @property
+    def places_of(self) -> dict[int, set[Place]]:
+        """Value → the operations that it is called, each with where it stands."""
+        return self._called[1]
+
+    @cached_property
+    def _called(self) -> tuple[dict[Name, list[int]], dict[int, set[Place]]]:
+        named: dict[Name, list[int]] = {}
+        places: dict[int, set[Place]] = {}
+        for value, nodes in sorted(self.nodes_of.items(), key=lambda pair: (pair[1][0].position, pair[1][0].index)):
+            names: dict[Name, None] = {}
+            own = places[value] = set()
+            for node in nodes:
+                if not self.is_the_operation(node):
+                    continue
+                for name in self._names(node):
+                    names[name] = None
+                    for same in self.handed_on_by_loop.get(node.index, (node,)):
+                        own.add((name[1], self.place(same)))
             for name in names:
-                found.setdefault(name, []).append(value)
-        return found
+                named.setdefault(name, []).append(value)
+        return named, places
 
     @cached_property
     def values_at(self) -> dict[Place, list[int]]:
         """Operation and place → the different values that carry that name, of whatever size, in the order of the schedule."""
         found: dict[Place, list[int]] = {}
         for value in self.nodes_of:
-            for name in self.places_of(value):
+            for name in self.places_of[value]:
                 found.setdefault(name, []).append(value)
         return found
-
-    def places_of(self, value: int) -> set[Place]:
-        """The operations that a value is called, each with where it stands."""
-        return self._called[value][1]
 
     @cached_property
     def handed_on_by_loop(self) -> dict[int, list[Node]]:
@@ -115,12 +110,6 @@ class Named(Lowered):
             if node.instruction.opcode == "while":
                 found.setdefault(state, []).append(node)
         return found
-
-    @cached_property
-    def told(self) -> Callable[[str], Told]:
-        """What the name of an instruction tells. What XLA makes of an argument alone may carry the argument's path."""
-        arguments = self._argument_names
-        return cache(lambda name: read_name(name, is_argument=name in arguments))
 
     def place(self, node: Node) -> tuple[str, ...] | None:
         """Where in the program a node's operation stands; None where XLA has made it without a name."""

@@ -1,5 +1,6 @@
 """What the name of an instruction tells by itself. Many instructions share one."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cache
 
@@ -32,13 +33,13 @@ def is_around(given: str) -> bool:
     return bool(given) and not scope_components(given)
 
 
-def read_name(op_name: str, *, is_argument: bool) -> Told:
-    """What a name tells; that of an argument no operation.
+def read_name(arguments: Container[str], op_name: str) -> Told:
+    """What a name tells; one of the ``arguments``, of no operation.
 
     A movement may be swallowed by another instruction, and a division may be the last step of a function.
     """
     given = primitive(op_name)
-    is_nameless = not given or is_around(given) or is_argument
+    is_nameless = not given or is_around(given) or op_name in arguments
     operation = "" if is_nameless or given == "div" or given in MOVEMENT else XLA_NAMES.get(given, given)
     return Told(
         operation=operation,
