@@ -16,10 +16,10 @@ READERS_LAYER = "it reads what the layer's forward pass left for it"
 CONSUMERS_LAYER = "its consumer's layer"
 NEIGHBOURS_LAYER = frozenset({PRODUCERS_LAYER, READERS_LAYER, CONSUMERS_LAYER})
 """Rules that give a node the layer of a neighbour."""
+GRADIENTS_LAYER = "it is the gradient of a parameter of the layer"
 
 _ARGUMENTS_LAYER = "the argument's own layer"
 _PARAMETERS_LAYER = "a parameter of the layer flows in"
-_GRADIENTS_LAYER = "it is the gradient of a parameter of the layer"
 
 _HANDS_PARAMETERS_ON = frozenset({"convert", "broadcast", "pad"})
 """Opcodes through which a parameter flows into the operation that it is for."""
@@ -68,7 +68,7 @@ class Layers:
                 layers[index], rules[index] = largest.layer, _PARAMETERS_LAYER
             elif (output := facts.gradient_of[index]) is not None:
                 # In the update, too: many gradients packed into one sum over the devices come from one producer.
-                layers[index], rules[index] = facts.outputs[output].layer, _GRADIENTS_LAYER
+                layers[index], rules[index] = facts.outputs[output].layer, GRADIENTS_LAYER
             elif facts.phase[index] is Phase.BACKWARD and (layer := self._largest(self._made_forward(operands))):
                 layers[index], rules[index] = layer, READERS_LAYER
             else:

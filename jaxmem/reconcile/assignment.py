@@ -27,6 +27,7 @@ def assign_values(book: Book, leaves: Sequence[Leaf]) -> dict[int, int]:
     assignment.serve(assignment.named(in_place=False))
     assignment.in_other_shapes()
     assignment.serve(assignment.in_other_layers_and_divisions(in_place=False))
+    assignment.serve(assignment.named(in_place=False, last=True))
     if book.devices > 1:
         assignment.make_room()
     return assignment.value_of
@@ -148,21 +149,25 @@ class _Assignment:
                     taken.add(value_of[index])
                     break
 
-    def named(self, *, in_place: bool) -> Callable[[_Question], Sequence[_Queue]]:
-        """Leaves under their own names: values that stand where the operation does in the program, or any."""
+    def named(self, *, in_place: bool, last: bool = False) -> Callable[[_Question], Sequence[_Queue]]:
+        """Leaves under their own names: values that stand where the operation does in the program, or any; last of all those
+        that are only steps on the way to it, or of the other pass.
+        """
         evidence = self._evidence
 
         def queues_of(question: _Question) -> Sequence[_Queue]:
             leaf = question.leaf
             named = evidence.values_named.get((leaf.layer, leaf.primitive, leaf.elements), ())
             found = self._book.those_that_may_be(named, leaf)
+            if not last:
+                found = [value for value in found if not evidence.is_step(value)]
             if in_place:
                 return (self._queue(self._in_place(found, question), question),)
             # A forward operation and its transpose may share a primitive and a size. Where XLA has made one of the two, it
             # carries either name.
             found = [value for value in found if value not in self._asked_for]
             same_phase = [value for value in found if evidence.is_backward(value) is question.backward]
-            return (self._queue(same_phase or found, question),)
+            return (self._queue((same_phase or found) if last else same_phase, question),)
 
         return queues_of
 
@@ -192,7 +197,7 @@ class _Assignment:
 
         def candidates(name: Name | tuple[str, int], question: _Question) -> list[int]:
             found = self._book.those_that_may_be(left.get(name, ()), question.leaf)
-            found = [value for value in found if value not in self._asked_for]
+            found = [value for value in found if value not in self._asked_for and not evidence.is_step(value)]
             if in_place:
                 return self._in_place(found, question)
             return [value for value in found if evidence.is_backward(value) is question.backward]
@@ -268,14 +273,24 @@ class _Assignment:
         for index, place in places.items():
             if (value := value_of.get(index)) is not None:
                 owners.setdefault((place, evidence.elements_of(value)), []).append(index)
-        for place in dict.fromkeys(places.values()):
+        nameless = ((given, None) for given, _ in dict.fromkeys(places.values()))
+        for place in dict.fromkeys((*places.values(), *nameless)):
             for value in evidence.values_at.get(place, ()):
                 if value not in taken:
                     left.setdefault((place, evidence.elements_of(value)), []).append(value)
 
-        def other_value(place: Place, leaf: Leaf) -> int | None:
-            waiting = (left.get((place, size), ()) for size in book.part_sizes(leaf))
-            return next((value for values in waiting for value in values if book.may_be(value, leaf)), None)
+        def other_value(leaf: Leaf, place: Place) -> tuple[tuple[Place, int], int] | None:
+            for size in book.part_sizes(leaf):
+                for value in left.get((place, size), ()):
+                    if book.may_be(value, leaf):
+                        return (place, size), value
+                # What stands nowhere in the program is of the leaf's layer and pass.
+                named = evidence.values_named.get((leaf.layer, leaf.primitive, size), ())
+                for value in left.get(((place[0], None), size), ()):
+                    alike = value in named and evidence.is_backward(value) is (leaf.phase is Phase.BACKWARD)
+                    if alike and book.may_be(value, leaf):
+                        return ((place[0], None), size), value
+            return None
 
         for index, question in self._waiting:
             leaf, place = leaves[index], question.place
@@ -283,12 +298,13 @@ class _Assignment:
                 continue
             for owner in (each for size in book.part_sizes(leaf) for each in owners.get((place, size), ())):
                 wanted = value_of[owner]
-                found = other_value(place, leaves[owner]) if book.may_be(wanted, leaf) else None
+                found = other_value(leaves[owner], place) if book.may_be(wanted, leaf) else None
                 if found is not None:
-                    left[place, evidence.elements_of(found)].remove(found)
+                    where, other = found
+                    left[where].remove(other)
                     owners[place, evidence.elements_of(wanted)].remove(owner)
-                    taken.add(found)
-                    value_of[index], value_of[owner] = wanted, found
+                    taken.add(other)
+                    value_of[index], value_of[owner] = wanted, other
                     break
 
 

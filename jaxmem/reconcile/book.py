@@ -12,7 +12,7 @@ from jaxmem.profile import Buffer
 from jaxmem.reconcile.evidence import Evidence, Place
 from jaxmem.reconcile.traced import Traced
 from jaxmem.result import LedgerItem, LedgerRow
-from jaxmem.roles import Role
+from jaxmem.roles import Phase, Role
 
 
 @dataclass(slots=True)
@@ -39,6 +39,8 @@ class Book:
         evidence: Evidence,
         arguments: Sequence[Argument],
         outputs: Sequence[Output],
+        *,
+        devices: int,
     ) -> None:
         self.formula = formula
         self.traced = Traced(formula)
@@ -66,9 +68,9 @@ class Book:
         """Leaf, the buffer that stands for it, and another one that is live at the peak and holds the same."""
         self.without_value: list[Leaf] = []
         """Counted leaves for which the compiled program has no value."""
-        self.devices = max((leaf.divided_over for leaf in formula.leaves), default=1)
+        self.devices = devices
         """Over how many devices an array of the program is divided at most."""
-        self.divisions = tuple(over for over in range(1, self.devices + 1) if self.devices % over == 0)
+        self.divisions = tuple(over for over in range(1, devices + 1) if devices % over == 0)
         """In how many equal parts the devices may have an array."""
         for (role, layer), size_bytes in account.bytes.items():
             self.row(role, layer).compiled_bytes += size_bytes
@@ -210,13 +212,15 @@ class Book:
 
     def those_that_may_be(self, values: Iterable[int], leaf: Leaf) -> list[int]:
         """What the program returns is no leaf but a result, under whatever name, unless the backward pass wants it too; of
-        gradients each is its own parameter's; and the state that a loop carries is that of an argument. A compiler that casts
-        leaves two bytes of a number or more.
+        gradients each is its own parameter's; the state that a loop carries is that of an argument; and nothing that the
+        backward pass reads is the update's. A compiler that casts leaves two bytes of a number or more.
         """
         evidence = self.evidence
         nodes_of, carried, results = evidence.nodes_of, evidence.carried_state, evidence.results
         narrowest = 16 if leaf.itemsize_bits >= 16 else 0
         found = [value for value in values if nodes_of[value][0].bits >= narrowest and value not in carried]
+        if leaf.phase is Phase.UPDATE:
+            found = [value for value in found if value not in evidence.saved]
         if leaf.role is Role.GRADIENTS:
             return [value for value in found if value not in evidence.gradients]
         if leaf.role is Role.TRANSIENT:

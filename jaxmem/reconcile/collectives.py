@@ -20,6 +20,7 @@ def explain_collectives(book: Book) -> None:
     _explain_gathered(book, spoken_of)
     _explain_asked_for(book)
     _explain_what_is_sent(book, spoken_of)
+    _explain_parts(book, spoken_of)
     for identifier in list(book.open):
         buffer = book.evidence.buffers[identifier]
         node = book.evidence.attributions[identifier].node
@@ -56,6 +57,7 @@ def _explain_asked_for(book: Book) -> None:
         leaves.remove(leaf)
         held, label = book.settle(buffer), evidence.label(buffer)
         if leaf.counted:
+            book.without_value = [each for each in book.without_value if each is not leaf]
             row, role = book.row(leaf.role, leaf.layer), str(Role.COLLECTIVES)
             row.add("counted under another role", -leaf.bytes, buffer=label, role=role, formula=leaf.text)
         book.row_of(buffer).add("asked for by the program", held, buffer=label, formula=leaf.text)
@@ -70,7 +72,7 @@ def _explain_what_is_sent(book: Book, spoken_of: SpokenOf) -> None:
         collective = evidence.sum_ahead(node) if node is not None else None
         if node is None or collective is None:
             continue
-        given = spoken_of.explanation(collective.index) if spoken_of.given(collective) is not None else None
+        given = spoken_of.explanation(collective.index) if evidence.given_part(collective) is not None else None
         summed = book.claimed.get(evidence.number(collective.index))
         same_size = collective.elements == evidence.elements(buffer)
         leaf = spoken_of.result(evidence.facts.dataflow.nodes[node])
@@ -89,6 +91,26 @@ def _explain_what_is_sent(book: Book, spoken_of: SpokenOf) -> None:
             instruction=collective.instruction.name,
             formula=text,
         )
+
+
+def _explain_parts(book: Book, spoken_of: SpokenOf) -> None:
+    """What one device has of an array that all of them have whole, or have put together."""
+    evidence = book.evidence
+    for identifier in list(book.open):
+        buffer = evidence.buffers[identifier]
+        node = evidence.attributions[identifier].node
+        if book.role(buffer) not in (Role.SAVED_ACTIVATIONS, Role.TRANSIENT) or node is None:
+            continue
+        part = spoken_of.part(evidence.facts.dataflow.nodes[node])
+        if part is not None:
+            whole, leaf = part
+            book.row_of(buffer).add(
+                "part of one device",
+                book.settle(buffer),
+                buffer=evidence.label(buffer),
+                instruction=whole,
+                formula=leaf.text,
+            )
 
 
 def _explain_gathered(book: Book, spoken_of: SpokenOf) -> None:

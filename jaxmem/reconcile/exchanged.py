@@ -3,15 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
-from jaxmem.attribution.collectives import COLLECTIVES, GATHERS, HANDED_OVER, SUMS
-from jaxmem.attribution.dataflow import MOVES, Node
+from jaxmem.attribution.collectives import COLLECTIVES, GATHERS, SUMS
+from jaxmem.attribution.dataflow import Node
 from jaxmem.formula import Leaf
 from jaxmem.reconcile.book import Book
 from jaxmem.reconcile.evidence import Name
 from jaxmem.roles import STATE_ROLES, Role
-
-_CUTS = MOVES | {"slice", "dynamic-slice", "convert", "pad"}
-"""Opcodes whose result is part of their first operand, or all of it, in whatever number format, with borders or without."""
 
 Explanation = tuple[str, tuple[str, ...], tuple[str, ...]]
 """(kind, what this device sent, the leaves that it stands for)."""
@@ -76,19 +73,20 @@ class SpokenOf:
             return self._exchanged(origin, origin.operands)
         if len(origin.operands) != 1:
             return None
-        part = self._gathered_part(origin)
+        part = self._evidence.gathered_part(origin)
         if opcode in SUMS and part is None:
-            return self._given_by_one(origin) or self._added_up(origin, self._nodes[origin.operands[0]])
+            added_up = self._added_up(origin, self._nodes[origin.operands[0]])
+            return self._given_by_one(origin) or added_up or self._is_sum(origin)
         if part is None:
             return self._exchanged(origin, origin.operands)
-        return self._gathered_from(origin, self._nodes[part])
+        return self._gathered_from(origin, part)
 
     def _gathered_from(self, origin: Node, part: Node) -> Explanation | None:
         """The parts of several devices make up the whole array, or a larger part of it."""
         devices, rest = divmod(origin.elements, part.elements) if part.elements else (0, 1)
         if rest or devices < 2 or self._book.devices % devices:
             return None
-        source = self._source(part)
+        source = self.source(part)
         leaf = self._begun_in_parts(origin, part) if source is None else self._whole_of(origin, part, *source)
         return ("gathered from the devices", self._evidence.sent(origin.index), (leaf.text,)) if leaf else None
 
@@ -96,9 +94,11 @@ class SpokenOf:
         """The leaf of which a gather of the parts makes the whole, or what is cut from it; a device holds ``held`` of it."""
         if leaf.role not in STATE_ROLES:
             return leaf if leaf.is_result or self._book.is_part(leaf, held.elements) else None
-        # Of state, the formula must say that it is gathered, and all of it is; or it has a slice of it, whole.
-        gathered = self._gathered.get(leaf.path)
-        if gathered is not None and origin.elements == gathered.elements * gathered.divided_over:
+        # Of state, the formula must say that it is gathered, and all of it is, or what a group of the devices has together;
+        # or it has a slice of it, whole.
+        gathered, whole = self._gathered.get(leaf.path), leaf.elements * leaf.divided_over
+        of_group = origin.elements <= whole and self._book.is_part(leaf, origin.elements)
+        if gathered is not None and of_group and gathered.elements * gathered.divided_over == whole:
             return gathered
         layer, given, _ = self._evidence.name(self._nodes[self._origins[part.index]])
         return self._named.get((layer, given, origin.elements))
@@ -116,14 +116,11 @@ class SpokenOf:
 
     def _exchanged(self, origin: Node, pieces: Sequence[int]) -> Explanation | None:
         """An exchange makes nothing more and nothing less of each piece, and all pieces are of one array."""
-        found = [self._source(self._nodes[piece]) for piece in pieces]
+        found = [self.source(self._nodes[piece]) for piece in pieces]
         texts = {source[0].text for source in found if source is not None}
         same_size = all(self._nodes[piece].elements == origin.elements for piece in pieces)
         if None in found or len(texts) != 1 or not same_size:
             return None
-        for source in found:
-            if source is None or len(pieces) * origin.elements > source[1].elements:
-                return None
         return "exchanged between the devices", self._evidence.sent(origin.index), tuple(texts)
 
     def _rejoined(self, origin: Node) -> Explanation | None:
@@ -138,52 +135,52 @@ class SpokenOf:
 
     def _given_by_one(self, origin: Node) -> Explanation | None:
         """A sum to which one device gives an array, or a part of it, and all the others zeros."""
-        given = self.given(origin)
-        source = self._source(given) if given is not None else None
-        if given is None or source is None or not given.elements == origin.elements <= source[1].elements:
+        given = self._evidence.given_part(origin)
+        source = self.source(given) if given is not None else None
+        if given is None or source is None or given.elements != origin.elements:
             return None
         return "exchanged between the devices", self._evidence.sent(origin.index), (source[0].text,)
 
-    def given(self, origin: Node) -> Node | None:
-        """What one device gives to a sum of which all the others give zeros; None for any other sum."""
-        if origin.instruction.opcode not in SUMS or len(origin.operands) != 1:
-            return None
-        chosen = self._nodes[self._origins[origin.operands[0]]]
-        if chosen.instruction.opcode != "select":
-            return None
-        data = [branch for branch in chosen.operands[1:] if self._facts.depends[branch]]
-        return self._nodes[data[0]] if len(data) == 1 else None
+    def source(self, node: Node, *, asked_for: bool = True) -> tuple[Leaf, Node] | None:
+        """The one leaf of whose numbers an array is made up, moved, cut, spread out, exchanged or put together, and the node
+        that is the leaf; None where others flow in.
 
-    def _source(self, node: Node) -> tuple[Leaf, Node] | None:
-        """The leaf that a node is, or that it is cut from, and the node that is the leaf."""
-        while True:
-            origin = self._nodes[self._origins[node.index]]
-            leaf = None if self._evidence.is_cut_to_be_sent(origin) else self.leaf(node)
+        Args:
+            asked_for: also through movements that the program itself asked for.
+        """
+        evidence, found = self._evidence, dict[str, tuple[Leaf, Node]]()
+        waiting, seen = [node], {node.index}
+        while waiting:
+            at = waiting.pop()
+            origin = self._nodes[self._origins[at.index]]
+            leaf = None if evidence.is_cut_to_be_sent(origin) else self.leaf(at)
             if leaf is not None:
-                return leaf, node
-            if origin.instruction.opcode not in _CUTS:
-                return self._exchanged_before(origin)
-            node = self._nodes[origin.operands[0]]
+                found.setdefault(leaf.text, (leaf, at))
+                continue
+            if not asked_for and evidence.is_asked_for(origin):
+                return None
+            handed_on = evidence.handed_on(origin)
+            if not handed_on:
+                return None
+            waiting += [self._nodes[each] for each in handed_on if each not in seen]
+            seen.update(handed_on)
+        return next(iter(found.values())) if len(found) == 1 else None
 
-    def _exchanged_before(self, origin: Node) -> tuple[Leaf, Node] | None:
-        """The one leaf that all pieces of an exchange are cut from, where what came of it is sent once more."""
-        if origin.instruction.opcode in HANDED_OVER:
-            pieces = origin.operands
-        elif origin.instruction.opcode == "concatenate" and self._rejoined(origin) is not None:
-            pieces = origin.operands[:1]
-        else:
-            return None
-        found = [self._source(self._nodes[piece]) for piece in pieces]
-        return found[0] if len({source and source[0].text for source in found}) == 1 else None
+    def part(self, node: Node) -> tuple[str, Leaf] | None:
+        """The instruction and its leaf of which an array is this device's part, cut by the compiler; None for any other."""
+        origin = self._nodes[self._origins[node.index]]
+        whole = self._evidence.cut_by_device(origin)
+        source = self.source(whole, asked_for=False) if whole is not None else None
+        return (self._nodes[self._origins[source[1].index]].instruction.name, source[0]) if source is not None else None
 
     def gathered_path(self, index: int) -> str | None:
         """The argument of which a node holds the whole, gathered from the parts of all devices; None for any other array."""
         found = self.explanation(index)
         origin = self._nodes[self._origins[index]]
-        part = self._gathered_part(origin)
+        part = self._evidence.gathered_part(origin)
         if found is None or part is None:
             return None
-        argument = self._facts.argument[part]
+        argument = self._facts.argument[part.index]
         return argument.path if argument is not None else None
 
     def is_gathered(self, path: str) -> bool:
@@ -192,25 +189,11 @@ class SpokenOf:
             argument is not None and argument.path == path
             for node in self._nodes
             if not node.hands_on and node.instruction.opcode in COLLECTIVES
-            for part in (node.operands if node.instruction.opcode in GATHERS else (self._gathered_part(node),))
-            for argument in ((self._facts.argument[part],) if part is not None else ())
+            for part in (
+                node.operands if node.instruction.opcode in GATHERS else _indices(self._evidence.gathered_part(node))
+            )
+            for argument in (self._facts.argument[part],)
         )
-
-    def _gathered_part(self, origin: Node) -> int | None:
-        """What this device has of an array that is gathered: its part goes in, and the parts of all devices come out.
-
-        Small arrays are gathered by a sum: each device writes its part into zeros, at its own place.
-        """
-        opcode = origin.instruction.opcode
-        if opcode in GATHERS and origin.operands:
-            return origin.operands[0]
-        if opcode != "all-reduce" or len(origin.operands) != 1:
-            return None
-        placed = self._nodes[self._origins[origin.operands[0]]]
-        if placed.instruction.opcode != "dynamic-update-slice":
-            return None
-        zeros, part = placed.operands[:2]
-        return part if not self._facts.depends[zeros] else None
 
     def _added_up(self, origin: Node, operand: Node) -> Explanation | None:
         packed = self._nodes[self._origins[operand.index]]
@@ -221,6 +204,11 @@ class SpokenOf:
         leaf = self.leaf(operand)
         divided = leaf is not None and origin.elements == leaf.elements
         return found if divided and leaf is not None and operand.elements == leaf.elements * leaf.divided_over else None
+
+    def _is_sum(self, origin: Node) -> Explanation | None:
+        """A sum that is a leaf itself, of what each device has added up of its part, in whatever steps."""
+        leaf = self._book.claimed.get(self._evidence.number(origin.index))
+        return ("added up over the devices", self._evidence.sent(origin.index), (leaf.text,)) if leaf else None
 
     def _goes_into(self, origin: Node) -> Explanation | None:
         """A sum in a wider number format than the leaf's, or that is written into a stack of such sums, and nothing else."""
@@ -259,10 +247,18 @@ class SpokenOf:
         claimed = self._book.claimed.get(value) or self._in_the_making.get(value)
         if claimed is None and (place := self._evidence.place_beside(origin)) is not None:
             claimed = self._book.claimed.get(place)
-        return claimed or self._named.get(self._evidence.name(origin)) or self.result(origin)
+        if claimed is not None:
+            return claimed
+        # What is made for the sake of an operation may have its name, and by chance the size of one device's part of it.
+        is_it = origin.instruction.opcode == "reduce" or self._evidence.is_the_operation(origin)
+        return (self._named.get(self._evidence.name(origin)) if is_it else None) or self.result(origin)
 
     def result(self, node: Node) -> Leaf | None:
         """The result of the program that an array becomes, through a sum over the devices or as it is, whole."""
         position = self._evidence.becomes_result(node.index)
         leaf = self._results.get(self._book.outputs[position].path) if position is not None else None
         return leaf if leaf is not None and leaf.bytes * 8 == node.elements * node.bits else None
+
+
+def _indices(node: Node | None) -> tuple[int, ...]:
+    return (node.index,) if node is not None else ()

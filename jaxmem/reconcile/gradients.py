@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from jaxmem.attribution.collectives import SUMS
 from jaxmem.formula import Leaf
 from jaxmem.profile import Buffer
 from jaxmem.reconcile.book import Book
+from jaxmem.reconcile.evidence import Place
 from jaxmem.roles import Role
 
 _Key = tuple[str, bool]
@@ -27,6 +29,7 @@ def explain_gradients(book: Book) -> None:
     several = Counter((leaf.path, _is_carried(leaf)) for leaf in book.formula.leaves if leaf.role is Role.GRADIENTS)
     spoken_for: set[int] = set()
     seen: set[int] = set()
+    waiting: list[Leaf] = []
     for leaf in book.formula.leaves:
         if leaf.role is not Role.GRADIENTS or leaf.value in seen:
             continue  # one array of the traced program is one gradient: a second leaf of it stays open
@@ -56,8 +59,56 @@ def explain_gradients(book: Book) -> None:
             )
         elif leaf.counted:
             book.match(leaf, found)
-        else:
+        elif any(buffer.id in book.open for buffer in found):
             book.alive_at_the_peak(leaf, found)
+        else:
+            waiting.append(leaf)
+    _explain_by_place(book, waiting)
+    _explain_wider_sums(book)
+
+
+def _explain_by_place(book: Book, leaves: Iterable[Leaf]) -> None:
+    """What becomes the gradients of several parameters element by element, and is that of another one by its operation."""
+    evidence, gradients = book.evidence, _open_gradients(book)
+    at: dict[tuple[Place, int], list[Buffer]] = {}
+    for buffer in gradients:
+        if (value := evidence.value(buffer)) in evidence.nodes_of:
+            for place in evidence.places_of[value]:
+                at.setdefault((place, evidence.elements(buffer)), []).append(buffer)
+    for leaf in leaves:
+        place = book.traced.place(leaf)
+        if place is not None and (found := at.get((place, leaf.elements))):
+            value = evidence.value(found[0])
+            book.alive_at_the_peak(leaf, [buffer for buffer in found if evidence.value(buffer) == value])
+
+
+def _explain_wider_sums(book: Book) -> None:
+    """Sums over the devices in a wider number format than the gradient's, which a cast behind them makes of them."""
+    evidence, facts = book.evidence, book.evidence.facts
+    leaves = {(leaf.path, leaf.elements): leaf for leaf in book.formula.leaves if leaf.role is Role.GRADIENTS}
+    for buffer in _open_gradients(book):
+        node = evidence.attributions[buffer.id].node
+        position = facts.gradient_of[node] if node is not None else None
+        if node is None or position is None:
+            continue
+        origin = facts.dataflow.nodes[facts.dataflow.origins[node]]
+        leaf = leaves.get((book.outputs[position].parameter_path, origin.elements))
+        readers = facts.dataflow.readers(origin.index)
+        cast = all(reader.instruction.opcode == "convert" and reader.bits < origin.bits for reader in readers)
+        if leaf is not None and origin.instruction.opcode in SUMS and readers and cast:
+            book.row_of(buffer).add(
+                "added up over the devices",
+                book.settle(buffer),
+                buffer=evidence.label(buffer),
+                instruction=evidence.sent(origin.index),
+                formula=leaf.text,
+            )
+
+
+def _open_gradients(book: Book) -> list[Buffer]:
+    """The buffers of gradients that nothing has explained yet."""
+    buffers = (book.evidence.buffers[identifier] for identifier in book.open)
+    return [buffer for buffer in buffers if book.role(buffer) is Role.GRADIENTS]
 
 
 _Made = dict[tuple[_Key, int], dict[int, set[int]]]
@@ -141,8 +192,10 @@ def _without_sums(book: Book, leaf: Leaf, holders: Iterable[Buffer]) -> list[Buf
         position, wholes = book.evidence.facts.gradient_of[node], {leaf.elements * leaf.divided_over}
         if position is not None and book.traced.agrees(leaf):
             wholes.add(book.traced.result_elements(position))  # of examples divided among the devices each has a sum
-        if book.evidence.elements(buffer) not in wholes:
-            continue  # before it is divided a gradient is whole on every device; anything else is left open
+        elements = book.evidence.elements(buffer)
+        of_group = leaf.elements < elements and book.is_part(leaf, elements)
+        if elements not in wholes and not of_group:
+            continue  # before it is divided, all of a gradient or of a group's part is on each device
         if held := book.settle(buffer):
             book.uncounted[buffer.id] = held
         book.row_of(buffer).add(

@@ -28,6 +28,8 @@ KINDS: dict[str, str] = {
     "layer there, and what the compiler has moved or fused stands beside other neighbours",
     "divided otherwise": "the buffer named holds the leaf, of which each device has another part than the formula says: nobody "
     "chose how it is divided, and the two numbers of parts both go into the number of devices",
+    "part of one device": "the buffer named holds this device's part of the leaf named, cut by the number of the device from "
+    "what the instruction named has made: the program has not asked for that, and nothing else flows in",
     "prepared for the backward pass": "a function of the forward pass alone that only the backward pass reads, made before "
     "the first gradient: an index map, a mask",
     "operand at full size": "a smaller array, broadcast or cast and written to memory as an operand of the operation named",
@@ -48,8 +50,9 @@ KINDS: dict[str, str] = {
     "collective reads, and as many elements as they have together",
     "asked for by the program": "the result of a collective that the program itself calls: the leaf named, under its own "
     "name and of its size",
-    "exchanged between the devices": "the result of another collective, made from the instruction named, which is the leaf "
-    "named or cut from it, and as many elements; or of a sum to which one device gives it and all the others zeros",
+    "exchanged between the devices": "the result of another collective, as many elements as the instruction named has sent: "
+    "numbers of the leaf named and constants, moved, cut, spread out and put side by side, and nothing else; or of a sum to "
+    "which one device gives them and all the others zeros",
     "simplified away": "the leaf is an array of the traced program, in size and number format, and no instruction of the "
     "compiled program is its operation: whatever has its size, under the operation's name and where that stands in the "
     "program, is spoken of by another leaf; of a gradient, nothing that becomes the new parameter is made backward either",

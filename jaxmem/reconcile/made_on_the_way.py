@@ -22,8 +22,12 @@ class _SpokenOf:
     @cached_property
     def named(self) -> dict[Name, Leaf]:
         """On the way to a gradient is on the way to something the formula names, too."""
-        leaves = self._book.formula.leaves
-        return {(each.layer, each.primitive, each.elements): each for each in leaves if each.primitive}
+        leaves = [leaf for leaf in self._book.formula.leaves if leaf.primitive]
+        found = {(leaf.layer, leaf.primitive, leaf.elements): leaf for leaf in leaves}
+        for leaf in leaves if self._book.devices > 1 else ():
+            for part in self._book.even_parts(leaf):
+                found.setdefault((leaf.layer, leaf.primitive, part), leaf)
+        return found
 
     @cached_property
     def by_operation(self) -> dict[tuple[str, str], Leaf]:

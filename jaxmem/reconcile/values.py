@@ -68,9 +68,18 @@ def _may_hold(book: Book, leaf: Leaf, buffer: Buffer) -> bool:
     """
     facts, node = book.evidence.facts, book.evidence.attributions[buffer.id].node
     if book.role(buffer) is Role.GRADIENTS:
-        return node is not None and not facts.follows_cotangent[node]
+        return node is not None and (not facts.follows_cotangent[node] or _is_on_the_way_to_gradient(book, leaf, node))
     saved = leaf.keeps or leaf.phase is Phase.FORWARD or leaf.primitive == "while"
     return book.role(buffer) is Role.TRANSIENT or (saved and book.role(buffer) is Role.SAVED_ACTIVATIONS)
+
+
+def _is_on_the_way_to_gradient(book: Book, leaf: Leaf, node: int) -> bool:
+    """Whether what becomes a gradient element by element is an operation of its own, in its place, and no gradient's."""
+    evidence, place = book.evidence, book.traced.place(leaf)
+    position = evidence.facts.gradient_of[node]
+    if place is None or position is None or place not in evidence.places_of[evidence.number(node)]:
+        return False
+    return (book.outputs[position].parameter_path, place) not in book.operations_of_gradients
 
 
 def _explain_computed_again(book: Book) -> None:

@@ -57,6 +57,7 @@ class Sides:
             attributions,
             self.capture.arguments,
             self.capture.outputs,
+            devices=self.capture.device_count,
             hidden_bytes=0,
         )
 

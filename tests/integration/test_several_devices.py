@@ -172,6 +172,7 @@ class Sides:
             attributions,
             self.capture.arguments,
             self.capture.outputs,
+            devices=self.capture.device_count,
             hidden_bytes=0,
         )
         found = [row.unexplained_bytes for row in rows]

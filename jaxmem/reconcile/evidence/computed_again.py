@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
+from jaxmem.attribution.dataflow import Node
 from jaxmem.profile import Buffer
-from jaxmem.reconcile.evidence.named import Named
+from jaxmem.reconcile.evidence.handed_on import HandedOn
 from jaxmem.roles import Phase
 
 
-class ComputedAgain(Named):
+class ComputedAgain(HandedOn):
     """Values that the backward pass does not read from where the forward pass left them."""
 
     def is_recomputed(self, value: int) -> bool:
@@ -40,7 +41,10 @@ class ComputedAgain(Named):
                     waiting.extend(node.operands)
 
     def made_from(self, value: int) -> Iterator[tuple[Buffer, str]]:
-        """The buffers that a fusion writes from a value of the same size that it computes on the way, with the fusion."""
+        """The buffers that a fusion writes from a value that it computes on the way, with the fusion.
+
+        All of it, element by element; or its numbers beside constants: places in an array, as a gather wants them.
+        """
         nodes, instructions = self._dataflow.nodes, self.profile.module.instructions
         for start in self.nodes_of.get(value, []):
             if start.fusion is None:
@@ -48,13 +52,20 @@ class ComputedAgain(Named):
             waiting, seen = list(start.users), set()
             while waiting:
                 node = nodes[waiting.pop()]
-                if node.index in seen or node.elements != start.elements:
+                if node.index in seen or (node.elements != start.elements and not self._is_beside_constants(node)):
                     continue
                 seen.add(node.index)
                 if node.fusion is not None:
                     waiting.extend(node.users)
                 elif (buffer := self._buffer_at.get(node.leaf)) is not None:
                     yield buffer, instructions[start.fusion].name
+
+    def _is_beside_constants(self, node: Node) -> bool:
+        """Whether the compiler has made a node of the numbers of one array, with constants side by side."""
+        if node.hands_on:
+            return len(node.operands) == 1
+        alone = node.instruction.opcode == "concatenate" and len(self.handed_on(node)) == 1
+        return alone and not self.is_asked_for(node)
 
     def is_made_before_backward(self, buffer: Buffer) -> bool:
         """Whether a buffer exists before the first gradient does; one that does not is computed again for its reader."""

@@ -4,7 +4,8 @@ from functools import cached_property
 
 from jaxmem.attribution.collectives import SUMS
 from jaxmem.attribution.dataflow import MOVES, Node
-from jaxmem.reconcile.evidence.named import Named, Place, is_branch_result
+from jaxmem.reconcile.evidence.handed_on import HandedOn
+from jaxmem.reconcile.evidence.named import Place, is_branch_result
 
 _SAME_NUMBERS = MOVES | {"convert"}
 """Opcodes whose result is the program's own array in another order, place or number format."""
@@ -14,7 +15,7 @@ STACKS = "dynamic-update-slice"
 """The opcode with which a loop writes what a turn makes into the stack of all turns."""
 
 
-class Exchanged(Named):
+class Exchanged(HandedOn):
     """Arrays on their way through collectives."""
 
     @cached_property

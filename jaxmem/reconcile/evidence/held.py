@@ -103,6 +103,12 @@ class Held:
         return found
 
     @cached_property
+    def saved(self) -> frozenset[int]:
+        """The values that buffers keep for the backward pass."""
+        kept = map(self.value, self.held_as[Role.SAVED_ACTIVATIONS])
+        return frozenset(value for value in kept if value is not None)
+
+    @cached_property
     def held_elsewhere(self) -> dict[int, list[Buffer]]:
         """Value → the buffers that hold it in other memories."""
         found: dict[int, list[Buffer]] = {}

@@ -17,9 +17,7 @@ class Lowered(Held):
         """Whether a node is, under the name of a gather or a scatter, the array of places for it."""
         origins = self._dataflow.origins
         return any(
-            reader.instruction.opcode in ("gather", "scatter")
-            and reader.instruction.op_name == node.instruction.op_name
-            and origins[reader.operands[1]] == origins[node.index]
+            reader.instruction.opcode in ("gather", "scatter") and origins[reader.operands[1]] == origins[node.index]
             for reader in self._dataflow.readers(node.index)
         )
 
@@ -89,10 +87,12 @@ class Lowered(Held):
         return "argmax" if "gt" in asks else "argmin"
 
     def repeats(self, node: Node) -> str:
-        """The opcode with which a reduction takes in one more element."""
+        """The opcode with which a reduction takes in one more element, in whatever number format."""
         module = self.profile.module
-        step = module.computations[node.instruction.called_computation_ids[0]]
-        return module.instructions[step.root_id].opcode
+        step = module.instructions[module.computations[node.instruction.called_computation_ids[0]].root_id]
+        while step.opcode == "convert":
+            step = module.instructions[step.operand_ids[0]]
+        return step.opcode
 
     def partial_product(self, node: Node) -> Node | None:
         """What a sum adds up under the name of its operand: a product cut along the dimension that it contracts."""

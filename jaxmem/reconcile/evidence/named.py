@@ -10,7 +10,7 @@ from functools import cached_property
 from jaxmem.attribution.collectives import COLLECTIVES, HANDED_OVER
 from jaxmem.attribution.dataflow import ELEMENTWISE, MOVES, Node
 from jaxmem.attribution.facts import primitive
-from jaxmem.attribution.layers import NEIGHBOURS_LAYER, SCOPES_LAYER
+from jaxmem.attribution.layers import GRADIENTS_LAYER, NEIGHBOURS_LAYER, SCOPES_LAYER
 from jaxmem.formula.equal import MOVEMENT
 from jaxmem.profile import Buffer
 from jaxmem.reconcile.evidence.lowered import Lowered, gathers
@@ -29,8 +29,15 @@ OPCODE_PRIMITIVE = {"dot": "dot_general", "convolution": "conv_general_dilated"}
 _REDUCTIONS = {"add": "reduce_sum", "maximum": "reduce_max", "minimum": "reduce_min", "multiply": "reduce_prod"}
 """What a nameless ``reduce`` does, by the operation that it repeats."""
 
+_OF_OTHERS = NEIGHBOURS_LAYER | {GRADIENTS_LAYER}
+"""Rules that give a node the layer of others: the operation that it is may be another layer's."""
+
 _LIBRARY_CALLS = {"__cublas": "dot", "__cudnn$conv": "convolution"}
 """How the targets of custom calls begin that do the work of an instruction (`xla/service/gpu/cublas_cudnn.h`)."""
+
+_PUT_TOGETHER = {"add": "cumsum", "maximum": "cummax", "minimum": "cummin", "multiply": "cumprod"}
+"""What a nameless ``map`` is, by the operation that it does: of a long running sum in 16 bits XLA makes two windows, a short
+and a long one, which that puts together."""
 
 _RUNNING = {"reduce_window_sum": "cumsum", "reduce_window_max": "cummax", "reduce_window_min": "cummin"}
 """Windows to which JAX's lowering of running sums comes down, under their names."""
@@ -150,8 +157,8 @@ class Named(Lowered):
         return self.nodes_of[value][0].elements
 
     def has_layer_of_neighbour(self, value: int) -> bool:
-        """Whether nothing says whose a value is but the layer of what it is made from, or of what reads it."""
-        return all(self.facts.layer_rule[node.index] in NEIGHBOURS_LAYER for node in self.nodes_of[value])
+        """Whether nothing says whose a value is but the layer of what it is made from, of what reads it, or becomes of it."""
+        return all(self.facts.layer_rule[node.index] in _OF_OTHERS for node in self.nodes_of[value])
 
     @cached_property
     def layers_of_scopes(self) -> frozenset[str]:
@@ -164,8 +171,8 @@ class Named(Lowered):
         return self.nodes_of[value][0].bits
 
     def is_backward(self, value: int) -> bool:
-        """Whether the first instruction that computes a value is one of the backward pass."""
-        return self.facts.phase[self.nodes_of[value][0].index] is Phase.BACKWARD
+        """Whether every instruction that computes a value is one of the backward pass."""
+        return all(self.facts.phase[node.index] is Phase.BACKWARD for node in self.nodes_of[value])
 
     def fusions_around(self, value: int) -> tuple[str, ...]:
         """The fusions inside which a value is computed; empty if any instruction outside a fusion computes it."""
@@ -269,6 +276,8 @@ class Named(Lowered):
         if opcode == "reduce" and (partial := self.partial_product(node)) is not None:
             opcode = partial.instruction.opcode
         given = OPCODE_PRIMITIVE.get(opcode, given)
+        if opcode == "map" and not given:
+            return _PUT_TOGETHER.get(self.repeats(node), "")
         return _REDUCTIONS.get(self.repeats(node), "") if opcode == "reduce" and not given else given
 
     def operation_in(self, buffer: Buffer) -> str:
@@ -292,7 +301,10 @@ class Named(Lowered):
             return name, (layer, "add_any", elements)
         if opcode == "select" and self.gather_ended_by(node) is not None:
             return name, (layer, "gather", elements)
-        if (running := _RUNNING.get(given) or _RUNNING.get(node.instruction.op_name)) is not None:
+        whole = node
+        if opcode == "slice" and self._is_nameless(node):
+            whole = self._dataflow.nodes[self._dataflow.origins[node.operands[0]]]  # it cuts the borders off
+        if (running := _RUNNING.get(given) or _RUNNING.get(whole.instruction.op_name)) is not None:
             return name, (layer, running, elements)  # of a long window XLA makes two, whose sum goes by the name alone
         if given == "reduce" and node.shape_index == (1,):
             # JAX lowers it to a reduction of pairs, a number and its place; of its two results this is the place.

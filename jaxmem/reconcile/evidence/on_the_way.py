@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from functools import cached_property
 from operator import attrgetter
 
+from jaxmem.attribution.collectives import COLLECTIVES
 from jaxmem.attribution.dataflow import MOVES, Node
 from jaxmem.attribution.facts import primitive
 from jaxmem.formula.equal import MOVEMENT
 from jaxmem.profile import Buffer
-from jaxmem.reconcile.evidence.named import HELPERS, Name, Named, Place
+from jaxmem.reconcile.evidence.handed_on import HandedOn
+from jaxmem.reconcile.evidence.named import HELPERS, Name, Place
 
 _PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
 
@@ -20,7 +22,7 @@ _NO_OPERATIONS = MOVES | HELPERS.keys() | {"bitcast", "call", "constant", "fusio
 _CUTS = frozenset({"slice", "dynamic-slice"})
 
 
-class OnTheWay(Named):
+class OnTheWay(HandedOn):
     """What the compiler makes on the way to the values that the formula names."""
 
     def operand_of(self, buffer: Buffer) -> Name | None:
@@ -61,6 +63,8 @@ class OnTheWay(Named):
         made = node.instruction
         if made.opcode in HELPERS or self._done_under.get(made.op_name, set()) <= {made.opcode}:
             return False
+        if made.opcode == "add" and any(map(self.function_ended_by, self._dataflow.readers(node.index))):
+            return True
         waiting, seen = [node.index], {node.index}
         for index in waiting:
             for reader in self._dataflow.readers(index):
@@ -68,7 +72,7 @@ class OnTheWay(Named):
                 if read.metadata != made.metadata or reader.index in seen:
                     continue
                 seen.add(reader.index)
-                if read.opcode in MOVES or read.opcode in HELPERS:
+                if read.opcode in HELPERS or read.opcode in COLLECTIVES or self.handed_on(reader):
                     waiting.append(reader.index)
                 elif read.opcode != made.opcode:
                     return True
@@ -102,12 +106,11 @@ class OnTheWay(Named):
             yield from self._names(node)
         if (gathered := self.gather_before(origin)) is not None:
             yield self.name(gathered)
-        if self._selection_behind(origin) is not None or self._is_part_of_sum(origin):
+        if any(self._selections_behind(origin)) or self._is_part_of_sum(origin):
             yield self.name(origin)
-        if origin.instruction.opcode == "reduce":
-            # The sum of what is the same all along a dimension is made once, and broadcast.
-            layer, given, _ = self.name(origin)
-            yield from ((layer, given, each.elements) for each in self._broadcasts_behind(origin))
+        # What is the same all along a dimension is computed once, and broadcast.
+        layer, given, _ = self.name(origin)
+        yield from ((layer, given, each.elements) for each in self._broadcasts_behind(origin))
         if self.place_beside(origin) is not None:
             # A reduction of pairs finds the largest number and its place; only the place may be asked for.
             layer, _, elements = self.name(origin)
@@ -124,7 +127,8 @@ class OnTheWay(Named):
         """The broadcasts of a node, and under its own name of what is computed of it."""
         for reader in self.readers(node.index):
             if reader.instruction.opcode == "broadcast":
-                yield reader
+                if node.instruction.opcode == "reduce" or not self.is_asked_for(reader):
+                    yield reader
                 continue
             for after in self.readers(reader.index):
                 if after.instruction.opcode == "broadcast" and after.instruction.op_name == node.instruction.op_name:
@@ -153,9 +157,9 @@ class OnTheWay(Named):
         whole = self._dataflow.nodes[self._dataflow.origins[node.operands[0]]]
         return whole if whole.instruction.op_name == node.instruction.op_name else None
 
-    def _selection_behind(self, gathered: Node) -> Node | None:
-        """The last step of a gather of which a node is the first; None for any other node."""
-        return next((each for each in self.readers(gathered.index) if self.gather_before(each) is gathered), None)
+    def _selections_behind(self, gathered: Node) -> Iterator[Node]:
+        """The last steps of a gather of which a node is the first, as often as XLA repeats them; none for any other node."""
+        return (each for each in self.readers(gathered.index) if self.gather_before(each) is gathered)
 
     def _is_part_of_sum(self, node: Node) -> bool:
         """Whether a sum goes into an addition of the compiler's own, which adds up what lies side by side part by part."""
@@ -208,8 +212,7 @@ class OnTheWay(Named):
             return
         origin = self._dataflow.nodes[self._dataflow.origins[start]]
         any_name = self._goes_by_another_name(origin)
-        if (selection := self._selection_behind(origin)) is not None:
-            yield selection
+        yield from self._selections_behind(origin)
         waiting, seen = [start], {start}
         while waiting:
             for index in self._dataflow.nodes[waiting.pop()].users:
