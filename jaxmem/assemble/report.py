@@ -142,7 +142,6 @@ def _ledger(
         compiled.attributions,
         capture.arguments,
         capture.outputs,
-        devices=capture.device_count,
         hidden_bytes=hidden.bytes or 0,
         hidden_fusions=[fusion.instruction for fusion in hidden.fusions],
         code_bytes=program_code_bytes,

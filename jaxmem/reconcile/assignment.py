@@ -166,7 +166,7 @@ class _Assignment:
             # A forward operation and its transpose may share a primitive and a size. Where XLA has made one of the two, it
             # carries either name.
             found = [value for value in found if value not in self._asked_for]
-            same_phase = [value for value in found if evidence.is_backward(value) is question.backward]
+            same_phase = [value for value in found if evidence.is_of_pass(value, backward=question.backward)]
             return (self._queue((same_phase or found) if last else same_phase, question),)
 
         return queues_of
@@ -200,7 +200,7 @@ class _Assignment:
             found = [value for value in found if value not in self._asked_for and not evidence.is_step(value)]
             if in_place:
                 return self._in_place(found, question)
-            return [value for value in found if evidence.is_backward(value) is question.backward]
+            return [value for value in found if evidence.is_of_pass(value, backward=question.backward)]
 
         return queues_of
 
@@ -287,7 +287,7 @@ class _Assignment:
                 # What stands nowhere in the program is of the leaf's layer and pass.
                 named = evidence.values_named.get((leaf.layer, leaf.primitive, size), ())
                 for value in left.get(((place[0], None), size), ()):
-                    alike = value in named and evidence.is_backward(value) is (leaf.phase is Phase.BACKWARD)
+                    alike = value in named and evidence.is_of_pass(value, backward=leaf.phase is Phase.BACKWARD)
                     if alike and book.may_be(value, leaf):
                         return ((place[0], None), size), value
             return None

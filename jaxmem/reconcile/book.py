@@ -39,8 +39,6 @@ class Book:
         evidence: Evidence,
         arguments: Sequence[Argument],
         outputs: Sequence[Output],
-        *,
-        devices: int,
     ) -> None:
         self.formula = formula
         self.traced = Traced(formula)
@@ -68,9 +66,9 @@ class Book:
         """Leaf, the buffer that stands for it, and another one that is live at the peak and holds the same."""
         self.without_value: list[Leaf] = []
         """Counted leaves for which the compiled program has no value."""
-        self.devices = devices
+        self.devices = max((leaf.divided_over for leaf in formula.leaves), default=1)
         """Over how many devices an array of the program is divided at most."""
-        self.divisions = tuple(over for over in range(1, devices + 1) if devices % over == 0)
+        self.divisions = tuple(over for over in range(1, self.devices + 1) if self.devices % over == 0)
         """In how many equal parts the devices may have an array."""
         for (role, layer), size_bytes in account.bytes.items():
             self.row(role, layer).compiled_bytes += size_bytes

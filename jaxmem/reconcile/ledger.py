@@ -41,7 +41,6 @@ def reconcile(
     arguments: Sequence[Argument],
     outputs: Sequence[Output],
     *,
-    devices: int,
     hidden_bytes: int,
     hidden_fusions: Sequence[str] = (),
     code_bytes: int = 0,
@@ -53,7 +52,6 @@ def reconcile(
         account: the compiled side by role and layer.
         profile, facts, attributions: the compiled side.
         arguments, outputs: the lowering's tables.
-        devices: over how many the program is spread.
         hidden_bytes: what the compiler cannot see but is known; its row has what it differs by from the formula.
         hidden_fusions: the fusions that it is in.
         code_bytes: the program's code, where it lies in main memory; its row's formula is 0.
@@ -61,7 +59,7 @@ def reconcile(
     Returns:
         Rows in the order of the roles, layers in the order of the formula; their compiled side sums to reserved + hidden.
     """
-    book = Book(formula, account, Evidence(profile, facts, attributions), arguments, outputs, devices=devices)
+    book = Book(formula, account, Evidence(profile, facts, attributions), arguments, outputs)
     explain_padding(book)
     explain_state(book)
     explain_outputs(book)

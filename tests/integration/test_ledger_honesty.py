@@ -57,7 +57,6 @@ class Sides:
             attributions,
             self.capture.arguments,
             self.capture.outputs,
-            devices=self.capture.device_count,
             hidden_bytes=0,
         )
 

@@ -172,7 +172,6 @@ class Sides:
             attributions,
             self.capture.arguments,
             self.capture.outputs,
-            devices=self.capture.device_count,
             hidden_bytes=0,
         )
         found = [row.unexplained_bytes for row in rows]

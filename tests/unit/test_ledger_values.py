@@ -80,7 +80,6 @@ def test_a_sum_that_the_update_multiplies_is_not_the_gradient_beside_it(hlo, mem
         Evidence(profile, facts, attributions),
         arguments,
         outputs,
-        devices=1,
     )
     explain_gradients(book)
     explain_values(book)

@@ -50,6 +50,9 @@ _MAY_BE_ANOTHERS = HELPERS.keys() | {"reduce", "slice", "pad", "concatenate"}
 """Opcodes that another operation's name may stand on: one of which they are a part, or for which they are made."""
 
 
+_LATE = {Phase.BACKWARD, Phase.UPDATE}
+
+
 def is_branch_result(node: Node) -> bool:
     """Whether a node is where the results of a conditional's branches meet."""
     return node.instruction.opcode == "conditional"
@@ -170,9 +173,13 @@ class Named(Lowered):
         """Bits of one element of a value as the program computes it."""
         return self.nodes_of[value][0].bits
 
-    def is_backward(self, value: int) -> bool:
-        """Whether every instruction that computes a value is one of the backward pass."""
-        return all(self.facts.phase[node.index] is Phase.BACKWARD for node in self.nodes_of[value])
+    def is_of_pass(self, value: int, *, backward: bool) -> bool:
+        """Whether a value may be one of the backward pass by an instruction that computes it, or one that is not.
+
+        What the compiler has made under a name of its own, of gradients, looks like the update.
+        """
+        phases = {self.facts.phase[node.index] for node in self.nodes_of[value]}
+        return not phases.isdisjoint(_LATE) if backward else phases != {Phase.BACKWARD}
 
     def fusions_around(self, value: int) -> tuple[str, ...]:
         """The fusions inside which a value is computed; empty if any instruction outside a fusion computes it."""

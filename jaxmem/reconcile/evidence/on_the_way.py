@@ -53,7 +53,14 @@ class OnTheWay(HandedOn):
         Two multiplications of the program in one place have one name, and neither is a step of the other: a step goes, under
         its own name and from the same line of the program, into an instruction of another opcode.
         """
-        return any(map(self._goes_on, self.nodes_of.get(value, ())))
+        found = self._is_step.get(value)
+        if found is None:
+            found = self._is_step[value] = any(map(self._goes_on, self.nodes_of.get(value, ())))
+        return found
+
+    @cached_property
+    def _is_step(self) -> dict[int, bool]:
+        return {}
 
     def ends_gather(self, value: int) -> bool:
         """Whether a value is the last step of a gather, whose first another buffer holds."""
@@ -61,10 +68,10 @@ class OnTheWay(HandedOn):
 
     def _goes_on(self, node: Node) -> bool:
         made = node.instruction
-        if made.opcode in HELPERS or self._done_under.get(made.op_name, set()) <= {made.opcode}:
-            return False
         if made.opcode == "add" and any(map(self.function_ended_by, self._dataflow.readers(node.index))):
             return True
+        if made.opcode in HELPERS or self._done_under.get(made.op_name, set()) <= {made.opcode}:
+            return False
         waiting, seen = [node.index], {node.index}
         for index in waiting:
             for reader in self._dataflow.readers(index):
