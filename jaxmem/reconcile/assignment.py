@@ -218,17 +218,17 @@ class _Assignment:
         evidence = self._evidence
         holders = evidence.holders.get(value, ())
         wanted = leaf.keeps and evidence.is_recomputed(value)
-        on_the_way = evidence.is_operand_alone(value), evidence.is_step(value)
+        is_operand = evidence.is_operand_alone(value)
         widened = _is_narrow(leaf.itemsize_bits) and not _is_narrow(evidence.bits_of(value))
         if not holders:
-            return widened, True, True, False, *on_the_way, False, False, not wanted, True
+            return widened, True, True, False, is_operand, False, False, not wanted, True
         roles = [*map(self._book.role, holders)]
         own = leaf.role in roles
         own_live = own and evidence.is_live(holders[roles.index(leaf.role)])  # these come first
         is_result = Role.OUTPUTS in roles  # what the program returns is no leaf but a result, under whatever name
         # A gradient is a value of its own; the sum of another one may have its name and size.
         others = value in self._gradients, value in self._spoken_of
-        return widened, not own_live, not own, is_result, *on_the_way, *others, not wanted, False
+        return widened, not own_live, not own, is_result, is_operand, *others, not wanted, False
 
     def in_other_shapes(self) -> None:
         """Leaves whose operation the compiler does on arrays of another shape: largest value first, each once."""

@@ -75,7 +75,7 @@ def _explain_by_place(book: Book, leaves: Iterable[Leaf]) -> None:
         if (value := evidence.value(buffer)) in evidence.nodes_of:
             for place in evidence.places_of[value]:
                 at.setdefault((place, evidence.elements(buffer)), []).append(buffer)
-    for leaf in leaves:
+    for leaf in leaves if at else ():
         place = book.traced.place(leaf)
         if place is not None and (found := at.get((place, leaf.elements))):
             value = evidence.value(found[0])
@@ -107,8 +107,7 @@ def _explain_wider_sums(book: Book) -> None:
 
 def _open_gradients(book: Book) -> list[Buffer]:
     """The buffers of gradients that nothing has explained yet."""
-    buffers = (book.evidence.buffers[identifier] for identifier in book.open)
-    return [buffer for buffer in buffers if book.role(buffer) is Role.GRADIENTS]
+    return [buffer for buffer in book.evidence.held_as[Role.GRADIENTS] if buffer.id in book.open]
 
 
 _Made = dict[tuple[_Key, int], dict[int, set[int]]]

@@ -50,7 +50,8 @@ _MAY_BE_ANOTHERS = HELPERS.keys() | {"reduce", "slice", "pad", "concatenate"}
 """Opcodes that another operation's name may stand on: one of which they are a part, or for which they are made."""
 
 
-_LATE = {Phase.BACKWARD, Phase.UPDATE}
+_LATE = frozenset({Phase.BACKWARD, Phase.UPDATE})
+_NOT_BACKWARD = frozenset(Phase) - {Phase.BACKWARD}
 
 
 def is_branch_result(node: Node) -> bool:
@@ -178,8 +179,8 @@ class Named(Lowered):
 
         What the compiler has made under a name of its own, of gradients, looks like the update.
         """
-        phases = {self.facts.phase[node.index] for node in self.nodes_of[value]}
-        return not phases.isdisjoint(_LATE) if backward else phases != {Phase.BACKWARD}
+        of_pass, phases = _LATE if backward else _NOT_BACKWARD, self.facts.phase
+        return any(phases[node.index] in of_pass for node in self.nodes_of[value])
 
     def fusions_around(self, value: int) -> tuple[str, ...]:
         """The fusions inside which a value is computed; empty if any instruction outside a fusion computes it."""

@@ -68,7 +68,7 @@ class OnTheWay(HandedOn):
 
     def _goes_on(self, node: Node) -> bool:
         made = node.instruction
-        if made.opcode == "add" and any(map(self.function_ended_by, self._dataflow.readers(node.index))):
+        if made.opcode == "add" and self._ends_in_function(node):
             return True
         if made.opcode in HELPERS or self._done_under.get(made.op_name, set()) <= {made.opcode}:
             return False
@@ -84,6 +84,12 @@ class OnTheWay(HandedOn):
                 elif read.opcode != made.opcode:
                     return True
         return False
+
+    def _ends_in_function(self, node: Node) -> bool:
+        """Whether an addition is one of the steps of a function that a division ends."""
+        nodes, origins = self._dataflow.nodes, self._dataflow.origins
+        of_exponential = any(nodes[origins[each]].instruction.opcode == "exponential" for each in node.operands)
+        return of_exponential and any(map(self.function_ended_by, self._dataflow.readers(node.index)))
 
     @cached_property
     def _done_under(self) -> dict[str, set[str]]:
