@@ -12,6 +12,7 @@ Two passes decide, one behind the other.
 The second pass does not compute again
 
 - what is expensive (`InstructionFusion::IsExpensive`: exponentials, roots, quotients) and has several readers;
+- what is rounded to bfloat16, which takes a processor several steps, and has several readers;
 - what is made of several arrays of its size, unless all its readers can take it (`ComputeGloballyUnfusible`): the sum of two
   maps, read by a convolution;
 - a wide concatenation along the last dimension: it fuses on neither side.
@@ -19,17 +20,25 @@ The second pass does not compute again
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from jaxmem.formula.equal import Equals
 from jaxmem.formula.fusion import IN_MEMORY, REDUCTIONS, Fusion, find_readers
 from jaxmem.formula.library_fusion import LibraryFusions, find_library_fusions
-from jaxmem.formula.library_instructions import is_of_library
-from jaxmem.formula.number_formats import with_float32
+from jaxmem.formula.library_instructions import is_of_library, rounds_each_step
+from jaxmem.formula.loop_invariants import CONVERT, IN_ANOTHER_ORDER
+from jaxmem.formula.number_formats import NARROW, ROUNDED
+from jaxmem.formula.products import Side, read_side
 from jaxmem.layer_table import LayerTable, Operation
 from jaxmem.roles import Phase
 
 WIDE_CONCATENATION = 128
 """Elements of the last dimension from which on a concatenation is a copy of rows, fused with nothing."""
+
+REDUCED_AT_ONCE = 32
+"""A sum of more elements that no library computes is one of sums in windows of so many, which read from memory
+(`TreeReductionRewriter`).
+"""
 
 EXPENSIVE = frozenset(
     """exp exp2 expm1 log log1p tanh logistic erf erfc erf_inv sqrt rsqrt cbrt pow sin cos tan asin acos atan atan2 sinh cosh
@@ -43,7 +52,7 @@ MADE_OF_PARTS = frozenset({"concatenate", "pad", "gather"})
 IN_A_LOOP = frozenset({"random_bits", "threefry2x32"})
 """Random numbers: JAX lowers the rounds of their generator to a loop on CPU, and a loop writes what it returns."""
 
-_IN_MEMORY = IN_MEMORY | IN_A_LOOP
+_IN_MEMORY = IN_MEMORY | IN_A_LOOP | {IN_ANOTHER_ORDER}
 
 
 @dataclass(slots=True)
@@ -54,11 +63,13 @@ class CpuFusion(Fusion):
         again: existing value → what those readers read that compute it again.
         library: what the library computes together.
         region: values inside, which nobody else reads.
+        has_loops: some operations stand in loops or branches.
     """
 
     again: dict[int, tuple[int, ...]] = field(default_factory=dict)
     library: LibraryFusions = field(default_factory=LibraryFusions)
     region: frozenset[int] = frozenset()
+    has_loops: bool = False
 
     def read_by(self, operation: Operation) -> tuple[int, ...]:
         """What an operation reads from memory."""
@@ -73,7 +84,11 @@ class CpuFusion(Fusion):
 
     def reduces_itself(self, reader: Operation) -> bool:
         """Whether XLA's own loop reduces, one that computes what it reads: the library takes no short ones."""
-        return reader.primitive in REDUCTIONS and not is_of_library(self.table, reader)
+        if reader.primitive not in REDUCTIONS or is_of_library(self.table, reader):
+            return False
+        shape = self.table.values[reader.operands[0]].shape
+        at_once = all(shape[axis] <= REDUCED_AT_ONCE for axis in reader.size("axes"))
+        return at_once or not rounds_each_step(self.table, reader)
 
     def takes(self, reader: Operation, value: int) -> bool:
         """Whether an operation could compute an operand itself."""
@@ -87,12 +102,21 @@ class CpuFusion(Fusion):
         if made is None:
             return False
         maker = self.table.operations[made]
-        if is_wide_concatenation(self.table, maker):
-            return False
+        if is_wide_concatenation(self.table, maker) or (
+            self.has_loops and _loop_around(reader.scope) != _loop_around(maker.scope)
+        ):
+            return False  # what comes into a loop from outside is fused over no border
         if reader.primitive in MADE_OF_PARTS or not is_expensive(self.table, maker):
             return True
         widest = max(self.table.values[result].elements for result in reader.results)
         return widest <= self.table.values[value].elements
+
+
+@lru_cache(maxsize=1 << 12)
+def _loop_around(scope: str) -> tuple[bool, str]:
+    """Whether a scope is in a loop or a branch, and where that stands; JAX slices for a scan in the body of a while."""
+    body, inside, _ = scope.rpartition("/body")
+    return bool(inside), body.rpartition("/")[0]
 
 
 def is_in_memory(operation: Operation) -> bool:
@@ -109,7 +133,12 @@ def is_expensive(table: LayerTable, operation: Operation) -> bool:
     if operation.primitive == "div" and len(operation.operands) > 1:
         divisor, result = (table.values[value] for value in (operation.operands[1], operation.results[0]))
         return divisor.elements == result.elements and not _is_spread(table, operation.operands[1])
-    return operation.primitive in EXPENSIVE
+    return operation.primitive in EXPENSIVE or rounds(table, operation)
+
+
+def rounds(table: LayerTable, operation: Operation) -> bool:
+    """Whether an operation rounds to 16 bits, which takes a processor several steps."""
+    return operation.primitive == CONVERT and table.values[operation.results[0]].dtype == ROUNDED
 
 
 def is_wide_concatenation(table: LayerTable, operation: Operation) -> bool:
@@ -127,8 +156,8 @@ def fuse_for_cpu(table: LayerTable, equals: Equals) -> CpuFusion:
     Readers come before what they read here: what a value's readers can do decides what becomes of it.
     """
     library = find_library_fusions(table, equals)
-    table = with_float32(table, (index for inside in library.fusions for index in inside))
     fusion = CpuFusion(table, equals, find_readers(table, equals), library=library)
+    fusion.has_loops = any(operation.in_loop for operation in table.operations)
     fusion.region = frozenset(
         result for inside in library.fusions for index in inside[:-1] for result in table.operations[index].results
     )
@@ -143,7 +172,7 @@ def fuse_for_cpu(table: LayerTable, equals: Equals) -> CpuFusion:
             if is_in_memory(operation) or operation.hands_on or value in fusion.ends:
                 fusion.exists.add(value)
                 continue
-            readers = [table.operations[reader] for reader in fusion.readers.get(value, ())]
+            readers = _readers_behind_casts(fusion, value)
             if value not in results:
                 wanted_once = len(readers) <= 1 or not is_expensive(table, operation)
                 if (
@@ -167,6 +196,42 @@ def fuse_for_cpu(table: LayerTable, equals: Equals) -> CpuFusion:
             elif value in recomputed and len(operation.results) == 1:
                 fusion.again[value] = read
     return fusion
+
+
+def _readers_behind_casts(fusion: CpuFusion, value: int) -> list[Operation]:
+    """The operations that read a value, and for a cast to float32, which takes nothing, those that compute it again.
+
+    All do where it exists nowhere; elsewhere the copies of it in another order.
+    """
+    table = fusion.table
+    readers = [table.operations[index] for index in fusion.readers.get(value, ())]
+    if table.values[value].dtype not in NARROW:
+        return readers
+    found: list[Operation] = []
+    for reader in readers:
+        found.append(reader)
+        if reader.primitive != CONVERT:
+            continue
+        cast = reader.results[0]
+        behind = [table.operations[each] for each in fusion.readers.get(cast, ())]
+        if cast in fusion.exists:
+            found += [reader] * _copies(table, behind, cast)
+        elif cast not in fusion.region:
+            found[-1:] = behind
+    return found
+
+
+def _copies(table: LayerTable, readers: Sequence[Operation], value: int) -> int:
+    """How many copies products read of a value beside the value itself."""
+    sides = {
+        read_side(table, reader, place)
+        for reader in readers
+        if reader.primitive == "dot_general" and len(reader.operands) > 1
+        for place in (0, 1)
+        if reader.operands[place] == value
+    }
+    copied = sum(side is Side.COPIED for side, _ in sides)
+    return copied if copied < len(sides) else max(copied - 1, 0)
 
 
 def _meets_its_gradient(fusion: CpuFusion, operation: Operation, value: int, readers: Sequence[Operation]) -> bool:

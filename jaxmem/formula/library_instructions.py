@@ -13,6 +13,7 @@ from math import prod
 
 from jaxmem.formula.equal import Equals, moved
 from jaxmem.formula.fusion import find_readers
+from jaxmem.formula.number_formats import NARROW
 from jaxmem.formula.products import Side, is_product_of_library, read_side
 from jaxmem.layer_table import LayerTable, Operation
 
@@ -34,7 +35,8 @@ XLA writes a logistic function out before, as 1 / (1 + exp(-x)).
 BINARY = frozenset({"add", "add_any", "sub", "mul", "div", "max", "min", "pow"})
 
 LIBRARY_REDUCTIONS = frozenset({"reduce_sum", "reduce_max", "reduce_min"})
-LIBRARY_WINDOWS = frozenset({"reduce_window", "reduce_window_max", "reduce_window_sum", "reduce_window_min"})
+LIBRARY_WINDOWS = frozenset({"reduce_window_max", "reduce_window_sum", "reduce_window_min"})
+"""What `reduce_window` runs is no one operation that the library knows."""
 LIBRARY_CONTRACTIONS = frozenset({"conv_general_dilated", "dot_general"})
 _TYPES = frozenset({"float32", "float64", "bfloat16"})
 
@@ -78,6 +80,8 @@ def is_of_library(table: LayerTable, operation: Operation) -> bool:
     """Whether the library takes a convolution, a product, a reduction or a window."""
     if not operation.operands or table.values[operation.operands[0]].dtype not in _TYPES:
         return False
+    if operation.primitive in LIBRARY_REDUCTIONS and rounds_each_step(table, operation):
+        return False
     if operation.primitive == "conv_general_dilated":
         return _is_convolution_of_library(table, operation)
     if operation.primitive == "dot_general":
@@ -106,6 +110,12 @@ def _is_convolution_of_library(table: LayerTable, operation: Operation) -> bool:
         result.shape[made] <= left.shape[read] and kernel.shape[window] <= left.shape[read]
         for made, read, window in zip(result_axes[2:], left_axes[2:], kernel_axes[2:], strict=True)
     )
+
+
+def rounds_each_step(table: LayerTable, operation: Operation) -> bool:
+    """Whether a sum is of numbers in float32 that are rounded to 16 bits, as what is added up is in between."""
+    operand, result = (table.values[value] for value in (operation.operands[0], operation.results[0]))
+    return result.dtype in NARROW and operand.dtype not in NARROW
 
 
 class Instructions:

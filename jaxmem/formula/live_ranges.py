@@ -8,7 +8,7 @@
 A program on several devices runs in the order of its trace (`jaxmem.formula.trace_order`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from jaxmem.formula.backends import ADDITIONS
@@ -18,8 +18,9 @@ from jaxmem.formula.backends.tpu import ON_CHIP_BYTES, feature_maps, padding_byt
 from jaxmem.formula.cpu_fusion import CpuFusion
 from jaxmem.formula.equal import moved, with_outer_products_multiplied
 from jaxmem.formula.kernels import Addition, like
+from jaxmem.formula.loop_invariants import CONVERT
 from jaxmem.formula.loops import carried_in_place
-from jaxmem.formula.number_formats import CONVERT, Widened, unchanged, widened
+from jaxmem.formula.number_formats import Widened, unchanged, widened
 from jaxmem.formula.orders import first_in_first_out
 from jaxmem.formula.packing import gap_bytes
 from jaxmem.formula.plan import Plan
@@ -76,7 +77,11 @@ def find_live_ranges(
             exists[array.value] = array.same_as is None and array.size_bytes > 0 and index not in schedule.lent
             start[array.value], end[array.value] = schedule.start[index], schedule.end[index]
     origin, residual = _origins_and_residuals(table, plan.equals.constant)
-    in_float32, beside = _in_float32(program, plan, origin, frozenset(table.outputs))
+
+    def at_peak(value: int) -> bool:
+        return exists[value] and start[value] <= schedule.peak <= end[value]
+
+    in_float32, beside = _in_float32(program, plan, origin, frozenset(table.outputs), at_peak)
     for wide, value in in_float32.items():
         exists[value], start[value], end[value] = exists[wide], start[wide], end[wide]
     return LiveRanges(
@@ -90,9 +95,9 @@ def find_live_ranges(
         peak=schedule.peak,
         additions=(
             *_additions(plan, schedule),
-            *((copy, exists[wide] and start[wide] <= schedule.peak <= end[wide]) for wide, copy in beside.items()),
+            *((copy, at_peak(wide)) for wide, copy in beside.items()),
         ),
-        in_float32=frozenset(in_float32.values()) | _by_library(table, program.table, plan),
+        in_float32=frozenset(in_float32.values()),
         gap_bytes=gap_bytes(schedule.intervals) if platform in ("cuda", "cpu") else 0,
         hidden_bytes=_hidden_bytes(plan, threads, frozenset(features)) if platform == "cpu" and threads else 0,
         on_chip=on_chip,
@@ -100,9 +105,14 @@ def find_live_ranges(
 
 
 def _in_float32(
-    program: Widened, plan: Plan, origin: Sequence[int], outputs: frozenset[int | None]
+    program: Widened,
+    plan: Plan,
+    origin: Sequence[int],
+    outputs: frozenset[int | None],
+    at_peak: Callable[[int], bool],
 ) -> tuple[dict[int, int], dict[int, Addition]]:
-    """Of what is in memory in float32, the traced value that is there so alone, or before it is a result; the copies beside.
+    """Of what is in memory in float32, the traced value that is there so alone, or before it is a result, or at the peak; the
+    copies beside.
 
     Of two for one value, the second is what is read in float32, and stays longer than what was computed so.
     """
@@ -117,7 +127,8 @@ def _in_float32(
         assert made is not None
         operation = program.table.operations[made]
         is_result = value in outputs and operation.primitive != CONVERT
-        if held.argument is None and value not in taken and (value not in plan.array_of or is_result):
+        is_alone = value not in plan.array_of or is_result or (at_peak(wide) and not at_peak(value))
+        if held.argument is None and value not in taken and is_alone:
             alone[wide] = value
             taken.add(value)
             continue
@@ -129,15 +140,6 @@ def _in_float32(
             why="the processor computes in float32",
         )
     return alone, beside
-
-
-def _by_library(table: LayerTable, program: LayerTable, plan: Plan) -> frozenset[int]:
-    """What a library computes in float32, results of the program apart."""
-    if plan.table is program:
-        return frozenset()  # as nearly always
-    pairs = zip(table.values, plan.table.values, strict=False)
-    made = {index for index, (traced, computed) in enumerate(pairs) if traced.itemsize_bits != computed.itemsize_bits}
-    return frozenset(made - set(table.outputs))
 
 
 def _hidden_bytes(plan: Plan, threads: int, features: frozenset[str]) -> int:

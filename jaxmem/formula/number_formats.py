@@ -1,22 +1,42 @@
 """What a processor computes in another number format than the program says.
 
-A processor has no arithmetic in 16-bit floats: XLA converts what an operation reads to float32, and what it computes back
-(`FloatNormalization` with `CpuFloatSupport`). Between operations that fuse, the conversions are steps of one loop. A matrix
-product and a convolution lie in memory on both sides: what they read is there in float32, each array converted once for all
-of them, and what they compute comes in float32, to be converted where it is read.
+A processor has no arithmetic in bfloat16. XLA converts what an operation reads to float32, and what it computes back
+(`FloatNormalization` with `CpuFloatSupport`), before it does anything else with the program; in float16 only what the library
+computes (`ChangeOpDataType`). So
+
+- every operation is one of float32, between conversions: steps of one loop where they fuse; a matrix product, a convolution
+  and a window lie in memory on both sides, in float32;
+- what is only moved about is converted before it is moved, since XLA takes conversions through what moves and cancels them. It
+  leaves updates in place as they are, and what takes a maximum over an array;
+- where the program itself asks for float32, of a value that was rounded only because it says 16 bits, there is no rounding;
+- an array is converted once for all who read it, and in a loop before the loop (`jaxmem.formula.loop_invariants`);
+- a sum of 16-bit numbers is rounded after each step, which no library does.
+
+Rounding is several steps of a processor, so what is rounded is not computed twice (`jaxmem.formula.cpu_fusion`): it lies in
+memory, in 16 bits, where several read it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from jaxmem.formula.fusion import CONTRACTIONS, WINDOWS
+from jaxmem.formula.equal import MOVEMENT
+from jaxmem.formula.fusion import CONTRACTIONS
+from jaxmem.formula.loop_invariants import CONVERT, Borders, with_invariants_before_loops
 from jaxmem.layer_table import LayerTable, Operation, Value
 
-CONVERT = "convert_element_type"
+_MOVES = MOVEMENT | {"broadcast_in_dim"}
 
-_FROM_MEMORY_TO_MEMORY = CONTRACTIONS | WINDOWS
+_AS_THEY_ARE = _MOVES | {"dynamic_update_slice", "optimization_barrier", "reduce_max", "reduce_min"}
+"""Operations that are in 16 bits in the end."""
 
-_NARROW = frozenset({"bfloat16", "float16"})
+_SUMS = frozenset({"reduce_sum", "reduce_prod"})
+"""Their steps are rounded: each is converted to 16 bits and back."""
+
+ROUNDED = "bfloat16"
+"""The number format that a processor computes nothing in."""
+
+NARROW = frozenset({ROUNDED, "float16"})
+"""Those that its library multiplies in float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +55,8 @@ class Widened:
 
 
 def widened(table: LayerTable) -> Widened:
-    """Put conversions before and behind what computes from memory to memory. Linear."""
-    if not any(value.dtype in _NARROW for value in table.values):
+    """Put conversions before and behind what computes. Linear."""
+    if not any(value.dtype in NARROW for value in table.values):
         return unchanged(table)
     builder = _Builder(table)
     for index in range(len(table.operations)):
@@ -60,12 +80,6 @@ def as_computed(table: LayerTable, in_float32: frozenset[int]) -> LayerTable:
     return replace(table, values=tuple(values))
 
 
-def with_float32(table: LayerTable, operations: Iterable[int]) -> LayerTable:
-    """A program in which what these operations make is in float32: a library takes and hands out nothing narrower."""
-    made = {result for index in operations for result in table.operations[index].results}
-    return as_computed(table, frozenset(value for value in made if table.values[value].dtype in _NARROW))
-
-
 class _Builder:
     def __init__(self, table: LayerTable) -> None:
         self.table = table
@@ -73,33 +87,90 @@ class _Builder:
         self.operations: list[Operation] = []
         self.traced: list[int] = []
         self.narrow: dict[int, int] = {}
-        self.converted: dict[tuple[int, str], int] = {}
+        self.computed: dict[tuple[int, int], int] = {}
+        """Value in 16 bits, and the loop or branch that it is made in → what it was before it was rounded."""
+        self.read: dict[tuple[int, int], int] = {}
+        """Value in 16 bits, and the loop or branch that reads it → the same in float32."""
+        self.borders = Borders(table)
 
     def copy(self, index: int) -> None:
         """One operation of the traced program, with the conversions around it."""
         operation = self.table.operations[index]
-        if operation.primitive not in _FROM_MEMORY_TO_MEMORY or operation.hands_on:
+        self.borders.reach(index)
+        if operation.primitive == "dynamic_slice" and operation.hands_on and self.is_narrow(operation.results[0]):
+            operation = replace(operation, hands_on=0)  # fused with the conversion behind it
+        if self.borders.crosses(operation) or not self.is_converted(operation):
+            self.append(operation, index)
+        elif operation.primitive == CONVERT:
+            self.convert(operation, index)
+        elif not operation.operands or operation.primitive in _AS_THEY_ARE:
+            self.append(operation, index)
+        else:
+            self.compute(operation, index)
+
+    def is_converted(self, operation: Operation) -> bool:
+        """Whether an operation reads or makes what the processor, or for ``float16`` its library, does not compute in."""
+        formats = {self.values[value].dtype for value in (*operation.operands, *operation.results)}
+        return ROUNDED in formats or (operation.primitive in CONTRACTIONS and not NARROW.isdisjoint(formats))
+
+    def convert(self, operation: Operation, index: int) -> None:
+        """A conversion that the program asks for; to float32, what is there already."""
+        if not operation.operands or self.values[operation.results[0]].dtype != "float32":
             self.append(operation, index)
             return
-        operands = tuple(self.in_float32(operand, operation, index) for operand in operation.operands)
+        operand = operation.operands[0]
+        wide = self.computed.get((operand, self.borders.inside))
+        if wide is None:
+            wide = self.in_float32(operand, index)
+        self.append(replace(operation, primitive="copy", operands=(wide,)), index)
+
+    def compute(self, operation: Operation, index: int) -> None:
+        """An operation in float32."""
+        operands = tuple(self.in_float32(operand, index) for operand in operation.operands)
+        operation = replace(operation, operands=operands)
+        if operation.primitive in _SUMS:
+            self.append(operation, index)
+            return
+        if operation.primitive == "reduce_window_sum":
+            operation = replace(operation, primitive="reduce_window")
         results = tuple(self.new(result) if self.is_narrow(result) else result for result in operation.results)
-        self.append(replace(operation, operands=operands, results=results), index)
+        self.append(replace(operation, results=results), index)
         for wide, result in zip(results, operation.results, strict=True):
             if wide != result:
-                self.append(_conversion(operation, wide, result), index)
+                self.computed[result, self.borders.inside] = wide
+                self.append(_conversion(operation, wide, result, "rounded"), index)
 
-    def in_float32(self, value: int, operation: Operation, index: int) -> int:
-        """A value as a contraction reads it. A loop is a program of its own, with conversions of its own."""
+    def in_float32(self, value: int, index: int) -> int:
+        """A value as an operation reads it: converted before it is moved about, in the loop or branch that reads it."""
         if not self.is_narrow(value):
             return value
-        key = value, operation.scope.rpartition("/body")[0]
-        if key not in self.converted:
-            self.converted[key] = self.new(value)
-            self.append(_conversion(operation, value, self.converted[key]), index)
-        return self.converted[key]
+        inside = self.borders.inside
+        moves: list[Operation] = []
+        while (value, inside) not in self.read and (move := self.move_to(value)) is not None:
+            moves.append(move)
+            value = move.operands[0]
+        if (value, inside) not in self.read:
+            self.read[value, inside] = self.new(value)
+            around = self.table.operations[index]
+            self.append(_conversion(around, value, self.read[value, inside], "in float32"), index)
+        wide = self.read[value, inside]
+        for move in reversed(moves):
+            (value,) = move.results
+            self.read[value, inside] = self.new(value)
+            self.append(replace(move, operands=(wide,), results=(self.read[value, inside],)), index)
+            wide = self.read[value, inside]
+        return wide
+
+    def move_to(self, value: int) -> Operation | None:
+        """The operation that only moves what it reads, in 16 bits, and makes a value of it."""
+        made = self.table.values[value].operation
+        move = self.table.operations[made] if made is not None else None
+        if move is None or move.primitive not in _MOVES or len(move.operands) != 1 or len(move.results) != 1:
+            return None
+        return move if self.is_narrow(move.operands[0]) else None
 
     def is_narrow(self, value: int) -> bool:
-        return self.values[value].dtype in _NARROW
+        return self.values[value].dtype in NARROW
 
     def new(self, value: int) -> int:
         """The same numbers in float32."""
@@ -116,8 +187,10 @@ class _Builder:
 
     def built(self) -> Widened:
         table = replace(self.table, values=tuple(self.values), operations=tuple(self.operations))
-        return Widened(table=table, traced=self.traced, narrow=self.narrow)
+        moved = with_invariants_before_loops(table, NARROW)
+        narrow = self.narrow | {copy: self.narrow.get(value, value) for copy, value in moved.copies.items()}
+        return Widened(table=moved.table, traced=[self.traced[index] for index in moved.was], narrow=narrow)
 
 
-def _conversion(around: Operation, operand: int, result: int) -> Operation:
-    return replace(around, primitive=CONVERT, operands=(operand,), results=(result,), sizes=(), same="")
+def _conversion(around: Operation, operand: int, result: int, same: str) -> Operation:
+    return replace(around, primitive=CONVERT, operands=(operand,), results=(result,), sizes=(), same=same, hands_on=0)

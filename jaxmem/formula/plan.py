@@ -17,6 +17,7 @@ from jaxmem.formula.fusion import (
     fuse,
 )
 from jaxmem.formula.kernels import Addition, Array, Kernel, Slot
+from jaxmem.formula.loop_invariants import IN_ANOTHER_ORDER
 from jaxmem.formula.loop_state import gather_state, loop_state, updated_in_place
 from jaxmem.formula.schedule import Donated
 from jaxmem.formula.siblings import join_reductions
@@ -24,7 +25,7 @@ from jaxmem.formula.tiles import has_no_tiles
 from jaxmem.layer_table import LayerTable, Operation
 from jaxmem.roles import Phase
 
-_OWN_PLACE = CONTRACTIONS | REDUCTIONS | WINDOWS | SCATTERS | WHOLE
+_OWN_PLACE = CONTRACTIONS | REDUCTIONS | WINDOWS | SCATTERS | WHOLE | {IN_ANOTHER_ORDER}
 """Operations whose result is never written over an operand: they read each element more than once."""
 
 

@@ -8,10 +8,12 @@ from dataclasses import replace
 from math import prod
 
 from jaxmem.formula.backends.cpu_library import is_in_order, nearest_before, waits_for
+from jaxmem.formula.backends.cpu_loops import zeros_from_the_start
 from jaxmem.formula.backends.cpu_pools import max_pools, zeros_of_scatters
 from jaxmem.formula.backends.cpu_products import copies_for_products, written_as_matrices
 from jaxmem.formula.cpu_fusion import IN_A_LOOP, CpuFusion, is_inside_erfc, made_from
 from jaxmem.formula.kernels import Addition, Slot
+from jaxmem.formula.loop_invariants import CONVERT
 from jaxmem.formula.plan import Plan
 from jaxmem.layer_table import Operation
 from jaxmem.roles import Phase, Role
@@ -30,6 +32,7 @@ def add_cpu(plan: Plan) -> None:
     depthwise_gradients(plan)
     spread_operands(plan)
     copied_arguments(plan)
+    zeros_from_the_start(plan)
 
 
 def results_written_over(plan: Plan) -> None:
@@ -183,7 +186,8 @@ def transposed_operands(plan: Plan) -> None:
         of_kernel = operation.size("lhs_spec")[:1] not in ((0,), ())
         for number in (0, 1) if of_kernel else (1,):
             value = plan.operand(operation, number)
-            if not of_kernel and not plan.is_argument(value):
+            argument = plan.is_argument(value) or _is_cast_argument(plan, value)
+            if not of_kernel and not argument:
                 continue
             copied = plan.table.values[value]
             own = plan.array_of.get(value)
@@ -195,11 +199,7 @@ def transposed_operands(plan: Plan) -> None:
                 continue
             (copy,) = plan.add(
                 Addition(
-                    role=Role.WORKSPACE
-                    if plan.is_argument(value)
-                    else Role.SAVED_ACTIVATIONS
-                    if number == 0
-                    else Role.TRANSIENT,
+                    role=Role.WORKSPACE if argument else Role.SAVED_ACTIVATIONS if number == 0 else Role.TRANSIENT,
                     layer=operation.layer,
                     phase=plan.phase_of(value),
                     name=("map", "gradient")[number] + " transposed" if of_kernel else "kernel transposed and reversed",
@@ -214,6 +214,16 @@ def transposed_operands(plan: Plan) -> None:
             plan.kernels[convolution] = replace(
                 kernel, reads=(*(array for array in kernel.reads if array != own), copy)
             )
+
+
+def _is_cast_argument(plan: Plan, value: int) -> bool:
+    """Whether a value is an argument in another number format."""
+    while not plan.is_argument(value):
+        made = plan.table.values[value].operation
+        if made is None or plan.table.operations[made].primitive != CONVERT:
+            return False
+        value = plan.operand(plan.table.operations[made], 0)
+    return True
 
 
 def spread_operands(plan: Plan) -> None:

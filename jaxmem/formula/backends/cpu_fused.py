@@ -3,7 +3,8 @@
 (`ynnpack/subgraph/runtime.cc`, `stencil_copy.cc` and `dot.cc` in XNNPACK.)
 
 - What a convolution, a product, a reduction or a window makes is a buffer, from there to the last that reads it. What is
-  computed element by element is written over such a buffer where nothing else reads that. The last one's is the result.
+  computed element by element is written over such a buffer where nothing else reads that, and it takes as many bytes. The
+  last one's is the result.
 - Packed kernels stay: the library packs them all before it begins, and gives them back behind a value that several read.
 - What flows into nothing but a mean over the image is made a few rows at a time, as many as 128 KiB hold, and what flows into
   a window that is the result, an image at a time. A convolution of several tasks has loops of its own, and is whole; where
@@ -124,7 +125,12 @@ class FusedWork:
                     for each in self.reads[place]
                     if each in holder and self.table.values[each].elements == elements
                 ]
-                over = [each for each in held if self.readers[each] == [place]]
+                size = self.table.values[value].logical_bytes
+                over = [
+                    each
+                    for each in held
+                    if self.readers[each] == [place] and self.table.values[each].logical_bytes == size
+                ]
                 if held:
                     holder[value] = holder[over[0]] if over else value
         return holder
