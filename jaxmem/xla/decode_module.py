@@ -1,6 +1,7 @@
 """HloModuleProto to `Module`, checked: every id points somewhere, operands come before users, nothing calls itself."""
 
 from collections.abc import Iterable, Mapping
+from hashlib import blake2b
 from itertools import chain
 from typing import Any
 
@@ -24,6 +25,8 @@ from jaxmem.xla.hlo import (
 from jaxmem.xla.schema import MESSAGES, PRIMITIVE_TYPES
 from jaxmem.xla.verify import verify_module
 
+_IDENTITY = MESSAGES["InstructionIdentity"]
+
 _ALIAS_KINDS = {0: "undefined", 1: "may", 2: "must"}
 
 _MOST_TILES = 64
@@ -32,11 +35,10 @@ _MOST_TILES = 64
 _LONGEST_SHARED = 1 << 10
 """Bytes of metadata that are kept to find them again: longer ones, each with a name of its own, would be held twice."""
 
-_SHAPE_BITS = 32
-"""Of a fingerprint: there are fewer shapes than bytes in a dump."""
+_ITS_OWN = ("name", "id", "operand_ids", "metadata")
+"""Of an instruction: what says nothing of what it computes from its operands. Few have ``_ITS_OWN_AT_TIMES``."""
 
-_ITS_OWN = ("name", "id", "operand_ids", "shape", "metadata")
-"""Of an instruction: what says nothing of what it computes from its operands."""
+_ITS_OWN_AT_TIMES = ("called_computation_ids", "backend_config")
 
 _RARELY_THERE = (
     "control_predecessor_ids", "sharding", "backend_config_payload", "frontend_attributes", "statistics_viz",
@@ -74,8 +76,9 @@ class _ModuleReader:
         self.shapes: dict[bytes, tuple[Shape, int]] = {}
         self.shape_numbers: dict[Any, int] = {}
         self.metadata: dict[bytes | int, Metadata] = {}
-        self.attributes: dict[bytes, tuple[str, Attributes, int, tuple[int, ...]]] = {}
-        self.numbers: dict[bytes | tuple[int, bytes], int] = {}
+        self.computed: dict[bytes, tuple[str, Shape, Attributes, int, tuple[int, ...]]] = {}
+        self.attributes: dict[bytes, tuple[Attributes, int]] = {}
+        self.fingerprints: dict[tuple[int, int | bytes], int] = {}
 
     def module(self, proto: Any) -> Module:
         name = text(proto.name)
@@ -144,7 +147,10 @@ class _ModuleReader:
                 raise self.broken(f"an instruction of {len(serialized)} bytes has messages that say nothing")
             return MESSAGES[message_name].FromString(serialized)
         except DecodeError as error:
-            raise self.broken(f"a {message_name} of {len(serialized)} bytes cannot be decoded ({error})") from error
+            raise self.undecodable(message_name, serialized, error) from error
+
+    def undecodable(self, message_name: str, serialized: bytes, error: DecodeError) -> InputError:
+        return self.broken(f"a {message_name} of {len(serialized)} bytes cannot be decoded ({error})")
 
     def read_computation(self, proto: Any) -> None:
         computation_id = proto.id
@@ -191,25 +197,26 @@ class _ModuleReader:
 
     def instruction(self, serialized: bytes, computation_id: int) -> Instruction:
         """An instruction. What its proto says besides what is its own is what it computes: few compute something new."""
-        proto = self.parse("Instruction", serialized)
-        clear, operands, called = proto.ClearField, proto.operand_ids, proto.called_computation_ids
-        identifier, name, configuration = proto.id, proto.name.decode("utf-8", "replace"), proto.backend_config
-        operand_ids, called_ids = tuple(operands[:]), tuple(called[:]) if called else ()
-        shape, shape_number = self.shapes.get(proto.shape) or self.read_shape(proto.shape)
+        try:
+            proto = _IDENTITY.FromString(serialized)
+        except DecodeError as error:
+            raise self.undecodable("Instruction", serialized, error) from error
+        identifier, name, operand_ids = proto.id, proto.name.decode("utf-8", "replace"), tuple(proto.operand_ids[:])
         metadata = self.metadata.get(proto.metadata) or self.read_metadata(proto.metadata)
+        clear, computed, called_ids, configuration = proto.ClearField, self.computed, (), b""
         for field in _ITS_OWN:
             clear(field)
-        if called_ids:
-            clear("called_computation_ids")
-        if configuration:
-            clear("backend_config")
-        # The rest is written with its known fields in order and its unknown ones as they came, which XLA writes in order.
         rest = proto.SerializeToString()
-        opcode, attributes, number, predecessor_ids = self.attributes.get(rest) or self.read_attributes(
-            proto, rest, name
-        )
+        found = computed.get(rest)
+        if found is None:
+            called_ids, configuration = tuple(proto.called_computation_ids), proto.backend_config
+            for field in _ITS_OWN_AT_TIMES:
+                clear(field)
+            rest = proto.SerializeToString()
+            found = computed.get(rest) or self.read_computed(rest, name)
+        opcode, shape, attributes, fingerprint, predecessor_ids = found
         if opcode == "custom-call":  # what it computes is written in its configuration alone
-            number = self.numbers.setdefault((number, configuration), len(self.numbers))
+            fingerprint = self.fingerprint(fingerprint, configuration)
         # As its own constructor does, in half the time.
         return tuple.__new__(
             Instruction,
@@ -226,7 +233,7 @@ class _ModuleReader:
                 metadata,
                 attributes,
                 configuration,
-                number << _SHAPE_BITS | shape_number,
+                fingerprint,
             ),
         )
 
@@ -253,8 +260,10 @@ class _ModuleReader:
         )
         return metadata
 
-    def read_attributes(self, proto: Any, serialized: bytes, name: str) -> tuple[str, Attributes, int, tuple[int, ...]]:
-        """Opcode, attributes, a number that none has who computes something else, and what must run before."""
+    def read_computed(self, serialized: bytes, name: str) -> tuple[str, Shape, Attributes, int, tuple[int, ...]]:
+        """Opcode, shape, attributes, a number that none has who computes something else, and what must run before."""
+        proto = self.parse("Instruction", serialized)
+        shape, shape_number = self.shapes.get(proto.shape) or self.read_shape(proto.shape)
         opcode = text(proto.opcode)
         if not opcode:
             raise self.broken(f"an instruction ({name or 'without a name'}) has no opcode")
@@ -262,15 +271,27 @@ class _ModuleReader:
         if parts > 16 + len(serialized) // 8:  # what is kept of each takes a hundred bytes
             raise self.broken(f"instruction {name} has {parts} dimensions and aliases that say nothing")
         predecessor_ids = tuple(proto.control_predecessor_ids)
-        for field in _RARELY_THERE:
+        for field in ("shape", *_RARELY_THERE):
             if opcode != "custom-call" or field != "backend_config_payload":
                 proto.ClearField(field)
-        computed = proto.SerializeToString()
-        if computed == serialized:
-            computed = serialized  # held once
-        number = self.numbers.setdefault(computed, len(self.numbers))
-        found = self.attributes[serialized] = opcode, decode_attributes(proto, opcode), number, predecessor_ids
+        # What is left is written with its known fields in order and its unknown ones as they came, which XLA writes in order.
+        attributes, number = self.read_attributes(proto, opcode)
+        found = opcode, shape, attributes, self.fingerprint(number, shape_number), predecessor_ids
+        self.computed[serialized] = found
         return found
+
+    def read_attributes(self, proto: Any, opcode: str) -> tuple[Attributes, int]:
+        """Attributes, and the number of all that say the same."""
+        serialized = proto.SerializeToString()
+        key = serialized if len(serialized) <= _LONGEST_SHARED else blake2b(serialized).digest()
+        found = self.attributes.get(key)
+        if found is None:
+            found = self.attributes[key] = decode_attributes(proto, opcode), len(self.attributes)
+        return found
+
+    def fingerprint(self, number: int, other: int | bytes) -> int:
+        """A number for the two together."""
+        return self.fingerprints.setdefault((number, other), len(self.fingerprints))
 
     def decode_shape(self, proto: Any) -> tuple[Shape, int]:
         if proto.element_type not in PRIMITIVE_TYPES:

@@ -30,6 +30,9 @@ _FIELDS = {
         control_predecessor_ids=37 *int, called_computation_ids=38 *int, sharding=40 bytes,
         backend_config=43 bytes, frontend_attributes=68 bytes, output_operand_aliasing=74 *OutputOperandAliasing,
         statistics_viz=82 bytes, original_value=88 bytes, backend_config_payload=99 bytes""",
+    # The same, with all that it computes left unknown.
+    "InstructionIdentity": """name=1 bytes, metadata=7 bytes, id=35 int, operand_ids=36 *int, called_computation_ids=38 *int,
+        backend_config=43 bytes""",
     "SliceDimensions": "start=1 int, limit=2 int, stride=3 int",
     "Window": "dimensions=1 *WindowDimension",
     "WindowDimension": """size=1 int, stride=2 int, padding_low=3 int, padding_high=4 int, window_dilation=5 int,
