@@ -98,7 +98,8 @@ class Graph:
     """The nodes of a module; fusions, calls, loops and branches are entered.
 
     Attributes:
-        arrays: instruction id → its nodes; of one that is entered several times, those of the last time.
+        arrays: instruction id → its nodes; of one that is entered several times, those of the last time. What a fusion is given
+            it reads where it is: its parameters have no nodes of their own.
         operands, users: those of every node.
         selectors: nodes that decide which branch of a conditional runs, or whether a loop goes on.
         sums: what the devices add up.
@@ -133,8 +134,6 @@ class Graph:
         arrays = self.arrays.get(identifier)
         if not arrays:
             return None
-        if self.nodes[arrays[0]].shape_index == index:
-            return arrays[0]
         place = self.module.instructions[identifier].shape.places.get(index)
         return None if place is None else arrays[place]
 
@@ -154,6 +153,9 @@ class Graph:
             here = positions.get(identifier, 0) if position is None else position
             if opcode == "parameter" and parameters is not None:
                 operands, is_received = parameters[instruction.attributes.parameter_number or 0], True
+                if fusion is not None:
+                    arrays[identifier] = operands
+                    continue
             elif opcode in _OF_THEIR_OWN:
                 arrays[identifier] = self._make(instruction, around, here)
                 continue

@@ -94,13 +94,30 @@ def find_run_phases(dataflow: Dataflow, own: Sequence[int]) -> list[int]:
         if phase >= _BACKWARD if in_fusion else not _brings_nearer(node):
             continue
         # Users inside the same fusion come later, as do the fusion's own results.
-        later = {phases[user] for user in node.users if user > index} - {_UNKNOWN}
+        later = [user for user in node.users if user > index]
         if in_fusion:
-            # The update may be fused into the gradient: what the gradient reads is read backward.
-            phases[index] = _BACKWARD if _BACKWARD in later else max(later, default=phase)
+            phases[index] = _goes_into({phases[user] for user in later}, phase)
         else:
-            phases[index] = min(later, default=_UNKNOWN if node.hands_on and not node.users else phase)
+            readers = _phases_of_readers(dataflow.nodes, phases, later, phase)
+            phases[index] = min(readers, default=_UNKNOWN if node.hands_on and not node.users else phase)
     return phases
+
+
+def _goes_into(later: set[int], own: int) -> int:
+    """The phase for which an operation in a fusion runs: that of what it goes into there, its own where that has none."""
+    # The update may be fused into the gradient: what the gradient reads is read backward.
+    return _BACKWARD if _BACKWARD in later else max(later, default=_UNKNOWN) or own
+
+
+def _phases_of_readers(nodes: Sequence[Node], phases: Sequence[int], users: Sequence[int], own: int) -> set[int]:
+    """The phases in which an array is read: a fusion reads it once, for what its operations make of it."""
+    found: set[int] = set()
+    in_fusions: dict[int, set[int]] = {}
+    for user in users:
+        fusion = nodes[user].fusion
+        (found if fusion is None else in_fusions.setdefault(fusion, set())).add(phases[user])
+    found.update(own if own >= _BACKWARD else _goes_into(inside, own) for inside in in_fusions.values())
+    return found - {_UNKNOWN}
 
 
 def _brings_nearer(node: Node) -> bool:
