@@ -54,7 +54,8 @@ class _BufferReader:
     def broken(self, what: str) -> InputError:
         return broken(self.origin, what)
 
-    def position(self, location: Any, what: str) -> tuple[int, ShapeIndex]:
+    def position(self, location: Any, what: str, buffer_id: int) -> tuple[int, ShapeIndex]:
+        """Where a location is; ``what`` of which buffer it is, the messages say."""
         instruction_id: int = location.instruction_id
         if not instruction_id and location.instruction_name:
             # Older compilers name the instruction and give no id.
@@ -63,26 +64,26 @@ class _BufferReader:
             instruction_id = self.by_name.get(text(location.instruction_name), instruction_id)
         instruction = self.module.instructions.get(instruction_id)
         if instruction is None:
-            raise self.broken(f"{what} is at instruction {instruction_id}, which is not in the module")
+            raise self.broken(f"{what} {buffer_id} is at instruction {instruction_id}, which is not in the module")
         index = tuple(location.shape_index)
         if index:
             try:
                 instruction.shape.subshape(index)
             except InputError as error:
                 raise self.broken(
-                    f"{what} is at element {index} of {instruction.name}, whose shape {instruction.shape.text()} has none"
+                    f"{what} {buffer_id} is at element {index} of {instruction.name}, "
+                    f"whose shape {instruction.shape.text()} has none"
                 ) from error
         return instruction_id, index
 
     def read_buffer(self, proto: Any) -> None:
-        if proto.id in self.buffers:
-            raise self.broken(f"two logical buffers have the id {proto.id}")
-        if proto.size < 0:
-            raise self.broken(f"logical buffer {proto.id} has the size {proto.size}")
-        instruction_id, shape_index = self.position(proto.defined_at, f"logical buffer {proto.id}")
-        self.buffers[proto.id] = LogicalBuffer(
-            id=proto.id, size=proto.size, instruction_id=instruction_id, shape_index=shape_index, color=proto.color
-        )
+        identifier, size = proto.id, proto.size
+        if identifier in self.buffers:
+            raise self.broken(f"two logical buffers have the id {identifier}")
+        if size < 0:
+            raise self.broken(f"logical buffer {identifier} has the size {size}")
+        instruction_id, shape_index = self.position(proto.defined_at, "logical buffer", identifier)
+        self.buffers[identifier] = LogicalBuffer(identifier, size, instruction_id, shape_index, proto.color)
 
     def known(self, buffer_id: int, where: str) -> int:
         if buffer_id not in self.buffers:
@@ -93,7 +94,7 @@ class _BufferReader:
         aliases: dict[int, list[tuple[int, ShapeIndex]]] = {}
         for proto in protos:
             buffer = self.buffers[self.known(proto.source_buffer_id, "an alias")]
-            position = self.position(proto.location, f"an alias of buffer {buffer.id}")
+            position = self.position(proto.location, "an alias of buffer", buffer.id)
             if position != (buffer.instruction_id, buffer.shape_index):
                 aliases.setdefault(buffer.id, []).append(position)
         return {buffer_id: tuple(positions) for buffer_id, positions in aliases.items()}
@@ -121,13 +122,15 @@ class _BufferReader:
             raise self.broken(f"{name} has the size {proto.size}")
         if proto.is_entry_computation_parameter and not 0 <= proto.parameter_number < self.parameter_count:
             raise self.broken(f"{name} is parameter {proto.parameter_number} of a program with {self.parameter_count}")
+        assigned, whole = [], proto.size
         for entry in proto.assigned:
-            self.known(entry.logical_buffer_id, name)
-            if entry.offset < 0 or entry.size < 0 or entry.offset + entry.size > proto.size:
+            buffer_id, offset, size = entry.logical_buffer_id, entry.offset, entry.size
+            self.known(buffer_id, name)
+            if offset < 0 or size < 0 or offset + size > whole:
                 raise self.broken(
-                    f"buffer {entry.logical_buffer_id} takes bytes {entry.offset} to {entry.offset + entry.size} of "
-                    f"{name}, which has {proto.size}"
+                    f"buffer {buffer_id} takes bytes {offset} to {offset + size} of {name}, which has {whole}"
                 )
+            assigned.append(Assigned(buffer_id, offset, size))
         return Allocation(
             index=proto.index,
             size=proto.size,
@@ -140,10 +143,7 @@ class _BufferReader:
             is_tuple=proto.is_tuple,
             is_constant=proto.is_constant,
             is_parameter_aliased_with_output=proto.is_parameter_aliased_with_output,
-            assigned=tuple(
-                Assigned(buffer_id=entry.logical_buffer_id, offset=entry.offset, size=entry.size)
-                for entry in proto.assigned
-            ),
+            assigned=tuple(assigned),
         )
 
     def trace(self, proto: Any) -> HeapTrace:
@@ -158,10 +158,5 @@ class _BufferReader:
         if kind is None:
             raise self.broken(f"a heap trace has an event of the unknown kind {proto.kind}")
         shared = self.known(proto.share_with_canonical_id, "a heap trace") if kind == "share_with" else None
-        return TraceEvent(
-            kind=kind,
-            buffer_id=self.known(proto.buffer_id, "a heap trace"),
-            computation_name=text(proto.computation_name),
-            instruction_name=text(proto.instruction_name),
-            share_with_id=shared,
-        )
+        buffer_id = self.known(proto.buffer_id, "a heap trace")
+        return TraceEvent(kind, buffer_id, text(proto.computation_name), text(proto.instruction_name), shared)

@@ -25,7 +25,7 @@ from jaxmem.xla.hlo import (
 from jaxmem.xla.schema import MESSAGES, PRIMITIVE_TYPES
 from jaxmem.xla.verify import verify_module
 
-_IDENTITY = MESSAGES["InstructionIdentity"]
+_parse_identity = MESSAGES["InstructionIdentity"].FromString
 
 _ALIAS_KINDS = {0: "undefined", 1: "may", 2: "must"}
 
@@ -158,25 +158,10 @@ class _ModuleReader:
             raise self.broken(f"two computations have the id {computation_id}")
         name = text(proto.name)
         own: dict[int, Instruction] = {}
-        waiting: list[Instruction] = []
         # Parsed one by one: as messages, empty ones of two bytes would take 300 each, all at once.
         for entry in proto.instructions:
-            instruction = self.instruction(entry, computation_id)
-            identifier = instruction.id
-            if identifier in self.instructions or identifier in own:
-                raise self.broken(f"two instructions have the id {identifier} ({instruction.name} in {name})")
-            for operand in instruction.operand_ids:
-                if operand not in own:
-                    raise self.broken(
-                        f"instruction {instruction.name} in {name} uses operand {operand}, which is no earlier "
-                        "instruction of that computation"
-                    )
-            if instruction.opcode == "get-tuple-element":
-                self.check_tuple_access(instruction, own)
-            if instruction.control_predecessor_ids:
-                waiting.append(instruction)
-            own[identifier] = instruction
-        for instruction in waiting:
+            self.read_instruction(entry, computation_id, name, own)
+        for instruction in [one for one in own.values() if one.control_predecessor_ids]:
             for predecessor in instruction.control_predecessor_ids:
                 if predecessor not in own:
                     raise self.broken(
@@ -195,30 +180,35 @@ class _ModuleReader:
             execution_thread=text(proto.execution_thread),
         )
 
-    def instruction(self, serialized: bytes, computation_id: int) -> Instruction:
-        """An instruction. What its proto says besides what is its own is what it computes: few compute something new."""
+    def read_instruction(
+        self, serialized: bytes, computation_id: int, computation: str, own: dict[int, Instruction]
+    ) -> None:
+        """Read the next instruction of a computation, whose earlier ones are ``own``.
+
+        What its proto says besides what is its own is what it computes: few compute something new.
+        """
         try:
-            proto = _IDENTITY.FromString(serialized)
+            proto = _parse_identity(serialized)
         except DecodeError as error:
             raise self.undecodable("Instruction", serialized, error) from error
         identifier, name, operand_ids = proto.id, proto.name.decode("utf-8", "replace"), tuple(proto.operand_ids[:])
         metadata = self.metadata.get(proto.metadata) or self.read_metadata(proto.metadata)
-        clear, computed, called_ids, configuration = proto.ClearField, self.computed, (), b""
+        clear, called_ids, configuration = proto.ClearField, (), b""
         for field in _ITS_OWN:
             clear(field)
         rest = proto.SerializeToString()
-        found = computed.get(rest)
-        if found is None:
+        computed = self.computed.get(rest)
+        if computed is None:
             called_ids, configuration = tuple(proto.called_computation_ids), proto.backend_config
             for field in _ITS_OWN_AT_TIMES:
                 clear(field)
             rest = proto.SerializeToString()
-            found = computed.get(rest) or self.read_computed(rest, name)
-        opcode, shape, attributes, fingerprint, predecessor_ids = found
+            computed = self.computed.get(rest) or self.read_computed(rest, name)
+        opcode, shape, attributes, fingerprint, predecessor_ids = computed
         if opcode == "custom-call":  # what it computes is written in its configuration alone
             fingerprint = self.fingerprint(fingerprint, configuration)
         # As its own constructor does, in half the time.
-        return tuple.__new__(
+        instruction = tuple.__new__(
             Instruction,
             (
                 identifier,
@@ -236,6 +226,17 @@ class _ModuleReader:
                 fingerprint,
             ),
         )
+        if identifier in self.instructions or identifier in own:
+            raise self.broken(f"two instructions have the id {identifier} ({name} in {computation})")
+        for operand in operand_ids:
+            if operand not in own:
+                raise self.broken(
+                    f"instruction {name} in {computation} uses operand {operand}, which is no earlier "
+                    "instruction of that computation"
+                )
+        if opcode == "get-tuple-element":
+            self.check_tuple_access(instruction, own)
+        own[identifier] = instruction
 
     def read_shape(self, serialized: bytes) -> tuple[Shape, int]:
         """A shape, and the number of all shapes that are the same but for their layout."""

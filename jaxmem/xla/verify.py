@@ -6,7 +6,8 @@ and calls without looking at every step.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
-from operator import is_
+from operator import is_, itemgetter
+from typing import NamedTuple
 
 from jaxmem.errors import InputError
 from jaxmem.xla.hlo import Computation, Instruction, Shape
@@ -19,6 +20,8 @@ _MAY_READ_NOTHING = frozenset(
     custom-call fusion async-start""".split()
 )
 """Opcodes of instructions that need no operands; all others compute from what they are given."""
+
+_NUMBER = itemgetter(0)
 
 _DEEPEST = 200
 """Computations within computations. Programs stay below a dozen: a level is a loop, a branch or a fusion."""
@@ -45,16 +48,32 @@ def verify_module(
     Raises:
         InputError: by ``broken``.
     """
-    empty = {identifier for identifier, one in instructions.items() if not one.shape.leaves}
+    of_nothing = {
+        identifier
+        for identifier, one in instructions.items()
+        if one.shape.element_type == "tuple" and not one.shape.leaves
+    }
     for instruction in instructions.values():
-        if instruction.opcode not in _MAY_READ_NOTHING and empty.issuperset(instruction.operand_ids):
+        given = instruction.operand_ids
+        if (not given or (of_nothing and of_nothing.issuperset(given))) and instruction.opcode not in _MAY_READ_NOTHING:
             raise broken(f"{instruction.name} ({instruction.opcode}) is given no array")
     calling = [instruction for instruction in instructions.values() if instruction.called_computation_ids]
     _check_nesting(computations, calling, len(instructions), entry_id, broken)
-    parameters = _parameters(computations, instructions, entry_id, broken)
+    signatures = _signatures(computations, instructions, entry_id, broken)
     for instruction in [one for one in instructions.values() if one.opcode in _CHECKED]:
-        for problem in _problems(instruction, computations, instructions, parameters):
+        for problem in _problems(instruction, instructions, signatures):
             raise broken(f"{instruction.name} ({instruction.opcode}) {problem}")
+
+
+class _Signature(NamedTuple):
+    """What a computation takes, by the numbers of its parameters, and what it makes."""
+
+    takes: Sequence[Shape]
+    makes: Shape
+
+    def fits(self, given: Sequence[Shape]) -> bool:
+        """Whether it can be handed these."""
+        return _all_same(self.takes, given)
 
 
 def same_structure(one: Shape, other: Shape) -> bool:
@@ -107,41 +126,36 @@ def _check_nesting(
         raise broken("its computations are called so often that no compiler would have made a schedule of it")
 
 
-def _parameters(
+def _signatures(
     computations: Mapping[int, Computation],
     instructions: Mapping[int, Instruction],
     entry_id: int,
     broken: Callable[[str], InputError],
-) -> dict[int, list[Instruction]]:
-    """Of each computation by number; those of the entry are checked elsewhere."""
-    parameters: dict[int, list[Instruction]] = {}
-    for instruction in [one for one in instructions.values() if one.opcode == "parameter"]:
-        if instruction.computation_id != entry_id:
-            parameters.setdefault(instruction.computation_id, []).append(instruction)
-    for computation_id, found in parameters.items():
-        found.sort(key=lambda parameter: parameter.parameter_number or 0)
-        numbers = [parameter.parameter_number for parameter in found]
-        if numbers != list(range(len(numbers))):
-            raise broken(f"the parameters of {computations[computation_id].name} are numbered {numbers[:8]}")
-    return parameters
+) -> dict[int, _Signature]:
+    """Of each computation; what the entry takes is checked elsewhere."""
+    taken: dict[int, list[tuple[int, Shape]]] = {}
+    for instruction in instructions.values():
+        if instruction.opcode == "parameter":
+            numbered = instruction.attributes.parameter_number or 0, instruction.shape
+            taken.setdefault(instruction.computation_id, []).append(numbered)
+    signatures = {}
+    for identifier, computation in computations.items():
+        parameters = taken.get(identifier, [])
+        if len(parameters) > 1:
+            parameters.sort(key=_NUMBER)
+        numbers = [number for number, _ in parameters]
+        if identifier != entry_id and numbers != [*range(len(numbers))]:
+            raise broken(f"the parameters of {computation.name} are numbered {numbers[:8]}")
+        shapes = [shape for _, shape in parameters]
+        signatures[identifier] = _Signature(shapes, instructions[computation.root_id].shape)
+    return signatures
 
 
 def _problems(
-    instruction: Instruction,
-    computations: Mapping[int, Computation],
-    instructions: Mapping[int, Instruction],
-    parameters: Mapping[int, Sequence[Instruction]],
+    instruction: Instruction, instructions: Mapping[int, Instruction], signatures: Mapping[int, _Signature]
 ) -> Iterator[str]:
-    shape, called = instruction.shape, instruction.called_computation_ids
+    shape, called = instruction.shape, [signatures[one] for one in instruction.called_computation_ids]
     operands = [instructions[identifier].shape for identifier in instruction.operand_ids]
-
-    def roots() -> list[Shape]:
-        return [instructions[computations[one].root_id].shape for one in called]
-
-    def takes(computation_id: int, given: list[Shape]) -> bool:
-        taken = [parameter.shape for parameter in parameters.get(computation_id, ())]
-        return _all_same(taken, given)
-
     match instruction.opcode:
         case "tuple":
             if not _all_same(shape.tuple_shapes, operands):
@@ -153,28 +167,28 @@ def _problems(
         case "fusion" | "call":
             if len(called) != 1:
                 yield f"calls {len(called)} computations, not one"
-            elif not takes(called[0], operands):
+            elif not called[0].fits(operands):
                 yield "hands its computation other operands than that takes"
-            elif not same_structure(roots()[0], shape):
-                yield f"takes {_few(roots()[0])} for {_few(shape)}"
+            elif not same_structure(called[0].makes, shape):
+                yield f"takes {_few(called[0].makes)} for {_few(shape)}"
         case "while":
             if len(operands) != 1 or len(called) != 2 or not same_structure(operands[0], shape):
                 yield "is no loop over one state with a condition and a body"
-            elif not all(takes(one, operands) for one in called):
+            elif not all(one.fits(operands) for one in called):
                 yield "hands its computations another state than they take"
-            elif not any(same_structure(root, shape) for root in roots()):
+            elif not any(same_structure(one.makes, shape) for one in called):
                 yield "has no body that makes the next state"
         case "conditional":
             if not called or len(operands) != len(called) + 1 or operands[0].is_tuple:
                 yield f"chooses between {len(called)} branches with {len(operands)} operands"
-            elif not all(takes(branch, [given]) for branch, given in zip(called, operands[1:], strict=True)):
+            elif not all(branch.fits([given]) for branch, given in zip(called, operands[1:], strict=True)):
                 yield "hands a branch something else than it takes"
-            elif not all(same_structure(root, shape) for root in roots()):
+            elif not all(same_structure(branch.makes, shape) for branch in called):
                 yield f"has a branch that does not make {_few(shape)}"
         case "async-start":
             if len(shape.tuple_shapes) < 2:
                 yield f"makes {_few(shape)}, where operands and results are expected"
-            elif len(called) > 1 or not all(takes(one, operands) for one in called):
+            elif len(called) > 1 or not all(one.fits(operands) for one in called):
                 yield "hands its computation other operands than that takes"
         case "async-done" | "async-update" | "copy-done" | "all-gather-done" | "collective-permute-done":
             element = _ELEMENT[instruction.opcode]
