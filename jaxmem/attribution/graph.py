@@ -20,6 +20,9 @@ ELEMENTWISE = frozenset(
     subtract tan tanh xor stochastic-convert""".split()
 ) | (MOVES | _HANDS_ON)
 
+_FROM_NOTHING = frozenset({"constant", "iota", "broadcast"})
+"""Opcodes of what a fusion makes of nothing, in each place where it needs it."""
+
 _ENDS: Mapping[str, int | None] = {"async-done": 1, "async-update": None, "copy-done": 0, **DONES}
 """Opcode that ends, or goes on with, what its operand has begun → which element of the operand it hands on; None for all."""
 
@@ -44,7 +47,8 @@ class Node:
         shape_index: where it is in what the instruction makes.
         operands: nodes it is computed from.
         users: nodes computed from it.
-        fusion: id of the outermost fusion around it; None for an instruction that runs on its own.
+        fusion: id of the outermost fusion around it, of those that make the same constant the first; None for an instruction
+            that runs on its own.
         position: when it runs: its place in the flattened schedule.
         hands_on: it is another node under another name and has no bytes of its own; more than one operand where ways meet.
     """
@@ -99,7 +103,8 @@ class Graph:
 
     Attributes:
         arrays: instruction id → its nodes; of one that is entered several times, those of the last time. What a fusion is given
-            it reads where it is: its parameters have no nodes of their own.
+            it reads where it is: its parameters have no nodes of their own. What it makes of nothing on the way, a constant,
+            is one node for all fusions that make the same under the same name.
         operands, users: those of every node.
         selectors: nodes that decide which branch of a conditional runs, or whether a loop goes on.
         sums: what the devices add up.
@@ -119,6 +124,8 @@ class Graph:
         self.next_version: dict[int, int] = {}
         self.way_round: list[tuple[int, int]] = []
         self.schedule = flatten_schedule(module)
+        self._from_nothing: set[int] = set()
+        self._once: dict[tuple[int, str, Arrays], Arrays] = {}
         self._position = {identifier: position for position, identifier in enumerate(self.schedule)}
         self._enter(module.entry_computation_id, _Around(None))
         self.operands: list[Sequence[int]] = [node.operands for node in self.nodes]
@@ -147,6 +154,10 @@ class Graph:
         """Add a computation's nodes and return its root's. What most instructions make is computed from all they are given."""
         instructions, arrays, nodes, positions = self.module.instructions, self.arrays, self.nodes, self._position
         parameters, fusion, position = around
+        root = instructions[self.module.computations[computation_id].root_id]
+        # Also of nothing, what a fusion writes is an array of its own: one that is given nothing has nothing else to do.
+        made_once = _FROM_NOTHING if fusion is not None and parameters else ()
+        written = root.operand_ids if root.opcode == "tuple" else (root.id,)
         for identifier in instruction_order(self.module, computation_id):
             instruction = instructions[identifier]
             opcode, shape = instruction.opcode, instruction.shape
@@ -165,19 +176,33 @@ class Graph:
                 each = [(one,) for one in operands] if is_received else [operands] * len(shape.leaves)
                 arrays[identifier] = self._add(instruction, each, fusion, here, hands_on=is_received)
                 continue
+            if opcode in made_once and identifier not in written and self._from_nothing.issuperset(operands):
+                arrays[identifier] = self._make_once(instruction, operands, fusion, here)
+                continue
             number = len(nodes)
             nodes.append(Node(number, instruction, (), shape, operands, [], fusion, here, is_received))
             arrays[identifier] = (number,)
-        return arrays[self.module.computations[computation_id].root_id]
+        return arrays[root.id]
 
     def _everything(self, instruction: Instruction) -> Arrays:
         """All arrays that an instruction is given: most have one or two operands."""
         arrays, operands = self.arrays, instruction.operand_ids
+        if not operands:
+            return ()
         if len(operands) == 2:
             return arrays[operands[0]] + arrays[operands[1]]
         if len(operands) == 1:
             return arrays[operands[0]]
         return tuple(chain.from_iterable([arrays[operand] for operand in operands]))
+
+    def _make_once(self, instruction: Instruction, operands: Arrays, fusion: int | None, here: int) -> Arrays:
+        """What a fusion makes of nothing: the node of another that makes the same, if there is one."""
+        what = instruction.fingerprint, instruction.op_name, operands
+        made = self._once.get(what)
+        if made is None:
+            made = self._once[what] = self._add(instruction, [operands], fusion, here, hands_on=False)
+            self._from_nothing.update(made)
+        return made
 
     def _make(self, instruction: Instruction, around: _Around, here: int) -> Arrays:
         """The nodes of an instruction whose results are not just computed from all operands."""

@@ -20,6 +20,31 @@ def test_a_fusion_is_as_visible_as_what_stands_outside(hlo):
     assert [reader.instruction.name for reader in graph.readers(node["inner_negate"].index)] == ["after"]
 
 
+def test_what_fusions_are_given_and_what_they_make_of_nothing_are_no_arrays_of_their_own(hlo):
+    """Two fusions add a constant to x; the second also writes a constant, which then is an array in memory."""
+    shape = hlo.f32(4)
+    for computation in (2, 3):
+        hlo.parameter(f"given_{computation}", 0, shape, computation=computation)
+        hlo.add(f"one_{computation}", "constant", hlo.f32(), literal="1", computation=computation)
+        hlo.add(f"ones_{computation}", "broadcast", shape, f"one_{computation}", computation=computation)
+        hlo.add(
+            f"sum_{computation}", "add", shape, f"given_{computation}", f"ones_{computation}", computation=computation
+        )
+    hlo.add("written", "broadcast", shape, "one_3", computation=3)
+    hlo.add("both", "tuple", hlo.tuple_of(shape, shape), "sum_3", "written", computation=3)
+    hlo.parameter("x", 0, shape)
+    hlo.add("first", "fusion", shape, "x", calls=(2,))
+    hlo.add("second", "fusion", hlo.tuple_of(shape, shape), "first", calls=(3,))
+    graph = Dataflow(hlo.module())
+    node = {each.instruction.name: each for each in graph.nodes}
+    assert not {"given_2", "given_3", "one_3", "ones_3"} & node.keys()
+    assert graph.arrays[hlo.id("given_3")] == (node["first"].index,)
+    assert graph.arrays[hlo.id("ones_3")] == graph.arrays[hlo.id("ones_2")]
+    assert node["sum_3"].operands == (node["first"].index, node["ones_2"].index)
+    assert node["written"].fusion == hlo.id("second")
+    assert graph.value_numbers[node["written"].index] == graph.value_numbers[node["ones_2"].index]
+
+
 def test_the_same_computation_twice_is_one_value(hlo):
     """XLA repeats a sine inside a fusion rather than keep it; the copy holds the same numbers, the cosine does not."""
     shape = hlo.f32(4)

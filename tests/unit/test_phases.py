@@ -61,6 +61,23 @@ def test_what_a_gradient_reads_is_read_backward_though_the_update_is_fused_in(hl
     assert facts.run_phase(reader) is Phase.BACKWARD
 
 
+def test_a_fusion_reads_an_array_once_for_what_its_operations_make_of_it(hlo):
+    """A copy runs for the gradient that a fusion computes from it, though the fusion also computes a forward value from it."""
+    shape = hlo.f32(4)
+    hlo.parameter("w", 0, shape)
+    hlo.parameter("x", 1, shape)
+    hlo.add("map", "multiply", shape, "x", "w", op_name=FORWARD + "mul")
+    hlo.add("copy", "copy", shape, "map")
+    hlo.parameter("inner_map", 0, shape, computation=2)
+    hlo.add("sine", "sine", shape, "inner_map", computation=2, op_name=FORWARD + "sin")
+    hlo.add("gradient", "negate", shape, "inner_map", computation=2, op_name=BACKWARD + "mul")
+    hlo.add("both", "tuple", hlo.tuple_of(shape, shape), "sine", "gradient", computation=2)
+    hlo.add("fusion", "fusion", hlo.tuple_of(shape, shape), "copy", calls=(2,), op_name=BACKWARD + "mul")
+    facts, nodes = facts_of(hlo)
+    assert facts.run_phase(nodes["sine"]) is Phase.FORWARD
+    assert facts.run_phase(nodes["copy"]) is Phase.BACKWARD
+
+
 def test_slices_brought_nearer_run_for_their_reader(hlo):
     """TPU brings a map on chip slice by slice, hands it to a loop, and only there a backward operation reads it."""
     shape, half = hlo.f32(4), hlo.f32(2)

@@ -45,7 +45,7 @@ class ComputedAgain(HandedOn):
 
         All of it, element by element; or its numbers beside constants: places in an array, as a gather wants them.
         """
-        nodes, instructions = self._dataflow.nodes, self.profile.module.instructions
+        nodes = self._dataflow.nodes
         for start in self.nodes_of.get(value, []):
             if start.fusion is None:
                 continue
@@ -58,7 +58,7 @@ class ComputedAgain(HandedOn):
                 if node.fusion is not None:
                     waiting.extend(node.users)
                 elif (buffer := self._buffer_at.get(node.leaf)) is not None:
-                    yield buffer, instructions[start.fusion].name
+                    yield buffer, node.instruction.name
 
     def _is_beside_constants(self, node: Node) -> bool:
         """Whether the compiler has made a node of the numbers of one array, with constants side by side."""
