@@ -4,33 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from jaxmem.formula import Leaf
-from jaxmem.reconcile.book import Book
-from jaxmem.reconcile.evidence import Name, Place
+from jaxmem.reconcile.book import Book, Claims
+from jaxmem.reconcile.evidence import Kind, Name, Place
 from jaxmem.roles import Phase, Role
 
 _LEFT_BEHIND = frozenset({"cond", "dynamic_update_slice"})
 """Primitives of what a branch, or a loop turn by turn, leaves behind."""
-
-
-def assign_values(book: Book, leaves: Sequence[Leaf]) -> dict[int, int]:
-    """Leaf (by position) → the value it speaks of; each value serves one leaf.
-
-    Several values may carry one name, and some of them are steps on the way: a value that a buffer holds under the
-    leaf's own role, at the peak if possible, is taken before one that nothing holds; for what autodiff keeps, one that
-    the backward pass computes again comes next.
-    """
-    assignment = _Assignment(book, leaves)
-    if book.devices > 1:
-        assignment.in_order()
-    assignment.serve(assignment.named(in_place=True))
-    assignment.serve(assignment.in_other_layers_and_divisions(in_place=True))
-    assignment.serve(assignment.named(in_place=False))
-    assignment.in_other_shapes()
-    assignment.serve(assignment.in_other_layers_and_divisions(in_place=False))
-    assignment.serve(assignment.named(in_place=False, last=True))
-    if book.devices > 1:
-        assignment.make_room()
-    return assignment.value_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,16 +41,30 @@ _Queue = list[int]
 """Values for leaves of one kind, the best last."""
 
 
-class _Assignment:
-    """Leaves and values while they are brought together."""
+class Assignment(Claims):
+    """Leaf → the value it speaks of, and value → leaf; each value serves one leaf.
+
+    Several values may carry one name, and some of them are steps on the way: a value that a buffer holds under the
+    leaf's own role, at the peak if possible, is taken before one that nothing holds; for what autodiff keeps, one that
+    the backward pass computes again comes next.
+
+    Leaves and values of one operation and size are brought together when one of them is first asked about; where arrays are
+    divided, or an operation may be done on another shape, all of them at once.
+    """
 
     def __init__(self, book: Book, leaves: Sequence[Leaf]) -> None:
         self._book = book
         self._evidence = evidence = book.evidence
         self._leaves = leaves
         self._taken: set[int] = set()
-        self.value_of: dict[int, int] = {}
-        self._waiting = self._ask()
+        self._value_of: dict[int, int] = {}
+        self._leaf_of: dict[int, int] = {}
+        self._waiting: list[tuple[int, _Question]] = []
+        self._together = book.devices > 1 or evidence.is_tiled_anywhere
+        self._left: dict[Kind, list[int]] = {}
+        """The leaves of one operation and size, while nobody has asked about them."""
+        for index, leaf in enumerate(leaves):
+            self._left.setdefault((leaf.primitive, leaf.elements), []).append(index)
         settled = [
             buffer
             for buffer in evidence.held_as[Role.GRADIENTS]
@@ -87,7 +80,48 @@ class _Assignment:
         self._spoken_of = {value for value in evidence.gradients if self._is_spoken_of(value)}
         """Gradients that a leaf has asked for, or speaks of by its operation."""
 
-    def _ask(self) -> list[tuple[int, _Question]]:
+    def value_of(self, index: int) -> int | None:
+        """The value that a leaf speaks of, by the leaf's place; None if it speaks of none."""
+        leaf = self._leaves[index]
+        self._bring_together((leaf.primitive, leaf.elements))
+        return self._value_of.get(index)
+
+    def get(self, value: int) -> Leaf | None:
+        """As `Claims.get`."""
+        return None if (index := self._index_of(value)) is None else self._leaves[index]
+
+    def in_order(self, values: Iterable[int]) -> list[tuple[int, Leaf]]:
+        """As `Claims.in_order`."""
+        found = [(index, value) for value in values if (index := self._index_of(value)) is not None]
+        return [(value, self._leaves[index]) for index, value in sorted(found)]
+
+    def _index_of(self, value: int) -> int | None:
+        for name in self._evidence.names_of.get(value, ()):
+            self._bring_together(name[1:])
+        return self._leaf_of.get(value)
+
+    def _bring_together(self, kind: Kind) -> None:
+        if not self._left or (kind not in self._left and not self._together):
+            return
+        evidence = self._evidence
+        names = evidence.values_named if self._together else evidence.names_beside.get(kind, ())
+        kinds = list(self._left) if self._together else {kind, *(name[1:] for name in names)}
+        leaves = sorted(index for each in kinds for index in self._left.pop(each, ()))
+        self._waiting = self._ask(leaves)
+        if self._book.devices > 1:
+            self._in_order(leaves)
+        self._serve(self._named(in_place=True))
+        self._serve(self._in_other_layers_and_divisions(names, in_place=True))
+        self._serve(self._named(in_place=False))
+        if self._evidence.is_tiled_anywhere:
+            self._in_other_shapes(leaves)
+        self._serve(self._in_other_layers_and_divisions(names, in_place=False))
+        self._serve(self._named(in_place=False, last=True))
+        if self._book.devices > 1:
+            self._make_room(leaves)
+        self._leaf_of.update((self._value_of[index], index) for index in leaves if index in self._value_of)
+
+    def _ask(self, indices: Iterable[int]) -> list[tuple[int, _Question]]:
         """The leaves by their places, those at the formula's peak first, and what autodiff keeps; each with what it asks.
 
         A leaf of which the traced program says another size speaks of nothing.
@@ -95,7 +129,7 @@ class _Assignment:
         book, leaves, traced = self._book, self._leaves, self._book.traced
         questions: dict[tuple[object, ...], _Question] = {}
         asked = []
-        order = [index for index, leaf in enumerate(leaves) if traced.agrees(leaf)]
+        order = [index for index in indices if traced.agrees(leaves[index])]
         for index in sorted(order, key=lambda i: (not leaves[i].counted, not leaves[i].keeps)):
             leaf = leaves[index]
             place, sizes = traced.place(leaf), book.part_sizes(leaf)
@@ -114,7 +148,7 @@ class _Assignment:
         )
         return gradient in self._asked_for or any(spoken_of)
 
-    def in_order(self) -> None:
+    def _in_order(self, indices: Iterable[int]) -> None:
         """Leaves that a branch or the turns of a loop leave behind, each by its place among all that these do.
 
         Where arrays are divided, half of one may have the size of another. Only where the compiled program has one such branch
@@ -122,7 +156,8 @@ class _Assignment:
         """
         book, leaves = self._book, self._leaves
         waiting: dict[Place, list[int]] = {}
-        for index, leaf in enumerate(leaves):
+        for index in indices:
+            leaf = leaves[index]
             place = book.traced.place(leaf) if leaf.primitive in _LEFT_BEHIND else None
             if place is not None:
                 waiting.setdefault(place, []).append(index)
@@ -130,12 +165,12 @@ class _Assignment:
             own.sort(key=lambda index: leaves[index].value or 0)
             values = self._evidence.results_in_order.get(place, ())
             if len(values) == len(own) and all(map(book.fits, values, map(leaves.__getitem__, own))):
-                self.value_of.update(zip(own, values, strict=True))
+                self._value_of.update(zip(own, values, strict=True))
                 self._taken.update(values)
 
-    def serve(self, queues_of: Callable[[_Question], Sequence[_Queue]]) -> None:
+    def _serve(self, queues_of: Callable[[_Question], Sequence[_Queue]]) -> None:
         """Give each leaf that waits the best value which is left in the first of its queues where one is."""
-        value_of, taken = self.value_of, self._taken
+        value_of, taken = self._value_of, self._taken
         queues: dict[_Question, Sequence[_Queue]] = {}
         self._waiting = [(index, question) for index, question in self._waiting if index not in value_of]
         for index, question in self._waiting:
@@ -149,7 +184,7 @@ class _Assignment:
                     taken.add(value_of[index])
                     break
 
-    def named(self, *, in_place: bool, last: bool = False) -> Callable[[_Question], Sequence[_Queue]]:
+    def _named(self, *, in_place: bool, last: bool = False) -> Callable[[_Question], Sequence[_Queue]]:
         """Leaves under their own names: values that stand where the operation does in the program, or any; last of all those
         that are only steps on the way to it, or of the other pass.
         """
@@ -171,31 +206,33 @@ class _Assignment:
 
         return queues_of
 
-    def in_other_layers_and_divisions(self, *, in_place: bool) -> Callable[[_Question], Sequence[_Queue]]:
+    def _in_other_layers_and_divisions(
+        self, names: Iterable[Name], *, in_place: bool
+    ) -> Callable[[_Question], Sequence[_Queue]]:
         """Leaves that the compiled program has in another layer, or of another part of on each device.
 
         Where no scope names a layer, it is that of a neighbour, and a compiler that fuses and moves operations leaves others.
         """
         evidence, taken = self._evidence, self._taken
-        left: dict[Name | tuple[str, int], list[int]] = {}
-        for name, values in evidence.values_named.items():
-            left[name] = [value for value in values if value not in taken]
+        left: dict[Name | Kind, list[int]] = {}
+        for name in names:
+            left[name] = [value for value in evidence.values_named[name] if value not in taken]
             left.setdefault(name[1:], []).extend(filter(evidence.has_layer_of_neighbour, left[name]))
         queues: dict[tuple[object, ...], _Queue] = {}
 
         def queues_of(question: _Question) -> Sequence[_Queue]:
             leaf = question.leaf
             parts = [size for size in question.sizes if size != leaf.elements]
-            names: list[Name | tuple[str, int]] = [(leaf.layer, leaf.primitive, size) for size in parts]
+            asked: list[Name | Kind] = [(leaf.layer, leaf.primitive, size) for size in parts]
             if in_place or leaf.layer not in evidence.layers_of_scopes:  # a place says the scopes itself
                 elsewhere = [(leaf.primitive, size) for size in (leaf.elements, *parts)]
-                names = [elsewhere[0], *names, *elsewhere[1:]]
-            for name in names:
+                asked = [elsewhere[0], *asked, *elsewhere[1:]]
+            for name in asked:
                 if (name, question.kind) not in queues:
                     queues[name, question.kind] = self._queue(candidates(name, question), question)
-            return [queues[name, question.kind] for name in names]
+            return [queues[name, question.kind] for name in asked]
 
-        def candidates(name: Name | tuple[str, int], question: _Question) -> list[int]:
+        def candidates(name: Name | Kind, question: _Question) -> list[int]:
             found = self._book.those_that_may_be(left.get(name, ()), question.leaf)
             found = [value for value in found if value not in self._asked_for and not evidence.is_step(value)]
             if in_place:
@@ -230,13 +267,13 @@ class _Assignment:
         others = value in self._gradients, value in self._spoken_of
         return widened, not own_live, not own, is_result, is_operand, *others, not wanted, False
 
-    def in_other_shapes(self) -> None:
+    def _in_other_shapes(self, indices: Iterable[int]) -> None:
         """Leaves whose operation the compiler does on arrays of another shape: largest value first, each once."""
-        named, value_of, taken = self._evidence.values_named, self.value_of, self._taken
+        named, value_of, taken = self._evidence.values_named, self._value_of, self._taken
         waiting = [
             (index, leaf)
-            for index, leaf in enumerate(self._leaves)
-            if index not in value_of and (leaf.layer, leaf.primitive, leaf.elements) not in named
+            for index, leaf in ((index, self._leaves[index]) for index in indices if index not in value_of)
+            if (leaf.layer, leaf.primitive, leaf.elements) not in named
         ]
         sizes: dict[tuple[str, str], set[int]] = {(leaf.layer, leaf.primitive): set() for _, leaf in waiting}
         for leaf in self._leaves if waiting else ():
@@ -260,16 +297,16 @@ class _Assignment:
                 taken.add(value_of[index])
                 self._book.reshaped.add(index)
 
-    def make_room(self) -> None:
+    def _make_room(self, indices: Iterable[int]) -> None:
         """Leaves without a value, of whose parts one has the size of another whole: that one may be there in parts, too.
 
         One of 96 elements and one of 384, which four devices have in parts of 24 and 96: by its size alone the part of 96 is
         the first one's.
         """
-        book, evidence, leaves, value_of, taken = self._book, self._evidence, self._leaves, self.value_of, self._taken
+        book, evidence, leaves, value_of, taken = self._book, self._evidence, self._leaves, self._value_of, self._taken
         left: dict[tuple[Place, int], list[int]] = {}
         owners: dict[tuple[Place, int], list[int]] = {}
-        places = {index: place for index, leaf in enumerate(leaves) if (place := book.traced.place(leaf)) is not None}
+        places = {index: place for index in indices if (place := book.traced.place(leaves[index])) is not None}
         for index, place in places.items():
             if (value := value_of.get(index)) is not None:
                 owners.setdefault((place, evidence.elements_of(value)), []).append(index)

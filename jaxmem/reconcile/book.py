@@ -29,6 +29,21 @@ class Row:
             self.items.append(LedgerItem(kind=kind, bytes=size_bytes, evidence=tuple(evidence.items())))
 
 
+class Claims:
+    """Value of the compiled program → the leaf that speaks of it: none of any, until leaves and values are brought together."""
+
+    def get(self, value: int) -> Leaf | None:
+        """The leaf that speaks of a value; None if none does."""
+        return None
+
+    def __contains__(self, value: int) -> bool:
+        return self.get(value) is not None
+
+    def in_order(self, values: Iterable[int]) -> list[tuple[int, Leaf]]:
+        """Those of some values of which a leaf speaks, each with its leaf, in the order of the leaves."""
+        return []
+
+
 class Book:
     """Both sides of the account, row by row. Every buffer is settled once."""
 
@@ -60,8 +75,7 @@ class Book:
         """Buffers that have said for one leaf where it is when it is not held at the peak."""
         self.reshaped: set[int] = set()
         """Leaves, by their place in `explain_values`, that the compiler computes in another shape."""
-        self.claimed: dict[int, Leaf] = {}
-        """Value of the compiled program → the leaf that speaks of it."""
+        self.claimed = Claims()
         self.beside: list[tuple[Leaf, Buffer, Buffer]] = []
         """Leaf, the buffer that stands for it, and another one that is live at the peak and holds the same."""
         self.without_value: list[Leaf] = []
@@ -72,11 +86,16 @@ class Book:
         """In how many equal parts the devices may have an array."""
         for (role, layer), size_bytes in account.bytes.items():
             self.row(role, layer).compiled_bytes += size_bytes
-        for role, layer in dict.fromkeys((leaf.role, leaf.layer) for leaf in formula.leaves):
-            self.row(role, layer)  # in the formula's order
+        self.leaves_as: dict[Role, list[Leaf]] = {role: [] for role in Role}
+        """Role → its leaves, in the formula's order."""
         for leaf in formula.leaves:
-            if leaf.counted:
-                self.row(leaf.role, leaf.layer).formula_bytes += leaf.bytes
+            self.leaves_as[leaf.role].append(leaf)
+        for role, leaves in self.leaves_as.items():
+            for layer in dict.fromkeys(leaf.layer for leaf in leaves):
+                self.row(role, layer)  # in the formula's order, counted or not
+            for leaf in leaves:
+                if leaf.counted:
+                    self.row(role, leaf.layer).formula_bytes += leaf.bytes
 
     def row(self, role: Role, layer: str = "") -> Row:
         """The row of one role in one layer."""
@@ -118,7 +137,7 @@ class Book:
     @cached_property
     def operations_of_gradients(self) -> frozenset[tuple[str, Place]]:
         """(path of the parameter, operation and place) of each gradient that the formula speaks of."""
-        gradients = (leaf for leaf in self.formula.leaves if leaf.role is Role.GRADIENTS)
+        gradients = self.leaves_as[Role.GRADIENTS]
         return frozenset((leaf.path, place) for leaf in gradients if (place := self.traced.place(leaf)) is not None)
 
     @cached_property

@@ -38,7 +38,8 @@ def _explain_asked_for(book: Book) -> None:
     """Collectives that the program itself calls, under JAX's own names: each result is a leaf, each leaf serves once."""
     evidence, dataflow = book.evidence, book.evidence.facts.dataflow
     waiting: dict[Name, list[Leaf]] = {}
-    for leaf in book.formula.leaves:
+    is_open = any(buffer.id in book.open for buffer in evidence.held_as[Role.COLLECTIVES])
+    for leaf in book.formula.leaves if is_open else ():
         if leaf.primitive in EXCHANGING and leaf.role is not Role.COLLECTIVES:
             waiting.setdefault((leaf.layer, leaf.primitive, leaf.elements), []).append(leaf)
     for identifier in list(book.open) if waiting else ():
@@ -121,8 +122,8 @@ def _explain_gathered(book: Book, spoken_of: SpokenOf) -> None:
         path = spoken_of.gathered_path(node) if node is not None else None
         if path is not None:
             holders.setdefault(path, []).append(buffer)
-    for leaf in book.formula.leaves:
-        if leaf.role is not Role.COLLECTIVES or not leaf.counted:
+    for leaf in book.leaves_as[Role.COLLECTIVES]:
+        if not leaf.counted:
             continue
         found = holders.get(leaf.path, [])
         if found:

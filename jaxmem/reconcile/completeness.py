@@ -5,7 +5,7 @@ where it does not, nobody would miss it. So every argument, every result, every 
 and pooling, and every array that the backward pass reads of the forward pass must be spoken of by some leaf, counted or not.
 """
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -75,7 +75,7 @@ def _results_left_out(book: Book) -> Iterator[LeftOut]:
 
 def _gradients_left_out(book: Book) -> Iterator[LeftOut]:
     evidence, outputs = book.evidence, book.outputs
-    known = {leaf.path for leaf in book.formula.leaves if leaf.role is Role.GRADIENTS} | {
+    known = {leaf.path for leaf in book.leaves_as[Role.GRADIENTS]} | {
         outputs[output].parameter_path
         for node in _live_nodes(evidence)
         if (output := evidence.facts.gradient_of[node]) is not None
@@ -101,21 +101,24 @@ def _live_nodes(evidence: Evidence) -> Iterator[int]:
 
 
 def _operations_left_out(book: Book) -> Iterator[LeftOut]:
-    formula, evidence, claimed = book.formula, book.evidence, book.claimed
+    formula, evidence = book.formula, book.evidence
     spoken_of = {(leaf.layer, leaf.primitive) for leaf in formula.leaves}
     table = formula.table
     known = {operation.primitive for operation in table.operations} if table is not None else None
-    # The array that a loop carries is the one whose next version a leaf speaks of.
-    spoken_for = claimed.keys() | {evidence.written_over(value) for value in claimed}
-    for node, role in _operations(evidence, spoken_for):
+    for node, role in _operations(evidence):
         layer, given, _ = evidence.name(evidence.gather_before(node) or node)
         if not given or given in MOVEMENT or (known is not None and given not in known):
             continue  # no leaf has the name of a mere movement, or of what JAX lowers another operation to
         if (layer, given) in spoken_of:
             continue
-        if (whole := evidence.cut_from(node)) is not None and evidence.number(whole.index) in claimed:
-            continue
         value = evidence.number(node.index)
+        # The array that a loop carries is the one whose next version a leaf speaks of.
+        if any(each in book.claimed for each in (value, *evidence.next_versions.get(value, ()))):
+            continue
+        if (whole := evidence.cut_from(node)) is not None and evidence.number(whole.index) in book.claimed:
+            continue
+        if not evidence.is_the_operation(node) or evidence.result_of(node) is not None:
+            continue
         if not all(map(evidence.is_the_operation, evidence.nodes_of[value])):
             continue  # elsewhere it is an operand of the operation that it is named after
         if evidence.has_layer_of_neighbour(value) and (given, evidence.place(node)) in book.places:
@@ -127,12 +130,8 @@ def _operations_left_out(book: Book) -> Iterator[LeftOut]:
         yield LeftOut(role=role, layer=layer, size_bytes=size_bytes, what=given)
 
 
-def _operations(evidence: Evidence, spoken_for: Set[int | None]) -> Iterator[tuple[Node, Role]]:
-    """Origins under JAX's own names: what layers are made of, and what the backward pass reads of the forward pass.
-
-    Args:
-        spoken_for: values to pass over.
-    """
+def _operations(evidence: Evidence) -> Iterator[tuple[Node, Role]]:
+    """Origins under JAX's own names: what layers are made of, and what the backward pass reads of the forward pass."""
     facts, dataflow = evidence.facts, evidence.facts.dataflow
     phases, origins = facts.phase, dataflow.origins
     forward, backward = Phase.FORWARD, Phase.BACKWARD
@@ -141,10 +140,6 @@ def _operations(evidence: Evidence, spoken_for: Set[int | None]) -> Iterator[tup
     for node, phase, origin in zip(dataflow.nodes, phases, origins, strict=True):
         if phase is not forward or origin != node.index or not node.instruction.op_name:
             continue
-        if evidence.number(origin) in spoken_for:
-            continue
         is_saved = origin in read_backward and facts.argument[origin] is None
-        if not is_saved and node.instruction.opcode not in _LAYER_OPERATIONS:
-            continue
-        if evidence.is_the_operation(node) and evidence.result_of(node) is None:
+        if is_saved or node.instruction.opcode in _LAYER_OPERATIONS:
             yield node, Role.SAVED_ACTIVATIONS if is_saved else Role.TRANSIENT

@@ -30,7 +30,7 @@ class SpokenOf:
 
     @cached_property
     def _gathered(self) -> Mapping[str, Leaf]:
-        return {leaf.path: leaf for leaf in self._book.formula.leaves if leaf.role is Role.COLLECTIVES}
+        return {leaf.path: leaf for leaf in self._book.leaves_as[Role.COLLECTIVES]}
 
     @cached_property
     def _results(self) -> Mapping[str, Leaf]:
@@ -39,15 +39,15 @@ class SpokenOf:
     @cached_property
     def _in_the_making(self) -> Mapping[int, Leaf]:
         """What a loop carries → the leaf that it is the next version of."""
-        states = ((self._evidence.written_over(value), leaf) for value, leaf in self._book.claimed.items())
-        return {state: leaf for state, leaf in states if state is not None}
+        claimed = self._book.claimed
+        versions = self._evidence.next_versions.items()
+        return {state: leaf for state, values in versions for _, leaf in claimed.in_order(values)}
 
     @cached_property
     def _gradients(self) -> Mapping[str, Sequence[Leaf]]:
         found: dict[str, list[Leaf]] = {}
-        for leaf in self._book.formula.leaves:
-            if leaf.role is Role.GRADIENTS:
-                found.setdefault(leaf.path, []).append(leaf)
+        for leaf in self._book.leaves_as[Role.GRADIENTS]:
+            found.setdefault(leaf.path, []).append(leaf)
         return found
 
     @cached_property

@@ -26,12 +26,13 @@ def explain_gradients(book: Book) -> None:
             holders.setdefault((book.outputs[output].parameter_path, summed), []).append(buffer)
     made = _made(book)
     carried = {key for key in [*holders, *(key for key, _ in made)] if key[1]}
-    several = Counter((leaf.path, _is_carried(leaf)) for leaf in book.formula.leaves if leaf.role is Role.GRADIENTS)
+    leaves = book.leaves_as[Role.GRADIENTS]
+    several = Counter((leaf.path, _is_carried(leaf)) for leaf in leaves)
     spoken_for: set[int] = set()
     seen: set[int] = set()
     waiting: list[Leaf] = []
-    for leaf in book.formula.leaves:
-        if leaf.role is not Role.GRADIENTS or leaf.value in seen:
+    for leaf in leaves:
+        if leaf.value in seen:
             continue  # one array of the traced program is one gradient: a second leaf of it stays open
         if leaf.value is not None:
             seen.add(leaf.value)
@@ -85,7 +86,7 @@ def _explain_by_place(book: Book, leaves: Iterable[Leaf]) -> None:
 def _explain_wider_sums(book: Book) -> None:
     """Sums over the devices in a wider number format than the gradient's, which a cast behind them makes of them."""
     evidence, facts = book.evidence, book.evidence.facts
-    leaves = {(leaf.path, leaf.elements): leaf for leaf in book.formula.leaves if leaf.role is Role.GRADIENTS}
+    leaves = {(leaf.path, leaf.elements): leaf for leaf in book.leaves_as[Role.GRADIENTS]}
     for buffer in _open_gradients(book):
         node = evidence.attributions[buffer.id].node
         position = facts.gradient_of[node] if node is not None else None

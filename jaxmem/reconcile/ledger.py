@@ -13,7 +13,7 @@ from jaxmem.formula import Formula
 from jaxmem.lowering import Argument, Output
 from jaxmem.profile import MemoryProfile
 from jaxmem.reconcile.additions import explain_additions
-from jaxmem.reconcile.book import Book, term
+from jaxmem.reconcile.book import Book, Claims, term
 from jaxmem.reconcile.collectives import explain_collectives
 from jaxmem.reconcile.evidence import Evidence
 from jaxmem.reconcile.gradients import explain_gradients
@@ -85,6 +85,7 @@ def reconcile(
     elif (row := book.row(Role.HIDDEN)).formula_bytes:
         # The compiler was told to leave the library out.
         row.add("not made by the compiler", -row.formula_bytes, peak=book.profile.peak_position)
+    book.claimed = Claims()  # it holds the book, which would outlive the ledger
     return book.rows()
 
 

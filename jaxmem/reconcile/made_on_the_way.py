@@ -50,7 +50,7 @@ class _SpokenOf:
     @cached_property
     def gradients(self) -> dict[str, Leaf]:
         """Path of a parameter → its gradient."""
-        return {leaf.path: leaf for leaf in self._book.formula.leaves if leaf.role is Role.GRADIENTS}
+        return {leaf.path: leaf for leaf in self._book.leaves_as[Role.GRADIENTS]}
 
     @cached_property
     def _in_place(self) -> dict[tuple[Place, int], Leaf]:

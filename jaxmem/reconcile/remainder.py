@@ -16,7 +16,7 @@ def explain_padding(book: Book) -> None:
     Where the formula has as much in that layer, the two are the same; an array that it has in another layout, or not at all,
     is left over on both sides.
     """
-    expected = Counter((leaf.layer, leaf.bytes) for leaf in book.formula.leaves if leaf.role is Role.PADDING)
+    expected = Counter((leaf.layer, leaf.bytes) for leaf in book.leaves_as[Role.PADDING])
     for identifier, size_bytes in book.account.padding.items():
         buffer = book.evidence.buffers[identifier]
         shape = book.profile.instruction(buffer).shape.subshape(buffer.leaf[1])

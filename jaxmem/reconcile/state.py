@@ -1,7 +1,5 @@
 """State and inputs: arguments, and the new state written over them."""
 
-from itertools import chain
-
 from jaxmem.profile import Buffer
 from jaxmem.reconcile.book import Book
 from jaxmem.roles import STATE_ROLES, Role
@@ -12,14 +10,15 @@ _HELD_ROLES = STATE_ROLES | {Role.INPUTS}
 
 def explain_state(book: Book) -> None:
     """Arguments and the new state written over them: matched by argument, never by size."""
-    holders: dict[str, list[Buffer]] = {}
-    for buffer in chain.from_iterable(map(book.evidence.held_as.__getitem__, _HELD_ROLES)):
-        path = _argument_path(book, buffer)
-        if path is not None:
-            holders.setdefault(path, []).append(buffer)
-    for leaf in book.formula.leaves:
-        if leaf.role in _HELD_ROLES and leaf.counted and leaf.elements:
-            book.match(leaf, [b for b in holders.get(leaf.path, []) if book.role(b) is leaf.role])
+    for role in sorted(_HELD_ROLES):
+        holders: dict[str, list[Buffer]] = {}
+        for buffer in book.evidence.held_as[role]:
+            path = _argument_path(book, buffer)
+            if path is not None:
+                holders.setdefault(path, []).append(buffer)
+        for leaf in book.leaves_as[role]:
+            if leaf.counted and leaf.elements:
+                book.match(leaf, holders.get(leaf.path, ()))
 
 
 def _argument_path(book: Book, buffer: Buffer) -> str | None:

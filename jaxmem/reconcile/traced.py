@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from math import prod
 
 from jaxmem.formula import Formula, Leaf
@@ -14,7 +15,7 @@ class Traced:
 
     def __init__(self, formula: Formula) -> None:
         self._table = formula.table
-        self._speak = Counter(leaf.value for leaf in formula.leaves if leaf.value is not None)
+        self._leaves = formula.leaves
         self._places: dict[str, tuple[str, ...]] = {}
         self._sizes: dict[int, tuple[int, int, int, int]] = {}
 
@@ -47,6 +48,11 @@ class Traced:
             return set()
         shape = self._table.values[leaf.value].shape
         return {prod(shape) // size * -(-size // over) for size in shape for over in divisions if size % over}
+
+    @cached_property
+    def _speak(self) -> Counter[int | None]:
+        """Value of the traced program → how many leaves speak of it."""
+        return Counter(leaf.value for leaf in self._leaves)
 
     def is_array(self, leaf: Leaf) -> bool:
         """Whether a leaf is an array of the program, in size and number format, and the only leaf that speaks of it."""

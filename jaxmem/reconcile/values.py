@@ -1,10 +1,11 @@
 """Feature maps and working set: leaves and buffers brought together by the value they speak of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import chain
 
 from jaxmem.formula import Leaf
 from jaxmem.profile import Buffer
-from jaxmem.reconcile.assignment import assign_values
+from jaxmem.reconcile.assignment import Assignment
 from jaxmem.reconcile.book import Book
 from jaxmem.reconcile.made_on_the_way import explain_made_on_the_way
 from jaxmem.roles import STATE_ROLES, Phase, Role
@@ -22,21 +23,20 @@ def explain_values(book: Book) -> None:
     # Nothing becomes new state as the gradient of its parameter: it is looked for by its own operation.
     leaves += book.without_value
     book.without_value = []
-    value_of = assign_values(book, leaves)
-    book.claimed.update((value, leaves[index]) for index, value in sorted(value_of.items()))
-    _explain_counted_leaves(book, leaves, value_of)
+    assignment = book.claimed = Assignment(book, leaves)
+    _explain_counted_leaves(book, leaves, assignment)
     _explain_alive(book)
     _explain_computed_again(book)
     explain_made_on_the_way(book, leaves)
 
 
-def _explain_counted_leaves(book: Book, leaves: Sequence[Leaf], value_of: Mapping[int, int]) -> None:
+def _explain_counted_leaves(book: Book, leaves: Sequence[Leaf], assignment: Assignment) -> None:
     """Where each leaf is that the formula has at its peak."""
     in_calls: set[tuple[str, str]] = set()
     for index, leaf in enumerate(leaves):
         if not leaf.counted:
             continue
-        value = value_of.get(index)
+        value = assignment.value_of(index)
         if value is None:
             if not _explain_in_call(book, leaf, in_calls):
                 book.without_value.append(leaf)
@@ -54,10 +54,11 @@ def _explain_counted_leaves(book: Book, leaves: Sequence[Leaf], value_of: Mappin
 def _explain_alive(book: Book) -> None:
     """Buffers at XLA's peak of leaves that the formula has at another moment."""
     evidence = book.evidence
-    in_open_buffers = {evidence.value(evidence.buffers[identifier]) for identifier in book.open} - {None}
-    for value, leaf in book.claimed.items():
-        if value in in_open_buffers or evidence.written_over(value) in in_open_buffers:
-            book.alive_at_the_peak(leaf, [b for b in _holders(book, value) if _may_hold(book, leaf, b)])
+    values = (evidence.value(evidence.buffers[identifier]) for identifier in book.open)
+    held = {value for value in values if value is not None}
+    over_them = chain.from_iterable(evidence.next_versions.get(value, ()) for value in held)
+    for value, leaf in book.claimed.in_order(held.union(over_them)):
+        book.alive_at_the_peak(leaf, [b for b in _holders(book, value) if _may_hold(book, leaf, b)])
 
 
 def _may_hold(book: Book, leaf: Leaf, buffer: Buffer) -> bool:
@@ -85,10 +86,9 @@ def _is_on_the_way_to_gradient(book: Book, leaf: Leaf, node: int) -> bool:
 def _explain_computed_again(book: Book) -> None:
     """Buffers from which the backward pass computes a leaf again: one that no buffer keeps for it, or another one."""
     evidence = book.evidence
-    if not any(_may_be_kept(book, evidence.buffers[identifier]) for identifier in book.open):
-        return
+    kept = [buffer for identifier in book.open if _may_be_kept(book, buffer := evidence.buffers[identifier])]
     instead, beside = [], []
-    for value, leaf in book.claimed.items():
+    for value, leaf in book.claimed.in_order(evidence.may_be_made_with(kept)):
         holders = _holders_not_handed_over(book, value) if leaf.keeps else ()
         if leaf.keeps and not any(map(evidence.is_made_before_backward, holders)):
             instead.append((value, leaf))

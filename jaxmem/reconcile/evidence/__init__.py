@@ -2,7 +2,7 @@
 
 from jaxmem.reconcile.evidence.computed_again import ComputedAgain
 from jaxmem.reconcile.evidence.exchanged import Exchanged
-from jaxmem.reconcile.evidence.named import Name, Place
+from jaxmem.reconcile.evidence.named import Kind, Name, Place
 from jaxmem.reconcile.evidence.on_the_way import OnTheWay
 
 
@@ -10,4 +10,4 @@ class Evidence(OnTheWay, ComputedAgain, Exchanged):
     """Questions about one compiled program, each answered from its dataflow graph and live ranges."""
 
 
-__all__ = ["Evidence", "Name", "Place"]
+__all__ = ["Evidence", "Kind", "Name", "Place"]

@@ -1,6 +1,6 @@
 """What the backward pass computes again, and from what."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from jaxmem.attribution.dataflow import Node
 from jaxmem.profile import Buffer
@@ -66,6 +66,31 @@ class ComputedAgain(HandedOn):
             return len(node.operands) == 1
         alone = node.instruction.opcode == "concatenate" and len(self.handed_on(node)) == 1
         return alone and not self.is_asked_for(node)
+
+    def may_be_made_with(self, buffers: Iterable[Buffer]) -> set[int]:
+        """The only values of which `recomputed_from` or `made_from` may find one of some buffers."""
+        instructions = {buffer.leaf[0] for buffer in buffers}
+        outside = (node for node in self._dataflow.nodes if node.fusion is None) if instructions else ()
+        held = [node for node in outside if node.instruction.id in instructions]
+        nodes, numbers, found = self._dataflow.nodes, self._dataflow.value_numbers, set[int]()
+        waiting, seen = list(held), {node.index for node in held}
+        while waiting:
+            for index in waiting.pop().users:
+                if nodes[index].fusion is not None:
+                    found.add(numbers[index])
+                buffer = self._buffer_at.get(nodes[index].leaf) if nodes[index].fusion is None else None
+                ends = buffer is not None and self.attributions[buffer.id].phase is not Phase.BACKWARD
+                if index not in seen and not ends and not self.facts.follows_cotangent[index]:
+                    seen.add(index)
+                    waiting.append(nodes[index])
+        waiting, seen = list(held), {node.index for node in held}
+        while waiting:
+            for index in waiting.pop().operands:
+                if index not in seen and nodes[index].fusion is not None:
+                    seen.add(index)
+                    found.add(numbers[index])
+                    waiting.append(nodes[index])
+        return found
 
     def is_made_before_backward(self, buffer: Buffer) -> bool:
         """Whether a buffer exists before the first gradient does; one that does not is computed again for its reader."""

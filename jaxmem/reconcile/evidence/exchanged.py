@@ -4,8 +4,9 @@ from functools import cached_property
 
 from jaxmem.attribution.collectives import SUMS
 from jaxmem.attribution.dataflow import MOVES, Node
+from jaxmem.reconcile.evidence.computed import is_branch_result
 from jaxmem.reconcile.evidence.handed_on import HandedOn
-from jaxmem.reconcile.evidence.named import Place, is_branch_result
+from jaxmem.reconcile.evidence.named import Place
 
 _SAME_NUMBERS = MOVES | {"convert"}
 """Opcodes whose result is the program's own array in another order, place or number format."""

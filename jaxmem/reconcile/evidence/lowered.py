@@ -2,7 +2,7 @@
 
 from jaxmem.attribution.collectives import SUMS
 from jaxmem.attribution.dataflow import Node
-from jaxmem.reconcile.evidence.held import Held
+from jaxmem.reconcile.evidence.computed import Computed
 
 
 def gathers(node: Node) -> bool:
@@ -10,7 +10,7 @@ def gathers(node: Node) -> bool:
     return node.instruction.opcode == "gather" or node.instruction.op_name.endswith("/gather")
 
 
-class Lowered(Held):
+class Lowered(Computed):
     """Instructions that are together one operation of the program."""
 
     def is_index_of_next(self, node: Node) -> bool:

@@ -4,7 +4,7 @@ A value is named by its layer, the operation that makes it, and its number of el
 however often XLA repeats them, so that two leaves of the formula need two values.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import cached_property
 
 from jaxmem.attribution.collectives import COLLECTIVES, HANDED_OVER
@@ -19,6 +19,9 @@ from jaxmem.roles import Phase
 
 Name = tuple[str, str, int]
 """(layer, primitive, elements)."""
+
+Kind = tuple[str, int]
+"""(primitive, elements)."""
 
 Place = tuple[str, tuple[str, ...] | None]
 """(primitive, where it stands in the program, as `jaxmem.layer_paths.place` has it; None where XLA does not say)."""
@@ -54,26 +57,8 @@ _LATE = frozenset({Phase.BACKWARD, Phase.UPDATE})
 _NOT_BACKWARD = frozenset(Phase) - {Phase.BACKWARD}
 
 
-def is_branch_result(node: Node) -> bool:
-    """Whether a node is where the results of a conditional's branches meet."""
-    return node.instruction.opcode == "conditional"
-
-
 class Named(Lowered):
     """The values of one compiled program by name."""
-
-    @cached_property
-    def nodes_of(self) -> dict[int, list[Node]]:
-        """Value → the nodes that compute it; for what a loop carries, the node in its body; of branches, where they meet."""
-        found: dict[int, list[Node]] = {}
-        numbers, states = self._dataflow.value_numbers, self._dataflow.loop_state
-        for node, origin in zip(self._dataflow.nodes, self._dataflow.origins, strict=True):
-            index = node.index
-            if origin != index:
-                continue
-            if not node.hands_on or states.get(index) == index or is_branch_result(node):
-                found.setdefault(numbers[index], []).append(node)
-        return found
 
     @property
     def values_named(self) -> dict[Name, list[int]]:
@@ -81,13 +66,19 @@ class Named(Lowered):
         return self._called[0]
 
     @property
-    def places_of(self) -> dict[int, set[Place]]:
-        """Value → the operations that it is called, each with where it stands."""
+    def names_of(self) -> dict[int, Sequence[Name]]:
+        """Value → the names that it carries."""
         return self._called[1]
 
+    @property
+    def places_of(self) -> dict[int, set[Place]]:
+        """Value → the operations that it is called, each with where it stands."""
+        return self._called[2]
+
     @cached_property
-    def _called(self) -> tuple[dict[Name, list[int]], dict[int, set[Place]]]:
+    def _called(self) -> tuple[dict[Name, list[int]], dict[int, Sequence[Name]], dict[int, set[Place]]]:
         named: dict[Name, list[int]] = {}
+        names_of: dict[int, Sequence[Name]] = {}
         places: dict[int, set[Place]] = {}
         for value, nodes in sorted(self.nodes_of.items(), key=lambda pair: (pair[1][0].position, pair[1][0].index)):
             names: dict[Name, None] = {}
@@ -99,9 +90,27 @@ class Named(Lowered):
                     names[name] = None
                     for same in self.handed_on_by_loop.get(node.index, (node,)):
                         own.add((name[1], self.place(same)))
+            names_of[value] = tuple(names)
             for name in names:
                 named.setdefault(name, []).append(value)
-        return named, places
+        return named, names_of, places
+
+    @cached_property
+    def names_beside(self) -> dict[Kind, list[Name]]:
+        """Operation and size → all names of that operation and size, whatever their layers, and those that values carry beside
+        one of these."""
+        groups: dict[Kind, dict[Name, None]] = {}
+        for name in self.values_named:
+            groups.setdefault(name[1:], {})[name] = None
+        for names in self.names_of.values():
+            if len(names) > 1:
+                first, *others = dict.fromkeys(name[1:] for name in names)
+                for other in others:
+                    if groups[other] is not groups[first]:
+                        groups[first].update(groups[other])
+                        for kind in {name[1:] for name in groups[other]}:
+                            groups[kind] = groups[first]
+        return {kind: list(names) for kind, names in groups.items()}
 
     @cached_property
     def values_at(self) -> dict[Place, list[int]]:
@@ -110,16 +119,6 @@ class Named(Lowered):
         for value in self.nodes_of:
             for name in self.places_of[value]:
                 found.setdefault(name, []).append(value)
-        return found
-
-    @cached_property
-    def handed_on_by_loop(self) -> dict[int, list[Node]]:
-        """What a loop carries, in its body → the same where the loop hands it on, under the name of the loop."""
-        found: dict[int, list[Node]] = {}
-        for index, state in self._dataflow.loop_state.items():
-            node = self._dataflow.nodes[index]
-            if node.instruction.opcode == "while":
-                found.setdefault(state, []).append(node)
         return found
 
     def place(self, node: Node) -> tuple[str, ...] | None:
@@ -148,18 +147,6 @@ class Named(Lowered):
             found.setdefault((layer, given), []).append(elements)
         return found
 
-    def instruction_of(self, value: int) -> str:
-        """An instruction that computes a value."""
-        return self.nodes_of[value][0].instruction.name
-
-    def logical_bytes(self, value: int) -> int:
-        """Bytes of a value as the program computes it."""
-        return self.nodes_of[value][0].shape.logical_bytes
-
-    def elements_of(self, value: int) -> int:
-        """Number of elements of a value on one device."""
-        return self.nodes_of[value][0].elements
-
     def has_layer_of_neighbour(self, value: int) -> bool:
         """Whether nothing says whose a value is but the layer of what it is made from, of what reads it, or becomes of it."""
         return all(self.facts.layer_rule[node.index] in _OF_OTHERS for node in self.nodes_of[value])
@@ -169,10 +156,6 @@ class Named(Lowered):
         """Layers that scopes name: an operation in one of them is in no other."""
         rules = zip(self.facts.layer, self.facts.layer_rule, strict=True)
         return frozenset(layer for layer, rule in rules if rule == SCOPES_LAYER)
-
-    def bits_of(self, value: int) -> int:
-        """Bits of one element of a value as the program computes it."""
-        return self.nodes_of[value][0].bits
 
     def is_of_pass(self, value: int, *, backward: bool) -> bool:
         """Whether a value may be one of the backward pass by an instruction that computes it, or one that is not.
@@ -209,15 +192,6 @@ class Named(Lowered):
                 for value in self._values_of((node,)):
                     found.setdefault(value, set()).add(output)
         return found
-
-    def _values_of(self, nodes: Iterable[int]) -> frozenset[int]:
-        """The values that some nodes compute; of those that compute none, nothing."""
-        numbers, all_nodes = self._dataflow.value_numbers, self._dataflow.nodes
-        return frozenset(
-            numbers[node]
-            for node in nodes
-            if any(each is all_nodes[node] for each in self.nodes_of.get(numbers[node], ()))
-        )
 
     @cached_property
     def exchanges(self) -> bool:
@@ -335,29 +309,6 @@ class Named(Lowered):
             reader.instruction.opcode == "reduce" and self.partial_product(reader) is node
             for reader in self._dataflow.readers(node.index)
         )
-
-    def is_summed_in_loop(self, node: Node) -> bool:
-        """Whether a node is what a loop carries from turn to turn, or the next version that a turn writes over it."""
-        first = self._dataflow.named_first(node.index)
-        origin = self._dataflow.origins[node.index]
-        return origin in self._dataflow.loop_state or not self._next_version_from.keys().isdisjoint({first, origin})
-
-    def written_over(self, value: int) -> int | None:
-        """The array that a loop carries and over which a value is written as its next version; None for any other value."""
-        if states := self._next_version_from:
-            for node in self.nodes_of.get(value, ()):
-                if (state := states.get(node.index)) is not None:
-                    return self.number(state)
-        return None
-
-    @cached_property
-    def _next_version_from(self) -> dict[int, int]:
-        """What a turn computes → the array that the loop carries over which it is written, in whatever number format."""
-        origins, states = self._dataflow.origins, self._dataflow.loop_state
-        found = {
-            origins[made]: state for made, state in self._dataflow.next_version.items() if origins[made] not in states
-        }
-        return found | self._dataflow.next_version
 
     @cached_property
     def library_calls(self) -> dict[tuple[str, int], list[str]]:

@@ -70,7 +70,9 @@ class OnTheWay(HandedOn):
         made = node.instruction
         if made.opcode == "add" and self._ends_in_function(node):
             return True
-        if made.opcode in HELPERS or self._done_under.get(made.op_name, set()) <= {made.opcode}:
+        if not made.op_name or made.opcode in HELPERS:
+            return False
+        if self._only_opcode.get(made.op_name, made.opcode) == made.opcode:
             return False
         waiting, seen = [node.index], {node.index}
         for index in waiting:
@@ -92,12 +94,12 @@ class OnTheWay(HandedOn):
         return of_exponential and any(map(self.function_ended_by, self._dataflow.readers(node.index)))
 
     @cached_property
-    def _done_under(self) -> dict[str, set[str]]:
-        """Name of an instruction → the opcodes of the operations that are done under it."""
-        found: dict[str, set[str]] = {}
+    def _only_opcode(self) -> dict[str, str]:
+        """Name of an instruction → the opcode of the operations that are done under it; empty where there are several."""
+        found: dict[str, str] = {}
         for name, opcode in set(map(attrgetter("op_name", "opcode"), self._dataflow.module.instructions.values())):
-            if name and opcode not in _NO_OPERATIONS:
-                found.setdefault(name, set()).add(opcode)
+            if opcode not in _NO_OPERATIONS:
+                found[name] = "" if name in found else opcode
         return found
 
     def step_of(self, buffer: Buffer) -> Iterator[Name]:
