@@ -25,9 +25,10 @@ FEW_CHANNELS = 16
 
 ELEMENTWISE = frozenset(
     """add add_any sub mul div max min neg abs exp expm1 log log1p logistic tanh sqrt rsqrt square integer_pow sign floor ceil
-    round sin cos pow convert_element_type""".split()
+    round pow convert_element_type""".split()
 )
-"""What YNNPACK computes element by element (``GetYnnUnaryOpMap``, ``GetYnnBinaryOpMap``). No selection, no comparison.
+"""What YNNPACK computes element by element (``GetYnnUnaryOpMap``, ``GetYnnBinaryOpMap``). No selection, no comparison, and no
+sine: in front of a sum, jaxlib 0.10.2 leaves one to a loop of its own.
 
 XLA writes a logistic function out before, as 1 / (1 + exp(-x)).
 """

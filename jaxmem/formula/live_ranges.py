@@ -17,8 +17,8 @@ from jaxmem.formula.backends.cpu_library import hidden_bytes
 from jaxmem.formula.backends.tpu import ON_CHIP_BYTES, feature_maps, padding_bytes
 from jaxmem.formula.cpu_fusion import CpuFusion
 from jaxmem.formula.equal import moved, with_outer_products_multiplied
+from jaxmem.formula.fusion import CONTRACTIONS
 from jaxmem.formula.kernels import Addition, like
-from jaxmem.formula.loop_invariants import CONVERT
 from jaxmem.formula.loops import carried_in_place
 from jaxmem.formula.number_formats import Widened, unchanged, widened
 from jaxmem.formula.orders import first_in_first_out
@@ -126,8 +126,8 @@ def _in_float32(
         held = program.table.values[value]
         assert made is not None
         operation = program.table.operations[made]
-        is_result = value in outputs and operation.primitive != CONVERT
-        is_alone = value not in plan.array_of or is_result or (at_peak(wide) and not at_peak(value))
+        outlives = operation.primitive in CONTRACTIONS if value in outputs else at_peak(wide) and not at_peak(value)
+        is_alone = value not in plan.array_of or outlives
         if held.argument is None and value not in taken and is_alone:
             alone[wide] = value
             taken.add(value)

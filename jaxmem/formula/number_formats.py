@@ -19,7 +19,7 @@ memory, in 16 bits, where several read it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from jaxmem.formula.equal import MOVEMENT
+from jaxmem.formula.equal import MOVEMENT, moved
 from jaxmem.formula.fusion import CONTRACTIONS
 from jaxmem.formula.loop_invariants import CONVERT, Borders, with_invariants_before_loops
 from jaxmem.layer_table import LayerTable, Operation, Value
@@ -103,7 +103,7 @@ class _Builder:
             self.append(operation, index)
         elif operation.primitive == CONVERT:
             self.convert(operation, index)
-        elif not operation.operands or operation.primitive in _AS_THEY_ARE:
+        elif not operation.operands or operation.primitive in _AS_THEY_ARE or moved(operation, self.values):
             self.append(operation, index)
         else:
             self.compute(operation, index)
@@ -165,7 +165,9 @@ class _Builder:
         """The operation that only moves what it reads, in 16 bits, and makes a value of it."""
         made = self.table.values[value].operation
         move = self.table.operations[made] if made is not None else None
-        if move is None or move.primitive not in _MOVES or len(move.operands) != 1 or len(move.results) != 1:
+        if move is None or len(move.operands) != 1 or len(move.results) != 1:
+            return None
+        if move.primitive not in _MOVES and not moved(move, self.table.values):
             return None
         return move if self.is_narrow(move.operands[0]) else None
 
@@ -187,9 +189,9 @@ class _Builder:
 
     def built(self) -> Widened:
         table = replace(self.table, values=tuple(self.values), operations=tuple(self.operations))
-        moved = with_invariants_before_loops(table, NARROW)
-        narrow = self.narrow | {copy: self.narrow.get(value, value) for copy, value in moved.copies.items()}
-        return Widened(table=moved.table, traced=[self.traced[index] for index in moved.was], narrow=narrow)
+        before = with_invariants_before_loops(table, NARROW)
+        narrow = self.narrow | {copy: self.narrow.get(value, value) for copy, value in before.copies.items()}
+        return Widened(table=before.table, traced=[self.traced[index] for index in before.was], narrow=narrow)
 
 
 def _conversion(around: Operation, operand: int, result: int, same: str) -> Operation:

@@ -223,6 +223,27 @@ def test_a_clamp_is_no_library_operation():
     assert pieces(table, "total") == (["low+total"], [])
 
 
+@pytest.mark.parametrize(("primitive", "piece"), [("tanh", "made+total"), ("sin", "total"), ("cos", "total")])
+def test_sines_are_no_library_operations(primitive, piece):
+    table = Table()
+    table.argument("x", 64, 64)
+    table.do("made", primitive, FORWARD, (64, 64), "x")
+    table.do("total", "reduce_sum", FORWARD, (64,), "made")
+    sized(table, "total", axes=(1,))
+    assert pieces(table, "total") == ([piece], [])
+
+
+@pytest.mark.parametrize(("dtype", "fusions"), [("float32", ["total"]), ("bfloat16", [])])
+def test_a_sum_whose_steps_are_rounded_is_no_library_operation(dtype, fusions):
+    table = Table()
+    table.argument("x", 64, 64)
+    table.do("total", "reduce_sum", FORWARD, (64,), "x")
+    sized(table, "total", axes=(1,))
+    total = table.names["total"]
+    table.values[total] = replace(table.values[total], dtype=dtype)
+    assert pieces(table, "total") == (fusions, [])
+
+
 def test_a_fusion_ends_at_a_hundred_instructions():
     # Behind a sum, with its row and its start, 60 sums of two: each an instruction, an operand that is none of it, and one that
     # is. 49 are taken, for 49 and 50 more are 99, and the next one makes it 101.
