@@ -60,7 +60,6 @@ class Assignment(Claims):
         self._value_of: dict[int, int] = {}
         self._leaf_of: dict[int, int] = {}
         self._waiting: list[tuple[int, _Question]] = []
-        self._together = book.devices > 1 or evidence.is_tiled_anywhere
         self._left: dict[Kind, list[int]] = {}
         """The leaves of one operation and size, while nobody has asked about them."""
         for index, leaf in enumerate(leaves):
@@ -79,11 +78,13 @@ class Assignment(Claims):
         leaf has asked for that one."""
         self._spoken_of = {value for value in evidence.gradients if self._is_spoken_of(value)}
         """Gradients that a leaf has asked for, or speaks of by its operation."""
+        if book.devices > 1 or evidence.is_tiled_anywhere:
+            self._bring_together(list(self._left), evidence.values_named)
 
     def value_of(self, index: int) -> int | None:
         """The value that a leaf speaks of, by the leaf's place; None if it speaks of none."""
         leaf = self._leaves[index]
-        self._bring_together((leaf.primitive, leaf.elements))
+        self._ask_about((leaf.primitive, leaf.elements))
         return self._value_of.get(index)
 
     def get(self, value: int) -> Leaf | None:
@@ -97,16 +98,16 @@ class Assignment(Claims):
 
     def _index_of(self, value: int) -> int | None:
         for name in self._evidence.names_of.get(value, ()):
-            self._bring_together(name[1:])
+            self._ask_about(name[1:])
         return self._leaf_of.get(value)
 
-    def _bring_together(self, kind: Kind) -> None:
-        if not self._left or (kind not in self._left and not self._together):
-            return
-        evidence = self._evidence
-        names = evidence.values_named if self._together else evidence.names_beside.get(kind, ())
-        kinds = list(self._left) if self._together else {kind, *(name[1:] for name in names)}
-        leaves = sorted(index for each in kinds for index in self._left.pop(each, ()))
+    def _ask_about(self, kind: Kind) -> None:
+        if kind in self._left:
+            names = self._evidence.names_beside.get(kind, ())
+            self._bring_together({kind, *(name[1:] for name in names)}, names)
+
+    def _bring_together(self, kinds: Iterable[Kind], names: Iterable[Name]) -> None:
+        leaves = sorted(index for kind in kinds for index in self._left.pop(kind, ()))
         self._waiting = self._ask(leaves)
         if self._book.devices > 1:
             self._in_order(leaves)
