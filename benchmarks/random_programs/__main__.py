@@ -5,7 +5,7 @@
     python -m benchmarks.random_programs --seed 1234                     # one program, in words
     python -m benchmarks.random_programs --seed 1234 --shrink            # and the smallest that is wrong in the same way
     python -m benchmarks.random_programs --count 2000 --again            # all of them read anew, none compiled twice
-    python -m benchmarks.random_programs --first 5000 --count 300        # programs that no rule was written from
+    python -m benchmarks.random_programs --first 7000 --count 300        # programs that no rule was written from
 
 Every program comes from its seed. The captures are kept in jaxmem's cache folder.
 """

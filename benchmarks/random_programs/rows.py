@@ -6,7 +6,7 @@ from benchmarks.records import RESULTS, Setting
 
 FILE = RESULTS / "random_programs.json"
 
-HELD_OUT = 5_000
+HELD_OUT = 7_000
 """From this seed on, no program was looked into when rules of the formula and the ledger were written."""
 
 

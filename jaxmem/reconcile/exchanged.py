@@ -54,7 +54,7 @@ class SpokenOf:
     def _named(self) -> Mapping[Name, Leaf]:
         found: dict[Name, Leaf] = {}
         for leaf in self._book.formula.leaves:
-            if leaf.primitive and leaf.role is not Role.COLLECTIVES:
+            if leaf.primitive and leaf.role not in (Role.COLLECTIVES, Role.GRADIENTS):  # a gradient is its parameter's
                 found[leaf.layer, leaf.primitive, leaf.elements] = leaf
                 found.setdefault((leaf.layer, leaf.primitive, leaf.elements * leaf.divided_over), leaf)
         return found

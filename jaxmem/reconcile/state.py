@@ -16,8 +16,10 @@ def explain_state(book: Book) -> None:
             path = _argument_path(book, buffer)
             if path is not None:
                 holders.setdefault(path, []).append(buffer)
+        seen: set[str] = set()
         for leaf in book.leaves_as[role]:
-            if leaf.counted and leaf.elements:
+            if leaf.counted and leaf.elements and leaf.path not in seen:
+                seen.add(leaf.path)  # an argument is one leaf: a second one stays open, even where a loop holds a copy
                 book.match(leaf, holders.get(leaf.path, ()))
 
 
