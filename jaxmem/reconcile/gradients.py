@@ -52,6 +52,9 @@ def explain_gradients(book: Book) -> None:
             if leaf.bytes in sizes or any(book.forms_of(leaf, elements, bits, size_bytes) for size_bytes in sizes):
                 fusions = evidence.fusions_around(value)
                 book.row(leaf.role, leaf.layer).add("fused away", -leaf.bytes, instruction=fusions, formula=leaf.text)
+            else:
+                # A buffer may hold it that counts as the gradient of another parameter, which it becomes, too.
+                book.match(leaf, [b for b in evidence.holders.get(value, ()) if book.role(b) is leaf.role])
         elif leaf.counted and not found and not any(name == key for name, _ in made):
             book.without_value.append(leaf)
         elif leaf.counted and not found and (call := _call_with_update(book, values)) is not None:
