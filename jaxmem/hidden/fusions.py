@@ -82,6 +82,7 @@ def opaque_fusions(module: Module, *, threads: int, features: frozenset[str]) ->
         features: extensions of the processor it runs on, as Linux names them.
     """
     found = []
+    held: dict[tuple[int, ...], int | Unknown] = {}  # inside bodies that are equal but for names and numbers
     for computation in module.computations.values():
         if computation.is_fusion:
             continue
@@ -104,6 +105,9 @@ def opaque_fusions(module: Module, *, threads: int, features: frozenset[str]) ->
             if kind:
                 body = module.computations[instruction.called_computation_ids[0]]
                 inside = [module.instructions[i] for i in body.instruction_ids]
+                what = _what_it_computes(body, inside)
+                if what not in held:
+                    held[what] = _inside(module, body, threads, features)
                 found.append(
                     OpaqueFusion(
                         instruction_id=instruction_id,
@@ -113,7 +117,7 @@ def opaque_fusions(module: Module, *, threads: int, features: frozenset[str]) ->
                         position=position,
                         operations=tuple(each.opcode for each in inside if each.opcode in WHOLE),
                         op_names=tuple(dict.fromkeys(each.op_name for each in inside if each.op_name)),
-                        inside_bytes=_inside(module, body, threads, features),
+                        inside_bytes=held[what],
                     )
                 )
     return tuple(found)
@@ -171,6 +175,15 @@ def _need(module: Module, workers: int, features: frozenset[str]) -> Hidden:
         concurrent=tuple(fusion.name for fusion in together),
         threads=workers,
     )
+
+
+def _what_it_computes(body: Computation, inside: list[Instruction]) -> tuple[int, ...]:
+    """The same for two bodies that compute the same, operation by operation; how they lie in memory says nothing of it."""
+    first = body.instruction_ids[0]
+    found = [body.root_id - first]
+    for each in inside:
+        found += [each.id - first, each.fingerprint, len(each.operand_ids), *[i - first for i in each.operand_ids]]
+    return tuple(found)
 
 
 def _inside(module: Module, body: Computation, workers: int, features: frozenset[str]) -> int | Unknown:

@@ -77,6 +77,7 @@ class Body:
                 computation_id=2,
                 op_name=f"scope/{opcode}",
                 attributes=Attributes(**attributes),
+                fingerprint=hash((opcode, shape, *attributes.items())),
             )
         )
         return identifier
