@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from itertools import chain
 from typing import Any
 
 from jaxmem.codec.kinds import PLAIN, SCALARS
@@ -46,6 +47,8 @@ def _encode(value: Any, path: str, members: dict[str, bytes], columns: frozenset
         kinds = set(map(type, value))
         if kinds <= {int, str}:
             return list(value)
+        if kinds == {tuple} and set(map(type, chain.from_iterable(value))) <= PLAIN:
+            return list(map(list, value))
         if all(issubclass(kind, Enum) for kind in kinds):
             return [item.value for item in value]
         return [_encode(item, f"{path}[{index}]", members, columns) for index, item in enumerate(value)]

@@ -186,7 +186,11 @@ def _number(size: int | Unknown) -> Any:
     return {"unknown": size.reason} if isinstance(size, Unknown) else size
 
 
-_one_line = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_as_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
+def _one_line(value: Any) -> str:
+    return str(value) if type(value) is int else _as_json(value)  # of plain numbers there are many
 
 
 def layout(value: Any, indent: str = "") -> str:
@@ -194,15 +198,17 @@ def layout(value: Any, indent: str = "") -> str:
     if not isinstance(value, dict | list) or _is_column(value):
         return _one_line(value)
     children = value.values() if isinstance(value, dict) else value
-    if not any(isinstance(child, dict | list) and not _is_column(child) for child in children):
-        line = _one_line(value)
-        if len(line) <= 160:
-            return line
+    has_lines = any(isinstance(child, dict | list) and not _is_column(child) for child in children)
     deeper = indent + "  "
     if isinstance(value, dict):
-        lines = [f"{deeper}{_one_line(name)}: {layout(child, deeper)}" for name, child in value.items()]
-        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
-    return "[\n" + ",\n".join(deeper + layout(child, deeper) for child in value) + f"\n{indent}]"
+        begin, end = "{}"
+        parts = [f"{_one_line(name)}: {layout(child, deeper)}" for name, child in value.items()]
+    else:
+        begin, end = "[]"
+        parts = [layout(child, deeper) for child in value]
+    if not has_lines and sum(map(len, parts)) + 2 * len(parts) <= 160:
+        return begin + ", ".join(parts) + end
+    return f"{begin}\n{deeper}" + f",\n{deeper}".join(parts) + f"\n{indent}{end}"
 
 
 def _is_column(value: Any) -> bool:
