@@ -12,17 +12,17 @@ def without_memory(
     module: Module, assignment: BufferAssignment, schedule: tuple[int, ...], ranges: LiveRanges
 ) -> Iterator[Damage]:
     """Values that scheduled instructions make, and tables of pointers, that are in no allocation."""
-    covered: set[Leaf] = set()
     placed = {assigned.buffer_id for allocation in assignment.allocations for assigned in allocation.assigned}
-    for identifier in placed:
-        logical = assignment.buffers[identifier]
-        covered.update(ranges.places((logical.instruction_id, logical.shape_index)))
+    buffers = [assignment.buffers[identifier] for identifier in placed]
+    covered: set[Leaf] = {(logical.instruction_id, logical.shape_index) for logical in buffers}
+    for leaf in [leaf for leaf in covered if ranges.is_handed_on(leaf[0])]:
+        covered.update(ranges.places(leaf))
     instructions = module.instructions
     found = {
-        (identifier, index): shape.logical_bytes
+        leaf: shape.logical_bytes
         for identifier in schedule
         for index, shape in instructions[identifier].shape.leaves
-        if (identifier, index) not in covered and shape.logical_bytes
+        if (leaf := (identifier, index)) not in covered and shape.logical_bytes
     }
     for logical in assignment.buffers.values():
         if logical.id not in placed and logical.size:
@@ -37,7 +37,9 @@ def of_wrong_size(module: Module, assignment: BufferAssignment, pointer_bytes: i
     for allocation in assignment.allocations:
         for assigned in allocation.assigned:
             logical = assignment.buffers[assigned.buffer_id]
-            shape, size_bytes = instructions[logical.instruction_id].shape.subshape(logical.shape_index), assigned.size
+            shape, size_bytes = instructions[logical.instruction_id].shape, assigned.size
+            if logical.shape_index:
+                shape = shape.subshape(logical.shape_index)
             content = len(shape.tuple_shapes) * pointer_bytes if shape.is_tuple else shape.logical_bytes
             if size_bytes == logical.size == content:
                 continue

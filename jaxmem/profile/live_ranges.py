@@ -53,9 +53,13 @@ class LiveRanges:
                     if self._last_read.get(operand, 0) < read:
                         self._last_read[operand] = read
 
+    def is_handed_on(self, identifier: int) -> bool:
+        """Whether a value of an instruction may appear elsewhere: most do not."""
+        return identifier in self._handing_on or identifier in self._last
+
     def places(self, leaf: Leaf) -> list[Leaf]:
         """Every leaf at which the value made at ``leaf`` appears, itself first."""
-        if leaf[0] not in self._handing_on and leaf[0] not in self._callers:
+        if not self.is_handed_on(leaf[0]):
             return [leaf]
         found = self._places.get(leaf)
         if found is None:
@@ -126,14 +130,11 @@ class LiveRanges:
 
     def of(self, leaf: Leaf) -> tuple[int, int]:
         """First and last position at which the value made at ``leaf`` is needed."""
-        start = end = self._position.get(leaf[0], 0)
-        if leaf[0] in self._received:
+        identifier = leaf[0]
+        start = self._position.get(identifier, 0)
+        end = max(start, self._last_read.get(identifier, 0))
+        if identifier in self._received:
             start = 0  # the caller hands it over, wherever the schedule lists it
-        for identifier, _ in self.places(leaf):
-            end = max(
-                end,
-                self._position.get(identifier, 0),
-                self._last.get(identifier, 0),
-                self._last_read.get(identifier, 0),
-            )
+        for place, _ in self.places(leaf) if self.is_handed_on(identifier) else ():
+            end = max(end, self._position.get(place, 0), self._last.get(place, 0), self._last_read.get(place, 0))
         return start, end

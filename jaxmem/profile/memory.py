@@ -8,9 +8,9 @@ from jaxmem.profile.damage import of_wrong_size, without_memory
 from jaxmem.profile.data import MAIN_COLORS, POINTER_BYTES, Buffer, MemoryProfile, Segment
 from jaxmem.profile.live_ranges import LiveRanges
 from jaxmem.profile.schedule import flatten_schedule
-from jaxmem.xla.buffers import Allocation, BufferAssignment
+from jaxmem.xla.buffers import Allocation, BufferAssignment, HeapTrace
 from jaxmem.xla.hlo import Module
-from jaxmem.xla.replay import live_peak_bytes, replay_trace
+from jaxmem.xla.replay import Replay, live_peak_bytes, replays
 
 
 def profile_memory(module: Module, assignment: BufferAssignment, *, platform: str) -> MemoryProfile:
@@ -39,7 +39,8 @@ def profile_memory(module: Module, assignment: BufferAssignment, *, platform: st
         for allocation in assignment.allocations
         if allocation.color not in colors and not allocation.is_thread_local
     ]
-    traced, peak_position = _traced_at_peak(module, assignment, buffers, schedule)
+    replayed = replays(assignment, colors)
+    traced, peak_position = _traced_at_peak(module, replayed, buffers, schedule)
     live = frozenset(
         traced[0] | {b.id for b in buffers.values() if b.id not in traced[1] and b.start <= peak_position <= b.end}
     )
@@ -63,7 +64,7 @@ def profile_memory(module: Module, assignment: BufferAssignment, *, platform: st
         peak_position=peak_position,
         live_at_peak=frozenset(segment.buffer_id for segment in segments if segment.buffer_id is not None),
         segments=segments,
-        live_peak_bytes=live_peak_bytes(assignment, colors),
+        live_peak_bytes=live_peak_bytes(assignment, colors, replayed),
         reserved_bytes=reserved,
         damage=(
             *without_memory(module, assignment, schedule, ranges),
@@ -81,7 +82,7 @@ def _place(
     pointer_bytes: int,
 ) -> Iterator[Buffer]:
     """The values assigned to some allocations, with their live ranges."""
-    always = 0, max(len(schedule) - 1, 0)
+    always, instructions = (0, max(len(schedule) - 1, 0)), module.instructions
     for allocation in allocations:
         held_by_caller = (
             allocation.is_entry_computation_parameter and not allocation.is_parameter_aliased_with_output
@@ -90,7 +91,9 @@ def _place(
             logical = assignment.buffers[assigned.buffer_id]
             leaf = (logical.instruction_id, logical.shape_index)
             start, end = always if held_by_caller else ranges.of(leaf)
-            shape = module.instructions[logical.instruction_id].shape.subshape(logical.shape_index)
+            shape = instructions[logical.instruction_id].shape
+            if logical.shape_index:
+                shape = shape.subshape(logical.shape_index)
             yield Buffer(
                 assigned.buffer_id,
                 leaf,
@@ -105,16 +108,17 @@ def _place(
 
 
 def _traced_at_peak(
-    module: Module, assignment: BufferAssignment, buffers: Mapping[int, Buffer], schedule: tuple[int, ...]
+    module: Module,
+    replayed: Iterable[tuple[HeapTrace, Replay]],
+    buffers: Mapping[int, Buffer],
+    schedule: tuple[int, ...],
 ) -> tuple[tuple[frozenset[int], frozenset[int]], int]:
     """((live at the peak, all) of the buffers that the largest heap trace of main memory speaks of, position of the peak)."""
     best = None
-    for trace in assignment.traces:
-        mentioned = frozenset(event.buffer_id for event in trace.events)
-        if mentioned and mentioned <= buffers.keys():
-            replay = replay_trace(trace, assignment.buffers)
-            if best is None or replay.peak_bytes > best[0].peak_bytes:
-                best = (replay, trace, mentioned)
+    for trace, replay in replayed:
+        mentioned = frozenset([event.buffer_id for event in trace.events])
+        if mentioned <= buffers.keys() and (best is None or replay.peak_bytes > best[0].peak_bytes):
+            best = (replay, trace, mentioned)
     if best is None or best[0].peak_event is None:
         return (frozenset(), frozenset()), max(len(schedule) - 1, 0)
     replay, trace, mentioned = best

@@ -19,17 +19,18 @@ def flatten_schedule(module: Module) -> tuple[int, ...]:
             if waiting:
                 flat.append(waiting.pop())
             continue
-        inner = [
-            inner_id
-            for computation in sequential_computations(module.instructions[identifier])
-            for inner_id in instruction_order(module, computation)
-        ]
-        if inner:
+        instruction = module.instructions[identifier]
+        if instruction.opcode in _CONTROL_FLOW and (inner := _inner_order(module, instruction)):
             waiting.append(identifier)
             stack.append(iter(inner))
         else:
             flat.append(identifier)
     return tuple(flat)
+
+
+def _inner_order(module: Module, instruction: Instruction) -> list[int]:
+    computations = sequential_computations(instruction)
+    return [inner for computation in computations for inner in instruction_order(module, computation)]
 
 
 def instruction_order(module: Module, computation_id: int) -> tuple[int, ...]:

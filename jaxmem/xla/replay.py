@@ -5,7 +5,7 @@ up all memory spaces, while here a memory space is an account of its own. The li
 at one moment; what XLA reserves is the size of the allocations, and larger by fragmentation and alignment.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -53,32 +53,37 @@ class _Heap:
 
     def __init__(self, buffers: Mapping[int, LogicalBuffer]) -> None:
         self.buffers = buffers
-        self.bytes = 0
         # The holders of each canonical buffer's memory, in the order in which they came.
         self.holders: dict[int, dict[int, None]] = {}
         self.canonical: dict[int, int] = {}
 
-    def step(self, position: int, event: TraceEvent) -> None:
-        buffer_id = event.buffer_id
-        if event.kind == "free":
-            if buffer_id not in self.canonical:
-                raise _broken(position, event, "frees a buffer that is not live")
-            root = self.canonical.pop(buffer_id)
-            holders = self.holders[root]
-            del holders[buffer_id]
-            if not holders:
-                del self.holders[root]
-                self.bytes -= self.buffers[root].size
-            return
-        if buffer_id in self.canonical:
-            raise _broken(position, event, "takes memory for a buffer that is live already")
-        shared = buffer_id if event.share_with_id is None else event.share_with_id
-        root = self.canonical.get(shared, shared)
-        if root not in self.holders:
-            self.holders[root] = {}
-            self.bytes += self.buffers[root].size
-        self.holders[root][buffer_id] = None
-        self.canonical[buffer_id] = root
+    def run(self, events: Iterable[TraceEvent]) -> list[int]:
+        """The bytes live after each of some events, which are the first of a trace."""
+        buffers, holders, canonical = self.buffers, self.holders, self.canonical
+        live, live_bytes = 0, []
+        for event in events:
+            kind, buffer_id, _, _, share_with_id = event
+            if kind == "free":
+                root = canonical.pop(buffer_id, None)
+                if root is None:
+                    raise _broken(len(live_bytes), event, "frees a buffer that is not live")
+                left = holders[root]
+                del left[buffer_id]
+                if not left:
+                    del holders[root]
+                    live -= buffers[root].size
+            else:
+                if buffer_id in canonical:
+                    raise _broken(len(live_bytes), event, "takes memory for a buffer that is live already")
+                root = buffer_id if share_with_id is None else canonical.get(share_with_id, share_with_id)
+                if root in holders:
+                    holders[root][buffer_id] = None
+                else:
+                    holders[root] = {buffer_id: None}
+                    live += buffers[root].size
+                canonical[buffer_id] = root
+            live_bytes.append(live)
+        return live_bytes
 
 
 def _broken(position: int, event: TraceEvent, what: str) -> InputError:
@@ -94,21 +99,17 @@ def replay_trace(trace: HeapTrace, buffers: Mapping[int, LogicalBuffer]) -> Repl
     Raises:
         InputError: the trace frees what is not live, takes what is, or does not end with nothing live.
     """
-    heap, live_bytes, peak_bytes, peak_event = _Heap(buffers), [], 0, None
-    for position, event in enumerate(trace.events):
-        heap.step(position, event)
-        live_bytes.append(heap.bytes)
-        if heap.bytes > peak_bytes:
-            peak_bytes, peak_event = heap.bytes, position
-    if heap.bytes:
+    live_bytes = _Heap(buffers).run(trace.events)
+    if live_bytes and live_bytes[-1]:
         raise InputError(
-            f"The heap trace is broken: {heap.bytes} bytes are live after its last event. "
+            f"The heap trace is broken: {live_bytes[-1]} bytes are live after its last event. "
             "Compile again and take a new dump."
         )
     # Who is live at the peak is known only now: once more up to there, instead of a copy of the state at every rise.
+    peak_bytes = max(live_bytes, default=0)
+    peak_event = live_bytes.index(peak_bytes) if peak_bytes else None
     heap = _Heap(buffers)
-    for position, event in enumerate(trace.events[: 0 if peak_event is None else peak_event + 1]):
-        heap.step(position, event)
+    heap.run(trace.events[: 0 if peak_event is None else peak_event + 1])
     return Replay(
         peak_bytes=peak_bytes,
         peak_event=peak_event,
@@ -165,16 +166,21 @@ def static_bytes(assignment: BufferAssignment, colors: Collection[int] | None = 
     )
 
 
-def live_peak_bytes(assignment: BufferAssignment, colors: Collection[int]) -> int:
+def live_peak_bytes(
+    assignment: BufferAssignment,
+    colors: Collection[int],
+    replayed: Iterable[tuple[HeapTrace, Replay]] | None = None,
+) -> int:
     """The live peak of an account: `static_bytes` and the highest peak of its traces, which run one after the other.
 
     Args:
         assignment: of the module.
         colors: the memory spaces that are one physical memory: ``(0,)``, or ``(0, 1, 2)`` on CUDA.
+        replayed: their `replays`, where they are known.
     """
-    return static_bytes(assignment, colors) + max(
-        (replay.peak_bytes for _, replay in replays(assignment, colors)), default=0
-    )
+    if replayed is None:
+        replayed = replays(assignment, colors)
+    return static_bytes(assignment, colors) + max((replay.peak_bytes for _, replay in replayed), default=0)
 
 
 def reported_peak_bytes(assignment: BufferAssignment) -> int:
