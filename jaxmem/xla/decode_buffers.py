@@ -36,8 +36,7 @@ class _BufferReader:
         self.by_name: dict[str, int] = {}
 
     def assignment(self, proto: Any) -> BufferAssignment:
-        for buffer in proto.logical_buffers:
-            self.read_buffer(buffer)
+        self.read_buffers(proto.logical_buffers)
         aliases = self.aliases(proto.buffer_aliases)
         allocations = self.allocations(proto.buffer_allocations)
         return BufferAssignment(
@@ -76,14 +75,18 @@ class _BufferReader:
                 ) from error
         return instruction_id, index
 
-    def read_buffer(self, proto: Any) -> None:
-        identifier, size = proto.id, proto.size
-        if identifier in self.buffers:
-            raise self.broken(f"two logical buffers have the id {identifier}")
-        if size < 0:
-            raise self.broken(f"logical buffer {identifier} has the size {size}")
-        instruction_id, shape_index = self.position(proto.defined_at, "logical buffer", identifier)
-        self.buffers[identifier] = LogicalBuffer(identifier, size, instruction_id, shape_index, proto.color)
+    def read_buffers(self, protos: Any) -> None:
+        buffers, instructions = self.buffers, self.module.instructions
+        for proto in protos:
+            identifier, size, location, shape_index = proto.id, proto.size, proto.defined_at, ()
+            if identifier in buffers:
+                raise self.broken(f"two logical buffers have the id {identifier}")
+            if size < 0:
+                raise self.broken(f"logical buffer {identifier} has the size {size}")
+            instruction_id = location.instruction_id
+            if not instruction_id or instruction_id not in instructions or location.shape_index:  # few are
+                instruction_id, shape_index = self.position(location, "logical buffer", identifier)
+            buffers[identifier] = LogicalBuffer(identifier, size, instruction_id, shape_index, proto.color)
 
     def known(self, buffer_id: int, where: str) -> int:
         if buffer_id not in self.buffers:
@@ -122,10 +125,11 @@ class _BufferReader:
             raise self.broken(f"{name} has the size {proto.size}")
         if proto.is_entry_computation_parameter and not 0 <= proto.parameter_number < self.parameter_count:
             raise self.broken(f"{name} is parameter {proto.parameter_number} of a program with {self.parameter_count}")
-        assigned, whole = [], proto.size
+        assigned, whole, buffers = [], proto.size, self.buffers
         for entry in proto.assigned:
             buffer_id, offset, size = entry.logical_buffer_id, entry.offset, entry.size
-            self.known(buffer_id, name)
+            if buffer_id not in buffers:
+                self.known(buffer_id, name)
             if offset < 0 or size < 0 or offset + size > whole:
                 raise self.broken(
                     f"buffer {buffer_id} takes bytes {offset} to {offset + size} of {name}, which has {whole}"

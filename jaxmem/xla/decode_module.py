@@ -29,6 +29,9 @@ _parse_identity = MESSAGES["InstructionIdentity"].FromString
 
 _ALIAS_KINDS = {0: "undefined", 1: "may", 2: "must"}
 
+_SMALL_BYTES = 1 << 13
+"""Of a computation whose instructions are parsed at once."""
+
 _MOST_TILES = 64
 """Of a layout; compilers write one or two."""
 
@@ -83,7 +86,7 @@ class _ModuleReader:
     def module(self, proto: Any) -> Module:
         name = text(proto.name)
         for serialized in proto.computations:
-            self.read_computation(self.parse("ComputationOutline", serialized))
+            self.read_computation(serialized)
         if proto.entry_computation_id not in self.computations:
             found = f"{len(self.computations)} computations" if self.computations else "no computations"
             raise self.broken(f"module {name!r} has {found}, and none is the entry {proto.entry_computation_id}")
@@ -152,14 +155,16 @@ class _ModuleReader:
     def undecodable(self, message_name: str, serialized: bytes, error: DecodeError) -> InputError:
         return self.broken(f"a {message_name} of {len(serialized)} bytes cannot be decoded ({error})")
 
-    def read_computation(self, proto: Any) -> None:
+    def read_computation(self, serialized: bytes) -> None:
+        # In a large one they are parsed one by one: as messages, empty ones of two bytes would take 300 each, all at once.
+        is_small = len(serialized) <= _SMALL_BYTES
+        proto = self.parse("SmallComputation" if is_small else "ComputationOutline", serialized)
         computation_id = proto.id
         if computation_id in self.computations:
             raise self.broken(f"two computations have the id {computation_id}")
         name = text(proto.name)
         own: dict[int, Instruction] = {}
-        # Parsed one by one: as messages, empty ones of two bytes would take 300 each, all at once.
-        for entry in proto.instructions:
+        for entry in proto.instructions if is_small else map(self.parse_identity, proto.instructions):
             self.read_instruction(entry, computation_id, name, own)
         for instruction in [one for one in own.values() if one.control_predecessor_ids]:
             for predecessor in instruction.control_predecessor_ids:
@@ -180,17 +185,17 @@ class _ModuleReader:
             execution_thread=text(proto.execution_thread),
         )
 
-    def read_instruction(
-        self, serialized: bytes, computation_id: int, computation: str, own: dict[int, Instruction]
-    ) -> None:
+    def parse_identity(self, serialized: bytes) -> Any:
+        try:
+            return _parse_identity(serialized)
+        except DecodeError as error:
+            raise self.undecodable("Instruction", serialized, error) from error
+
+    def read_instruction(self, proto: Any, computation_id: int, computation: str, own: dict[int, Instruction]) -> None:
         """Read the next instruction of a computation, whose earlier ones are ``own``.
 
         What its proto says besides what is its own is what it computes: few compute something new.
         """
-        try:
-            proto = _parse_identity(serialized)
-        except DecodeError as error:
-            raise self.undecodable("Instruction", serialized, error) from error
         identifier, name, operand_ids = proto.id, proto.name.decode("utf-8", "replace"), tuple(proto.operand_ids[:])
         metadata = self.metadata.get(proto.metadata) or self.read_metadata(proto.metadata)
         clear, called_ids, configuration = proto.ClearField, (), b""

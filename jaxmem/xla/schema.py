@@ -20,6 +20,8 @@ _FIELDS = {
         input_output_alias=8 InputOutputAlias, stack_frame_index=17 StackFrameIndex, buffer_donor=18 BufferDonor""",
     "Computation": """name=1 bytes, instructions=2 *Instruction, id=5 int, root_id=6 int, is_fusion_computation=7 bool,
         execution_thread=8 bytes""",
+    "SmallComputation": """name=1 bytes, instructions=2 *InstructionIdentity, id=5 int, root_id=6 int,
+        is_fusion_computation=7 bool, execution_thread=8 bytes""",
     # Declared below: what is read, and what the fingerprint leaves out. All else stays unknown to the parser, which
     # keeps it byte for byte, and so reaches the fingerprint.
     "Instruction": """name=1 bytes, opcode=2 bytes, shape=3 bytes, metadata=7 bytes, parameter_number=9 int,

@@ -6,7 +6,7 @@ and calls without looking at every step.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
-from operator import is_, itemgetter
+from operator import is_
 from typing import NamedTuple
 
 from jaxmem.errors import InputError
@@ -20,8 +20,6 @@ _MAY_READ_NOTHING = frozenset(
     custom-call fusion async-start""".split()
 )
 """Opcodes of instructions that need no operands; all others compute from what they are given."""
-
-_NUMBER = itemgetter(0)
 
 _DEEPEST = 200
 """Computations within computations. Programs stay below a dozen: a level is a loop, a branch or a fusion."""
@@ -53,14 +51,22 @@ def verify_module(
         for identifier, one in instructions.items()
         if one.shape.element_type == "tuple" and not one.shape.leaves
     }
+    parameters, calling, checked = [], [], []
     for instruction in instructions.values():
-        given = instruction.operand_ids
-        if (not given or (of_nothing and of_nothing.issuperset(given))) and instruction.opcode not in _MAY_READ_NOTHING:
-            raise broken(f"{instruction.name} ({instruction.opcode}) is given no array")
-    calling = [instruction for instruction in instructions.values() if instruction.called_computation_ids]
+        given, opcode = instruction.operand_ids, instruction.opcode
+        if (not given or (of_nothing and of_nothing.issuperset(given))) and opcode not in _MAY_READ_NOTHING:
+            raise broken(f"{instruction.name} ({opcode}) is given no array")
+        if instruction.called_computation_ids:
+            calling.append(instruction)
+        if opcode == "parameter":
+            parameters.append(instruction)
+        elif opcode in _CHECKED:
+            checked.append(instruction)
     _check_nesting(computations, calling, len(instructions), entry_id, broken)
-    signatures = _signatures(computations, instructions, entry_id, broken)
-    for instruction in [one for one in instructions.values() if one.opcode in _CHECKED]:
+    signatures = _signatures(computations, instructions, parameters, entry_id, broken)
+    for instruction in checked:
+        if instruction.opcode == "fusion" and _fits_exactly(instruction, instructions, signatures):
+            continue
         for problem in _problems(instruction, instructions, signatures):
             raise broken(f"{instruction.name} ({instruction.opcode}) {problem}")
 
@@ -129,26 +135,40 @@ def _check_nesting(
 def _signatures(
     computations: Mapping[int, Computation],
     instructions: Mapping[int, Instruction],
+    parameters: Sequence[Instruction],
     entry_id: int,
     broken: Callable[[str], InputError],
 ) -> dict[int, _Signature]:
     """Of each computation; what the entry takes is checked elsewhere."""
-    taken: dict[int, list[tuple[int, Shape]]] = {}
-    for instruction in instructions.values():
-        if instruction.opcode == "parameter":
-            numbered = instruction.attributes.parameter_number or 0, instruction.shape
-            taken.setdefault(instruction.computation_id, []).append(numbered)
+    taken: dict[int, dict[int, Shape]] = {identifier: {} for identifier in computations}
+    misnumbered = set[int]()
+    for parameter in parameters:
+        shapes, number = taken[parameter.computation_id], parameter.attributes.parameter_number or 0
+        if number in shapes:
+            misnumbered.add(parameter.computation_id)
+        shapes[number] = parameter.shape
     signatures = {}
-    for identifier, computation in computations.items():
-        parameters = taken.get(identifier, [])
-        if len(parameters) > 1:
-            parameters.sort(key=_NUMBER)
-        numbers = [number for number, _ in parameters]
-        if identifier != entry_id and numbers != [*range(len(numbers))]:
-            raise broken(f"the parameters of {computation.name} are numbered {numbers[:8]}")
-        shapes = [shape for _, shape in parameters]
-        signatures[identifier] = _Signature(shapes, instructions[computation.root_id].shape)
+    for identifier, shapes in taken.items():
+        takes = [shapes[number] for number in range(len(shapes)) if number in shapes]
+        if len(takes) != len(shapes):
+            misnumbered.add(identifier)
+        signatures[identifier] = _Signature(takes, instructions[computations[identifier].root_id].shape)
+    for identifier in misnumbered - {entry_id}:
+        here = (one for one in parameters if one.computation_id == identifier)
+        numbers = sorted(one.attributes.parameter_number or 0 for one in here)
+        raise broken(f"the parameters of {computations[identifier].name} are numbered {numbers[:8]}")
     return signatures
+
+
+def _fits_exactly(
+    fusion: Instruction, instructions: Mapping[int, Instruction], signatures: Mapping[int, _Signature]
+) -> bool:
+    """Whether a fusion hands its one computation shapes that are the very same, and so does that: most do."""
+    called = fusion.called_computation_ids
+    if len(called) != 1:
+        return False
+    takes, makes = signatures[called[0]]
+    return makes is fusion.shape and takes == [instructions[identifier].shape for identifier in fusion.operand_ids]
 
 
 def _problems(
