@@ -152,7 +152,7 @@ class _BufferReader:
 
     def trace(self, proto: Any) -> HeapTrace:
         return HeapTrace(
-            events=tuple(self.event(event) for event in proto.events),
+            events=tuple(map(self.event, proto.events)),
             whole_module_simulation=proto.whole_module_simulation,
             buffer_allocation_index=proto.buffer_allocation_index,
         )

@@ -38,10 +38,8 @@ _MOST_TILES = 64
 _LONGEST_SHARED = 1 << 10
 """Bytes of metadata that are kept to find them again: longer ones, each with a name of its own, would be held twice."""
 
-_ITS_OWN = ("name", "id", "operand_ids", "metadata")
-"""Of an instruction: what says nothing of what it computes from its operands. Few have ``_ITS_OWN_AT_TIMES``."""
-
 _ITS_OWN_AT_TIMES = ("called_computation_ids", "backend_config")
+"""Of an instruction: what few have, and says nothing of what it computes from its operands."""
 
 _RARELY_THERE = (
     "control_predecessor_ids", "sharding", "backend_config_payload", "frontend_attributes", "statistics_viz",
@@ -175,14 +173,16 @@ class _ModuleReader:
                     )
         if proto.root_id not in own:
             raise self.broken(f"computation {name} has the root {proto.root_id}, which is not one of its instructions")
+        for identifier in self.instructions.keys() & own.keys():
+            raise self.broken(f"two instructions have the id {identifier} ({own[identifier].name} in {name})")
         self.instructions.update(own)
         self.computations[computation_id] = Computation(
-            id=computation_id,
-            name=name,
-            instruction_ids=tuple(own),
-            root_id=proto.root_id,
-            is_fusion=proto.is_fusion_computation,
-            execution_thread=text(proto.execution_thread),
+            computation_id,
+            name,
+            tuple(own),
+            proto.root_id,
+            proto.is_fusion_computation,
+            text(proto.execution_thread),
         )
 
     def parse_identity(self, serialized: bytes) -> Any:
@@ -196,11 +196,15 @@ class _ModuleReader:
 
         What its proto says besides what is its own is what it computes: few compute something new.
         """
-        identifier, name, operand_ids = proto.id, proto.name.decode("utf-8", "replace"), tuple(proto.operand_ids[:])
+        identifier, name, given = proto.id, proto.name.decode("utf-8", "replace"), proto.operand_ids
+        operand_ids = tuple(given[:]) if given else ()
         metadata = self.metadata.get(proto.metadata) or self.read_metadata(proto.metadata)
         clear, called_ids, configuration = proto.ClearField, (), b""
-        for field in _ITS_OWN:
-            clear(field)
+        # Its own, saying nothing of what it computes from its operands.
+        clear("name")
+        clear("id")
+        clear("operand_ids")
+        clear("metadata")
         rest = proto.SerializeToString()
         computed = self.computed.get(rest)
         if computed is None:
@@ -231,7 +235,7 @@ class _ModuleReader:
                 fingerprint,
             ),
         )
-        if identifier in self.instructions or identifier in own:
+        if identifier in own:
             raise self.broken(f"two instructions have the id {identifier} ({name} in {computation})")
         for operand in operand_ids:
             if operand not in own:

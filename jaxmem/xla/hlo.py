@@ -252,9 +252,8 @@ class Instruction(NamedTuple):
         return self.attributes.tuple_index
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Computation:
-    """One HLO computation; ``instruction_ids`` in the order of the proto, operands before their users."""
+class Computation(NamedTuple):
+    """One HLO computation; ``instruction_ids`` in the order of the proto, operands before their users. There are many."""
 
     id: int
     name: str
