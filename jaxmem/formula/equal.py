@@ -23,7 +23,8 @@ _ALONG_ONE_DIMENSION = {"cumsum": "axis", "cummax": "axis", "cummin": "axis", "s
 dimension. A running product of one element it computes.
 """
 
-_MAY_MOVE = MOVEMENT | _REDUCTIONS | _ALONG_ONE_DIMENSION.keys() | {"broadcast_in_dim", "pad", "slice"}
+_MAY_MOVE = MOVEMENT | _REDUCTIONS | _ALONG_ONE_DIMENSION.keys()
+_MAY_MOVE |= {"broadcast_in_dim", "pad", "slice", "dynamic_update_slice"}
 """Operations that may hold the numbers of their operand: few of a program are among them."""
 
 
@@ -50,10 +51,15 @@ def moved(operation: Operation, values: Sequence[Value] = ()) -> tuple[tuple[int
     """(result, operand) for each result that holds the numbers of an operand, and nothing else; none for what computes.
 
     A border of nothing around an array is the array, and so is a broadcast that adds dimensions of one element, a slice that is
-    the whole, and what is done along a dimension of one element: XLA's algebraic simplifier drops them all.
+    the whole, what is written over the whole, and what is done along a dimension of one element: XLA's algebraic simplifier
+    drops them all.
     """
     if operation.primitive not in _MAY_MOVE:
         return ()
+    if values and operation.primitive == "dynamic_update_slice":
+        result, update = operation.results[0], operation.operands[1]
+        whole = not operation.hands_on and _are_as_many(values[result], values[update])
+        return ((result, update),) if whole else ()
     if values and _is_trivial(operation, values):
         return tuple(zip(operation.results, operation.operands, strict=True))
     if operation.primitive == "broadcast_in_dim" and operation.operands and values:

@@ -260,3 +260,20 @@ def test_what_is_done_along_one_element_is_the_array(primitive, sizes, before, a
     )  # fmt: skip
     values = [Value(shape=shape, dtype="float32", itemsize_bits=32) for shape in (before, after)]
     assert moved(operation, values) == (((1, 0),) if is_the_array else ())
+
+
+def test_what_is_written_over_the_whole_takes_its_place_and_what_a_loop_stacks_does_not():
+    def written(rows, **changes):
+        operation = Operation(
+            primitive="dynamic_update_slice",
+            scope="",
+            layer="",
+            phase=Phase.FORWARD,
+            operands=(0, 1, 2),
+            results=(3,),
+        )
+        values = [Value(shape=shape, dtype="float32", itemsize_bits=32) for shape in ((4, 2), (rows, 2), (), (4, 2))]
+        return moved(replace(operation, **changes), values)
+
+    assert written(4) == ((3, 1),)
+    assert written(3) == written(4, hands_on=1) == ()
