@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from jaxmem.attribution.collectives import EXCHANGES
 from jaxmem.attribution.dataflow import MOVES, PRODUCTS, Dataflow, Node
+from jaxmem.attribution.graph import is_meeting
 from jaxmem.attribution.layers import Layers
 from jaxmem.attribution.outputs import Outputs
 from jaxmem.attribution.phases import PHASES, find_phases, find_run_phases
@@ -204,11 +205,6 @@ class Facts:
             if is_ancestor and phase[index] is Phase.BACKWARD and self.depends[index] & DEPENDS_ON_STATE
         }
         return first.position, self.dataflow.spread(head, anew=state)
-
-
-def is_meeting(node: Node) -> bool:
-    """Whether ways meet at a node: what a loop carries, or what either branch leaves."""
-    return node.hands_on and len(node.operands) > 1
 
 
 _FEW = 8

@@ -98,6 +98,11 @@ class _Around(NamedTuple):
     position: int | None = None
 
 
+def is_meeting(node: Node) -> bool:
+    """Whether ways meet at a node: what a loop carries, or what either branch leaves."""
+    return node.hands_on and len(node.operands) > 1
+
+
 class Graph:
     """The nodes of a module; fusions, calls, loops and branches are entered.
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from jaxmem.attribution.collectives import SUMS
+from jaxmem.attribution.collectives import GATHERS, SUMS
 from jaxmem.attribution.dataflow import ELEMENTWISE, Dataflow, Node
+from jaxmem.attribution.graph import is_meeting
 from jaxmem.lowering import Output
 from jaxmem.roles import OPTIMIZER_ROLES, Role
 
@@ -76,7 +77,7 @@ class Outputs:
             if output is None:
                 continue
             node = nodes[index]
-            if self._sums_parts(node):
+            if self._sums_parts(node) or self._gathers_parts(node):
                 becomes[node.operands[0]] = output
                 continue
             if (packed := self.packed_part(node)) is not None:
@@ -97,6 +98,16 @@ class Outputs:
             summed = self.dataflow.nodes[self.dataflow.origins[node.operands[0]]]
             return summed.instruction.opcode in SUMS
         return opcode in SUMS
+
+    def _gathers_parts(self, node: Node) -> bool:
+        """Whether the devices hand one another their parts of new state at a node, or what made these equal is cut off behind.
+
+        What a loop has made is not looked into: of state that it carries from step to step each turn makes a version.
+        """
+        made = self.dataflow.nodes[self.dataflow.origins[node.operands[0]]] if node.operands else node
+        if node.instruction.opcode == "slice":
+            return made.instruction.opcode in GATHERS
+        return node.instruction.opcode in GATHERS and not is_meeting(made)
 
     def packed_part(self, node: Node) -> int | None:
         """For a slice of a sum of many arrays packed into one, the array that was packed in its place."""

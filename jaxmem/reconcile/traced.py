@@ -18,6 +18,7 @@ class Traced:
         self._leaves = formula.leaves
         self._places: dict[str, tuple[str, ...]] = {}
         self._sizes: dict[int, tuple[int, int, int, int]] = {}
+        self._uneven: dict[tuple[int, ...], set[int]] = {}
 
     def place(self, leaf: Leaf) -> Place | None:
         """The operation that makes a leaf and where it stands; None for what no operation of the program makes."""
@@ -39,15 +40,26 @@ class Traced:
     def uneven_parts(self, leaf: Leaf, divisions: Sequence[int]) -> set[int]:
         """Elements that one device may have of a leaf of which no dimension need be a multiple of the devices.
 
-        The partitioner rounds up: of nine rows two devices have five each, the last of them empty.
+        The partitioner rounds up: of nine rows two devices have five each, the last of them empty; of 3 × 3 numbers that four
+        devices have 2 × 2, each has four.
 
         Args:
-            divisions: in how many parts the devices may have an array.
+            divisions: in how many parts the devices may have an array, the last of them in one for each device.
         """
         if self._table is None or leaf.value is None or len(divisions) == 1:
             return set()
         shape = self._table.values[leaf.value].shape
-        return {prod(shape) // size * -(-size // over) for size in shape for over in divisions if size % over}
+        if shape not in self._uneven:
+            parts = {(1, 1, False)}  # elements, among how many devices, some of them rounded up
+            for size in shape:
+                parts = {
+                    (elements * -(-size // over), devices * over, rounded or size % over > 0)
+                    for elements, devices, rounded in parts
+                    for over in divisions
+                    if divisions[-1] % (devices * over) == 0
+                }
+            self._uneven[shape] = {elements for elements, _, rounded in parts if rounded}
+        return self._uneven[shape]
 
     @cached_property
     def _speak(self) -> Counter[int | None]:

@@ -102,6 +102,20 @@ STORIES = {
     "a sum over micro-batches is divided as what it becomes": plan(
         "dense", wide=16, mode="train", batch=8, width=1, micro_batches=2, devices=4, sharded_parameters=True
     ),
+    "a kernel is divided in two dimensions, rounded up in both, and gathered after the update": plan(
+        "gather",
+        wide=32,
+        mode="train",
+        devices=4,
+        optimizer="by_hand",
+        donated=("parameters", "state", "inputs"),
+        tree="list",
+        then=(
+            Block(name="concatenate"),
+            Block(name="constraint", width=32, wraps=("fori", "while")),
+            Block(name="conv", wraps=("fori",)),
+        ),
+    ),
     "the compiler refuses a donation that another result would have had": plan(
         "transpose",
         mode="train",
