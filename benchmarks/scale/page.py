@@ -22,8 +22,8 @@ def page(results: Results) -> str:
         "processor, to XProf's. *Everything*: module and assignment read, profile, attribution, ledger, JSON and the page as "
         "text. *Formula*: derived while the compiler works, in its own process; of a capture that is read from a file it comes "
         "on top. *XProf's part*: what XProf's memory viewer does as well, that is the dump read, every heap trace "
-        "replayed, and what is live at the peak. *XProf*: its native converter to the memory viewer. Memory is the growth of "
-        "the process.",
+        "replayed, and what is live at the peak. *XProf*: its native converter to the memory viewer. The one in the middle of "
+        "three, in turns; imports are in neither's time. Memory is the growth of the process.",
         _programs(results),
     ]
     if (exponent := results.exponent) is not None:
