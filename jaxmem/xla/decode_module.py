@@ -177,12 +177,7 @@ class _ModuleReader:
             raise self.broken(f"two instructions have the id {identifier} ({own[identifier].name} in {name})")
         self.instructions.update(own)
         self.computations[computation_id] = Computation(
-            computation_id,
-            name,
-            tuple(own),
-            proto.root_id,
-            proto.is_fusion_computation,
-            text(proto.execution_thread),
+            computation_id, name, tuple(own), proto.root_id, proto.is_fusion_computation, text(proto.execution_thread)
         )
 
     def parse_identity(self, serialized: bytes) -> Any:
