@@ -54,15 +54,16 @@ def moved(operation: Operation, values: Sequence[Value] = ()) -> tuple[tuple[int
     the whole, what is written over the whole, and what is done along a dimension of one element: XLA's algebraic simplifier
     drops them all.
     """
-    if operation.primitive not in _MAY_MOVE:
+    if operation.primitive not in _MAY_MOVE or not operation.results or not operation.operands:
         return ()
-    if values and operation.primitive == "dynamic_update_slice":
+    if operation.primitive == "dynamic_update_slice":
+        if operation.hands_on or not values or len(operation.operands) == 1:
+            return ()  # a literal number that is written over another is no operand
         result, update = operation.results[0], operation.operands[1]
-        whole = not operation.hands_on and _are_as_many(values[result], values[update])
-        return ((result, update),) if whole else ()
+        return ((result, update),) if _are_as_many(values[result], values[update]) else ()
     if values and _is_trivial(operation, values):
         return tuple(zip(operation.results, operation.operands, strict=True))
-    if operation.primitive == "broadcast_in_dim" and operation.operands and values:
+    if operation.primitive == "broadcast_in_dim" and values:
         result, operand = operation.results[0], operation.operands[0]
         return ((result, operand),) if _are_as_many(values[result], values[operand]) else ()
     if operation.primitive == "pad" and not any(operation.size("padding_config") or (1,)):

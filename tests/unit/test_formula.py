@@ -277,3 +277,4 @@ def test_what_is_written_over_the_whole_takes_its_place_and_what_a_loop_stacks_d
 
     assert written(4) == ((3, 1),)
     assert written(3) == written(4, hands_on=1) == ()
+    assert written(4, operands=(0,)) == written(4, operands=()) == written(4, results=()) == ()
