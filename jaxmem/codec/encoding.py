@@ -1,7 +1,7 @@
 """A dataclass → JSON values."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from itertools import chain
@@ -47,7 +47,7 @@ def _encode(value: Any, path: str, members: dict[str, bytes], columns: frozenset
         kinds = set(map(type, value))
         if kinds <= {int, str}:
             return list(value)
-        if kinds == {tuple} and set(map(type, chain.from_iterable(value))) <= PLAIN:
+        if kinds == {tuple} and _are_plain(value):
             return list(map(list, value))
         if all(issubclass(kind, Enum) for kind in kinds):
             return [item.value for item in value]
@@ -80,6 +80,11 @@ def _encode_column(column: list[Any], path: str, members: dict[str, bytes], colu
     kinds = set(map(type, column))
     if kinds <= PLAIN:
         return column
-    if kinds == {tuple} and {type(item) for value in column for item in value} <= PLAIN:
+    if kinds == {tuple} and _are_plain(column):
         return column  # json writes a tuple as an array
     return [_encode(value, f"{path}[{index}]", members, columns) for index, value in enumerate(column)]
+
+
+def _are_plain(tuples: Iterable[tuple[Any, ...]]) -> bool:
+    """Whether JSON writes all that stands in some tuples as it is."""
+    return set(map(type, chain.from_iterable(tuples))) <= PLAIN

@@ -23,8 +23,9 @@ _ALONG_ONE_DIMENSION = {"cumsum": "axis", "cummax": "axis", "cummin": "axis", "s
 dimension. A running product of one element it computes.
 """
 
-_MAY_MOVE = MOVEMENT | _REDUCTIONS | _ALONG_ONE_DIMENSION.keys()
-_MAY_MOVE |= {"broadcast_in_dim", "pad", "slice", "dynamic_update_slice"}
+_MAY_MOVE = MOVEMENT.union(
+    _REDUCTIONS, _ALONG_ONE_DIMENSION, ("broadcast_in_dim", "pad", "slice", "dynamic_update_slice")
+)
 """Operations that may hold the numbers of their operand: few of a program are among them."""
 
 

@@ -37,9 +37,7 @@ def of_wrong_size(module: Module, assignment: BufferAssignment, pointer_bytes: i
     for allocation in assignment.allocations:
         for assigned in allocation.assigned:
             logical = assignment.buffers[assigned.buffer_id]
-            shape, size_bytes = instructions[logical.instruction_id].shape, assigned.size
-            if logical.shape_index:
-                shape = shape.subshape(logical.shape_index)
+            shape, size_bytes = instructions[logical.instruction_id].shape.subshape(logical.shape_index), assigned.size
             content = len(shape.tuple_shapes) * pointer_bytes if shape.is_tuple else shape.logical_bytes
             if size_bytes == logical.size == content:
                 continue

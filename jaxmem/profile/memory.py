@@ -91,9 +91,7 @@ def _place(
             logical = assignment.buffers[assigned.buffer_id]
             leaf = (logical.instruction_id, logical.shape_index)
             start, end = always if held_by_caller else ranges.of(leaf)
-            shape = instructions[logical.instruction_id].shape
-            if logical.shape_index:
-                shape = shape.subshape(logical.shape_index)
+            shape = instructions[logical.instruction_id].shape.subshape(logical.shape_index)
             yield Buffer(
                 assigned.buffer_id,
                 leaf,
